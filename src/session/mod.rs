@@ -1,1 +1,666 @@
-//! (being built)
+//! One client connection: every state it can be in.
+//!
+//! A session is sans-I/O: [`Session::event`] takes what has happened, and what follows leaves through [`io::Io`].
+//! It asks no clock, draws no random number and touches no socket itself, so the shard, a unit test and the simulator
+//! run the same code.
+//!
+//! Where to look:
+//! - [`startup`]: start-up packets, passwords, the lane's login;
+//! - [`simple`], [`extended`]: what the client asks, by either protocol; [`route`]: where it goes;
+//! - [`server`]: what the lane and the reader answer, held against [`owed`];
+//! - [`transaction`], [`commit`], [`applier`]: the client's transaction, its script, and the commit on all nodes;
+//! - [`registry`], [`settings`]: what the session has prepared and set.
+//!
+//! Invariants: at most one of lane and reader has replies of the client's outstanding, so replies reach the client in
+//! the order of its requests; while a commit or a request of several steps is under way no further message of the
+//! client is looked at.
+
+pub mod applier;
+pub mod catalogue;
+pub mod commit;
+pub mod extended;
+pub mod io;
+pub mod link;
+pub mod note;
+pub mod out;
+pub mod owed;
+pub mod registry;
+pub mod route;
+pub mod server;
+pub mod settings;
+pub mod simple;
+pub mod startup;
+pub mod transaction;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use self::catalogue::Version;
+use self::commit::{After, Commit};
+use self::io::{Answer, Cx, Question, TimerKind};
+use self::link::Link;
+use self::out::ClientOut;
+use self::owed::{Asked, Own, Whose};
+use self::registry::Registry;
+use self::settings::Settings;
+use self::transaction::{Target, Tx};
+use crate::auth::Credentials;
+use crate::script::RowHasher;
+use crate::sequencer::NodeId;
+use crate::shard::driver::{ConnId, Peer};
+use crate::wire::frame::{Frame, FrontendFramer};
+use crate::wire::{PgError, TxStatus, front};
+
+/// Bytes of unread client messages above which the client is not received from.
+pub const INBOX_HIGH: usize = 1 << 20;
+
+/// Bytes queued towards one peer above which the other side is not received from.
+pub const QUEUE_HIGH: usize = 256 * 1024;
+
+/// SETs remembered for readers; beyond it the session reads on main.
+pub const REPLAY_MAX: usize = 200;
+
+/// What has happened to a session.
+#[derive(Debug)]
+pub enum Event {
+    /// Bytes of the client.
+    Client(Bytes),
+    /// The client reads again.
+    ClientDrained,
+    /// The client is gone.
+    ClientGone,
+    /// A connection to a node stands.
+    Connected(ConnId),
+    /// Bytes of a node.
+    Server(ConnId, Bytes),
+    /// A node reads again.
+    ServerDrained,
+    /// A connection to a node is gone.
+    ServerGone(ConnId, String),
+    /// A timer.
+    Timer(TimerKind),
+    /// The control plane has answered.
+    Answer(u64, Answer),
+    /// Watermarks have moved.
+    Watermarks,
+    /// The membership has changed.
+    Membership,
+    /// Another connection asks for the running statement's end.
+    Cancel,
+    /// Stop when no transaction is open.
+    Drain,
+}
+
+/// How far the client's connection is.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// The start-up packet is being collected.
+    Startup(BytesMut),
+    /// The role's secret has been asked for.
+    Secret { token: u64 },
+    /// Passwords are exchanged.
+    Password(crate::auth::ClientAuth),
+    /// The lane logs in.
+    Lane,
+    /// The catalogue is being read, so that reads can be proved from the first statement on.
+    Catalogue { token: u64 },
+    /// Queries.
+    Ready,
+    /// Over; the shard removes the session.
+    Over,
+}
+
+/// The request that is under way, if it takes several steps.
+#[derive(Debug, Default)]
+pub(super) enum Request {
+    /// None: the next message may be looked at.
+    #[default]
+    None,
+    /// A simple query.
+    Simple(simple::Simple),
+    /// An extended batch's implicit transaction is ending.
+    ImplicitEnd,
+    /// COMMIT or ROLLBACK by the extended protocol.
+    ExecuteEnd,
+}
+
+/// What follows a ROLLBACK of the proxy's own on the lane.
+#[derive(Debug)]
+pub(super) enum AfterRollback {
+    /// A commit was refused.
+    Commit { after: After, error: Bytes },
+    /// The implicit transaction of a simple query has failed.
+    Simple,
+    /// The implicit transaction of a batch has failed.
+    Sync,
+    /// The client's own ROLLBACK, executed by the extended protocol.
+    Execute { chain: bool },
+}
+
+/// The session's backend for reads.
+#[derive(Debug, Default)]
+pub(super) enum Reader {
+    /// None yet.
+    #[default]
+    None,
+    /// Logging in.
+    Opening(Box<Link>),
+    /// Serves.
+    Ready(Box<Link>),
+    /// Could not be opened or was lost: this session reads on main. Tried again when the membership changes.
+    Off,
+}
+
+/// One client connection.
+#[derive(Debug)]
+pub struct Session {
+    client: ConnId,
+    peer: Peer,
+    stage: Stage,
+    framer: FrontendFramer,
+    inbox: VecDeque<Frame>,
+    inbox_bytes: usize,
+    client_paused: bool,
+    servers_paused: bool,
+    out: ClientOut,
+    client_gone: bool,
+
+    user: Arc<str>,
+    database: Arc<str>,
+    startup: Vec<(String, String)>,
+    credentials: Credentials,
+    cancel_key: (u32, u32),
+    std_strings: bool,
+
+    lane: Option<Link>,
+    reader: Reader,
+    tx: Tx,
+    request: Request,
+    batch: extended::Batch,
+    registry: Registry,
+    commit: Option<Box<Commit>>,
+    after_rollback: Option<AfterRollback>,
+
+    settings: Arc<Settings>,
+    settings_dirty: bool,
+    settings_rows: Vec<String>,
+    replay: Vec<Bytes>,
+    replayed: usize,
+    main_only: bool,
+    temporary: bool,
+    version: Version,
+    catalogue_asked: Option<u64>,
+
+    rows: RowHasher,
+    own_row: BytesMut,
+    own_error: Option<Bytes>,
+    commit_tag: String,
+    passing: server::Passing,
+    retry: Option<route::Retry>,
+    draining: bool,
+    logged_in: bool,
+}
+
+impl Session {
+    /// A client has been accepted. `cancel_key` is what its BackendKeyData will say.
+    #[must_use]
+    pub fn new(client: ConnId, peer: Peer, cancel_key: (u32, u32), cx: &mut Cx<'_>) -> Session {
+        cx.io.arm(cx.env.config.limits_authentication_timeout(), TimerKind::Authentication);
+        Session {
+            client,
+            peer,
+            stage: Stage::Startup(BytesMut::new()),
+            framer: FrontendFramer::new(cx.env.config.max_message_size()),
+            inbox: VecDeque::new(),
+            inbox_bytes: 0,
+            client_paused: false,
+            servers_paused: false,
+            out: ClientOut::default(),
+            client_gone: false,
+            user: Arc::from(""),
+            database: Arc::from(""),
+            startup: Vec::new(),
+            credentials: Credentials::None,
+            cancel_key,
+            std_strings: true,
+            lane: None,
+            reader: Reader::None,
+            tx: Tx::Idle,
+            request: Request::None,
+            batch: extended::Batch::default(),
+            registry: Registry::default(),
+            commit: None,
+            after_rollback: None,
+            settings: Arc::new(Settings::default()),
+            settings_dirty: true,
+            settings_rows: Vec::new(),
+            replay: Vec::new(),
+            replayed: 0,
+            main_only: false,
+            temporary: false,
+            version: cx.env.catalogue_versions.of(&Arc::from("")),
+            catalogue_asked: None,
+            rows: RowHasher::default(),
+            own_row: BytesMut::new(),
+            own_error: None,
+            commit_tag: String::new(),
+            passing: server::Passing::default(),
+            retry: None,
+            draining: false,
+            logged_in: false,
+        }
+    }
+
+    /// The session is over and nothing of it is left to finish.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self.stage, Stage::Over) && self.commit.is_none()
+    }
+
+    /// Pid and secret that a CancelRequest must name.
+    #[must_use]
+    pub fn cancel_key(&self) -> (u32, u32) {
+        self.cancel_key
+    }
+
+    /// Something has happened.
+    pub fn event(&mut self, event: Event, cx: &mut Cx<'_>) {
+        match event {
+            Event::Client(bytes) => self.client_bytes(bytes, cx),
+            Event::ClientDrained => self.client_drained(cx),
+            Event::ClientGone => {
+                self.client_gone = true;
+                self.end(cx);
+            }
+            Event::Connected(conn) => self.server_connected(conn, cx),
+            Event::Server(conn, bytes) => self.server_bytes(conn, bytes, cx),
+            Event::ServerDrained => self.pump(cx),
+            Event::ServerGone(conn, why) => self.server_gone(conn, &why, cx),
+            Event::Timer(kind) => self.timer(kind, cx),
+            Event::Answer(token, answer) => self.answered(token, answer, cx),
+            Event::Watermarks => self.advance_commit(cx),
+            Event::Membership => {
+                if matches!(self.reader, Reader::Off) {
+                    self.reader = Reader::None;
+                }
+                self.check_reader_node(cx);
+                self.commit_membership(cx);
+            }
+            Event::Cancel => self.cancel_running(cx),
+            Event::Drain => self.draining = true,
+        }
+        self.drain_if_idle(cx);
+        self.flush(cx);
+    }
+
+    fn timer(&mut self, kind: TimerKind, cx: &mut Cx<'_>) {
+        match kind {
+            TimerKind::Authentication if !self.logged_in && !matches!(self.stage, Stage::Over) => {
+                // PostgreSQL says nothing to a client that is too slow; its log does.
+                tracing::warn!(peer = ?self.peer, "authentication_timeout reached");
+                self.end(cx);
+            }
+            TimerKind::Replica(node) => self.replica_timer(node, cx),
+            TimerKind::Authentication | TimerKind::Idle | TimerKind::Drain => {}
+        }
+    }
+
+    fn answered(&mut self, token: u64, answer: Answer, cx: &mut Cx<'_>) {
+        if self.catalogue_asked == Some(token) {
+            self.catalogue_asked = None;
+        }
+        match self.stage {
+            Stage::Secret { token: t } if t == token => return self.secret_found(answer, cx),
+            Stage::Catalogue { token: t } if t == token => return self.begin_queries(cx),
+            _ => {}
+        }
+        self.commit_answer(token, &answer, cx);
+        self.pump(cx);
+    }
+
+    /// Bytes of the client: frames first, then as many requests as can go.
+    fn client_bytes(&mut self, bytes: Bytes, cx: &mut Cx<'_>) {
+        let mut rest = bytes;
+        if matches!(self.stage, Stage::Startup(_)) {
+            match self.startup_bytes(rest, cx) {
+                Some(more) => rest = more,
+                None => return,
+            }
+        }
+        if !rest.is_empty() {
+            self.framer.push(rest);
+        }
+        loop {
+            match self.framer.next_frame() {
+                Ok(Some(frame)) => {
+                    self.inbox_bytes += frame.raw.len();
+                    self.inbox.push_back(frame);
+                }
+                Ok(None) => break,
+                Err(e) => return self.fatal(&PgError::fatal("08P01", e.to_string()), cx),
+            }
+        }
+        self.pump(cx);
+        if self.inbox_bytes > INBOX_HIGH && !self.client_paused && self.can_wait() {
+            self.client_paused = true;
+            cx.io.pause(self.client);
+        }
+    }
+
+    /// The head of the inbox does not depend on what follows it.
+    fn can_wait(&self) -> bool {
+        self.inbox.len() > 1
+    }
+
+    /// Looks at the client's messages until one must wait.
+    fn pump(&mut self, cx: &mut Cx<'_>) {
+        while self.may_go_on(cx) {
+            let Some(frame) = self.inbox.front().cloned() else { break };
+            let went = match self.stage {
+                Stage::Password(_) => self.password_frame(&frame, cx),
+                Stage::Ready => self.frame(&frame, cx),
+                _ => false,
+            };
+            if !went {
+                break;
+            }
+            self.inbox_bytes -= frame.raw.len();
+            self.inbox.pop_front();
+        }
+        if self.client_paused && self.inbox_bytes <= INBOX_HIGH / 2 && !matches!(self.stage, Stage::Over) {
+            self.client_paused = false;
+            cx.io.resume(self.client);
+        }
+    }
+
+    fn may_go_on(&self, cx: &Cx<'_>) -> bool {
+        if self.commit.is_some() || self.after_rollback.is_some() {
+            return false;
+        }
+        let crowded = |l: &Link| cx.io.queued(l.conn) > QUEUE_HIGH;
+        if self.lane.as_ref().is_some_and(crowded) {
+            return false;
+        }
+        match &self.request {
+            Request::None => true,
+            Request::Simple(s) => s.in_copy(),
+            Request::ImplicitEnd | Request::ExecuteEnd => false,
+        }
+    }
+
+    /// One message of the client. False: it must wait.
+    fn frame(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
+        match frame.tag {
+            b'X' => {
+                self.end(cx);
+                true
+            }
+            b'd' | b'c' | b'f' => self.copy_frame(frame, cx),
+            _ if matches!(self.request, Request::Simple(_)) => {
+                // In COPY mode the server ignores Sync and Flush and fails on anything else: it is told.
+                self.copy_frame(frame, cx)
+            }
+            b'Q' => self.simple_query(frame, cx),
+            b'P' | b'B' | b'D' | b'E' | b'C' | b'S' | b'H' => self.extended(frame, cx),
+            b'F' => self.function_call(frame, cx),
+            tag => {
+                let e = PgError::fatal("08P01", format!("invalid frontend message type {tag}"));
+                self.fatal(&e, cx);
+                true
+            }
+        }
+    }
+
+    /// The link of a target, if it is ready.
+    pub(super) fn link(&mut self, target: Target) -> Option<&mut Link> {
+        match target {
+            Target::Lane => self.lane.as_mut(),
+            Target::Reader => match &mut self.reader {
+                Reader::Ready(l) => Some(l),
+                _ => None,
+            },
+        }
+    }
+
+    fn link_ref(&self, target: Target) -> Option<&Link> {
+        match target {
+            Target::Lane => self.lane.as_ref(),
+            Target::Reader => match &self.reader {
+                Reader::Ready(l) => Some(l),
+                _ => None,
+            },
+        }
+    }
+
+    /// Nothing is owed by that link. If something is and sits in the server's buffer, it is asked to flush.
+    pub(super) fn barrier(&mut self, target: Target, cx: &mut Cx<'_>) -> bool {
+        let Some(link) = self.link(target) else { return true };
+        if link.owed.is_empty() {
+            return true;
+        }
+        if link.unflushed {
+            link.unflushed = false;
+            let conn = link.conn;
+            cx.io.send(conn, Bytes::from_static(front::FLUSH));
+        }
+        false
+    }
+
+    /// Sends a message of the client's (or one made for it) and notes what it will be answered with.
+    pub(super) fn forward(&mut self, target: Target, bytes: Bytes, asked: Asked, whose: Whose, cx: &mut Cx<'_>) {
+        let Some(link) = self.link(target) else { return };
+        link.owed.push(asked, whose);
+        let flushes = matches!(asked, Asked::Query | Asked::Sync | Asked::Function);
+        link.unflushed = !flushes;
+        link.unsynced = !flushes;
+        let conn = link.conn;
+        cx.io.send(conn, bytes);
+    }
+
+    /// A statement of the proxy's own, kept prepared under a name that begins with `_pgls_`.
+    pub(super) fn send_own(&mut self, target: Target, statement: (&'static str, &'static str), own: Own, cx: &mut Cx<'_>) {
+        self.send_own_in(target, statement, own, "", front::BIND_NOTHING, cx);
+    }
+
+    /// The same in a named portal, where the client's unnamed one must live on, and with a result format.
+    pub(super) fn send_own_in(
+        &mut self,
+        target: Target,
+        (name, sql): (&'static str, &'static str),
+        own: Own,
+        portal: &str,
+        bind: &[u8],
+        cx: &mut Cx<'_>,
+    ) {
+        let Some(link) = self.link(target) else { return };
+        let mut out = BytesMut::new();
+        if !link.own.contains(&name) {
+            link.own.push(name);
+            link.fresh.push(link::Fresh::Own(name));
+            // Closed first: after an error nobody knows whether an earlier Parse of it was done.
+            front::close(&mut out, b'S', name);
+            link.owed.push(Asked::Close, Whose::Own(Own::Tidy));
+            front::parse(&mut out, name, sql.as_bytes(), &[]);
+            link.owed.push(Asked::Parse, Whose::Own(own));
+        }
+        front::bind_raw(&mut out, portal, name, bind);
+        front::execute(&mut out, portal, 0);
+        link.owed.push(Asked::Bind, Whose::Own(own));
+        link.owed.push(Asked::Execute, Whose::Own(own));
+        if !portal.is_empty() {
+            front::close(&mut out, b'P', portal);
+            link.owed.push(Asked::Close, Whose::Own(Own::Tidy));
+        }
+        link.unflushed = true;
+        link.unsynced = true;
+        let conn = link.conn;
+        cx.io.send(conn, out.freeze());
+    }
+
+    /// Sync behind own statements.
+    pub(super) fn sync_own(&mut self, target: Target, own: Own, cx: &mut Cx<'_>) {
+        self.forward(target, Bytes::from_static(front::SYNC), Asked::Sync, Whose::Own(own), cx);
+    }
+
+    /// ROLLBACK of the transaction on its link, in the proxy's own name.
+    pub(super) fn roll_back_lane(&mut self, after: AfterRollback, cx: &mut Cx<'_>) {
+        let target = self.tx.target().unwrap_or(Target::Lane);
+        self.after_rollback = Some(after);
+        self.send_own(target, ("_pgls_r", "ROLLBACK"), Own::Rollback, cx);
+        self.sync_own(target, Own::Rollback, cx);
+    }
+
+    /// What ReadyForQuery tells the client.
+    pub(super) fn status(&self) -> TxStatus {
+        match &self.tx {
+            Tx::Idle => TxStatus::Idle,
+            Tx::Begun(_) => TxStatus::InBlock,
+            Tx::Open(o) if o.failed => TxStatus::Failed,
+            Tx::Open(_) => TxStatus::InBlock,
+        }
+    }
+
+    /// The whole catalogue check of a transaction that wrote: is any constraint deferrable?
+    fn deferrable_constraints(&self, cx: &Cx<'_>) -> bool {
+        let catalogues = cx.env.catalogues.borrow();
+        // Unknown counts as yes: the cost is one statement, the other way is a COMMIT that waits inside the window.
+        catalogues.get(&self.database).is_none_or(|c| c.has_deferrable_constraints || c.version < self.version.current())
+    }
+
+    /// A SET that outlives its transaction: readers must have it too.
+    pub(super) fn remember_setting(&mut self, sql: Bytes) {
+        self.settings_dirty = true;
+        if self.replay.len() >= REPLAY_MAX {
+            self.main_only = true;
+            return;
+        }
+        self.replay.push(sql);
+    }
+
+    /// Sends what has been gathered for the client; pauses the servers if it does not read.
+    fn flush(&mut self, cx: &mut Cx<'_>) {
+        if self.client_gone {
+            for _ in self.out.take() {}
+            return;
+        }
+        for b in self.out.take() {
+            cx.io.send(self.client, b);
+        }
+        if !self.servers_paused && cx.io.queued(self.client) > QUEUE_HIGH {
+            self.servers_paused = true;
+            for t in [Target::Lane, Target::Reader] {
+                if let Some(conn) = self.link_ref(t).map(|l| l.conn) {
+                    cx.io.pause(conn);
+                }
+            }
+        }
+    }
+
+    fn client_drained(&mut self, cx: &mut Cx<'_>) {
+        if self.servers_paused {
+            self.servers_paused = false;
+            for t in [Target::Lane, Target::Reader] {
+                if let Some(conn) = self.link_ref(t).map(|l| l.conn) {
+                    cx.io.resume(conn);
+                }
+            }
+        }
+    }
+
+    /// Tells the client an error and ends the session.
+    pub(super) fn fatal(&mut self, error: &PgError, cx: &mut Cx<'_>) {
+        self.out.drop_held();
+        self.out.push(error.encode());
+        self.flush(cx);
+        self.end(cx);
+    }
+
+    /// Ends the session. A commit whose COMMIT has been sent to main is finished first.
+    pub(super) fn end(&mut self, cx: &mut Cx<'_>) {
+        if matches!(self.stage, Stage::Over) {
+            return;
+        }
+        self.flush(cx);
+        self.stage = Stage::Over;
+        if !self.client_gone {
+            cx.io.close(self.client);
+            self.client_gone = true;
+        }
+        if self.logged_in {
+            cx.env.clients.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        match std::mem::take(&mut self.reader) {
+            Reader::Ready(l) | Reader::Opening(l) => self.close_link(&l, cx),
+            Reader::None | Reader::Off => {}
+        }
+        if self.commit.as_ref().is_some_and(|c| c.is_decided()) {
+            return;
+        }
+        self.drop_commit(cx);
+        if let Some(l) = self.lane.take() {
+            self.close_link(&l, cx);
+        }
+    }
+
+    /// After the last commit of a session that is over.
+    fn finish_over(&mut self, cx: &mut Cx<'_>) {
+        if let Some(l) = self.lane.take() {
+            self.close_link(&l, cx);
+        }
+    }
+
+    fn close_link(&self, link: &Link, cx: &mut Cx<'_>) {
+        if link.owed.is_empty() && link.is_ready() {
+            cx.io.send(link.conn, Bytes::from_static(front::TERMINATE));
+            cx.io.close(link.conn);
+            return;
+        }
+        // Busy: it would go on with what it has (hazard 35); a server without a client should not.
+        if link.is_ready() {
+            cx.io.cancel(link.node, link.pid, &link.secret);
+        }
+        cx.io.abort(link.conn);
+    }
+
+    /// A CancelRequest named this session: its running statement ends, wherever it runs, but for a COMMIT.
+    fn cancel_running(&mut self, cx: &mut Cx<'_>) {
+        if let Some(c) = &self.commit {
+            if c.is_decided() {
+                return;
+            }
+            let e = PgError::error("57014", "canceling statement due to user request");
+            return self.cancel_commit(e.encode(), cx);
+        }
+        for t in [Target::Lane, Target::Reader] {
+            if let Some(l) = self.link_ref(t).filter(|l| !l.owed.is_empty()) {
+                cx.io.cancel(l.node, l.pid, &l.secret);
+            }
+        }
+    }
+
+    fn drain_if_idle(&mut self, cx: &mut Cx<'_>) {
+        if !self.draining || self.commit.is_some() || !matches!(self.tx, Tx::Idle) {
+            return;
+        }
+        let quiet = matches!(self.request, Request::None)
+            && [Target::Lane, Target::Reader].iter().all(|&t| self.link_ref(t).is_none_or(|l| l.owed.is_empty()));
+        if quiet && self.inbox.is_empty() {
+            let e = PgError::fatal("57P01", "terminating connection due to administrator command");
+            self.fatal(&e, cx);
+        }
+    }
+
+    /// Asks for a fresh catalogue if the one at hand is out of date; meanwhile nothing is proved.
+    pub(super) fn refresh_catalogue(&mut self, cx: &mut Cx<'_>) -> Option<u64> {
+        let token = cx.io.ask(Question::Catalogue { database: self.database.to_string() });
+        self.catalogue_asked = Some(token);
+        Some(token)
+    }
+
+    /// The node a link is connected to, for messages.
+    pub(super) fn main_node(cx: &Cx<'_>) -> NodeId {
+        cx.env.membership.load().main
+    }
+}

@@ -1,0 +1,159 @@
+//! A script as one packet of extended-protocol messages, and the list of answers that the packet must get.
+//!
+//! Everything goes by the extended protocol without a Sync in between: an error anywhere skips the rest, so a script
+//! is applied whole or not at all, and the server answers in one flush.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::check::Answer;
+use super::entry::{Entry, Statement};
+use crate::wire::front;
+
+/// Statements kept prepared on one applier; beyond it the oldest go.
+pub const PREPARED_MAX: usize = 500;
+
+/// Statements that an applier has prepared. Keyed by the whole text and the types: a hash would not be proof enough.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    names: HashMap<(Bytes, Arc<[u32]>), u32>,
+    order: VecDeque<(Bytes, Arc<[u32]>)>,
+    next: u32,
+}
+
+impl Prepared {
+    /// Forgets all (after DISCARD, or when settings that a parse depends on have changed).
+    /// The names are not used again, so what the server still holds does no harm.
+    pub fn forget(&mut self) {
+        self.names.clear();
+        self.order.clear();
+    }
+
+    /// Name of the statement, and whether it must be parsed first; `evicted` is closed in the same packet.
+    fn name(&mut self, s: &Statement) -> (u32, bool, Option<u32>) {
+        let key = (s.sql.clone(), s.types.clone());
+        if let Some(&n) = self.names.get(&key) {
+            return (n, false, None);
+        }
+        let evicted = if self.order.len() >= PREPARED_MAX {
+            self.order.pop_front().and_then(|old| self.names.remove(&old))
+        } else {
+            None
+        };
+        self.next += 1;
+        self.names.insert(key.clone(), self.next);
+        self.order.push_back(key);
+        (self.next, true, evicted)
+    }
+
+    /// A parse was not answered well: the statement is not there.
+    pub fn remove(&mut self, name: u32) {
+        self.names.retain(|_, n| *n != name);
+        let names = &self.names;
+        self.order.retain(|k| names.contains_key(k));
+    }
+}
+
+/// Writes packets for one applier.
+pub struct PacketWriter<'a> {
+    /// What the server knows already.
+    pub prepared: &'a mut Prepared,
+    /// Answers that will come, in order.
+    pub answers: &'a mut VecDeque<Answer>,
+    /// Bytes to send, in order. COPY data is not copied.
+    pub out: Vec<Bytes>,
+    buffer: BytesMut,
+}
+
+impl<'a> PacketWriter<'a> {
+    /// Begins a packet.
+    pub fn new(prepared: &'a mut Prepared, answers: &'a mut VecDeque<Answer>) -> Self {
+        PacketWriter { prepared, answers, out: Vec::new(), buffer: BytesMut::with_capacity(1024) }
+    }
+
+    /// A statement of the proxy's own (BEGIN, COMMIT, SET), kept prepared.
+    pub fn own(&mut self, sql: &'static str) {
+        let s = Statement {
+            sql: Bytes::from_static(sql.as_bytes()),
+            types: Arc::from([]),
+            bind: Bytes::from_static(front::BIND_NOTHING),
+            keep: true,
+            expect: super::Expect::Success,
+        };
+        self.statement(&s, None);
+    }
+
+    /// An entry of the script; `index` names it in a difference.
+    pub fn entry(&mut self, index: usize, entry: &Entry) {
+        match entry {
+            Entry::Statement(s) | Entry::Setting(s) => self.statement(s, Some(index)),
+            Entry::Copy { statement, data } => {
+                self.copy_begin(index, statement);
+                for m in &data.messages {
+                    self.copy_data(m.clone());
+                }
+                self.copy_end();
+            }
+        }
+    }
+
+    /// The COPY itself; its data follows.
+    pub fn copy_begin(&mut self, index: usize, statement: &Statement) {
+        self.statement(statement, Some(index));
+    }
+
+    /// A CopyData message, header included.
+    pub fn copy_data(&mut self, message: Bytes) {
+        self.flush_buffer();
+        self.out.push(message);
+    }
+
+    /// The end of the data.
+    pub fn copy_end(&mut self) {
+        self.buffer.extend_from_slice(front::COPY_DONE);
+    }
+
+    fn statement(&mut self, s: &Statement, index: Option<usize>) {
+        let mut name = String::new();
+        if s.keep {
+            let (number, parse, evicted) = self.prepared.name(s);
+            name = format!("s{number}");
+            if let Some(old) = evicted {
+                front::close(&mut self.buffer, b'S', &format!("s{old}"));
+                self.answers.push_back(Answer::Closed);
+            }
+            if parse {
+                front::parse(&mut self.buffer, &name, &s.sql, &s.types);
+                self.answers.push_back(Answer::Parsed { name: number, index });
+            }
+        } else {
+            front::parse(&mut self.buffer, "", &s.sql, &s.types);
+            self.answers.push_back(Answer::Parsed { name: 0, index });
+        }
+        front::bind_raw(&mut self.buffer, "", &name, &s.bind);
+        front::execute(&mut self.buffer, "", 0);
+        self.answers.push_back(Answer::Bound { index });
+        self.answers.push_back(Answer::Executed { index });
+    }
+
+    /// Ends the packet so that the server answers.
+    pub fn sync(&mut self) {
+        self.buffer.extend_from_slice(front::SYNC);
+        self.answers.push_back(Answer::Ready);
+    }
+
+    fn flush_buffer(&mut self) {
+        if !self.buffer.is_empty() {
+            self.out.push(self.buffer.split().freeze());
+        }
+    }
+
+    /// The bytes of the packet so far.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<Bytes> {
+        self.flush_buffer();
+        self.out
+    }
+}

@@ -1,0 +1,292 @@
+//! A backend on a replica that applies scripts.
+//!
+//! The machine knows one replica and one packet at a time: settings, apply, commit, roll back. Whether to repeat, to
+//! wait or to give up is [`super::commit`]'s.
+
+use bytes::{Bytes, BytesMut};
+
+use super::io::{Io, PoolKey};
+use super::link::{Link, Login};
+use crate::script::check::{Checker, Difference, Progress};
+use crate::script::packet::{PacketWriter, Prepared};
+use crate::script::{Entry, Script};
+use crate::session::settings::Settings;
+use crate::wire::error::ErrorFields;
+use crate::wire::{PgError, TxStatus, front};
+
+/// The BEGIN of every script: rechecks take rows away and never add one only at READ COMMITTED (design, section 1.3).
+pub const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+
+/// What the backend is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Doing {
+    /// Connecting and logging in.
+    Login,
+    /// Nothing, outside a transaction.
+    Idle,
+    /// Taking settings over.
+    Settings,
+    /// Applying a script.
+    Applying,
+    /// Taking a script as it comes (early start); the packet has no end yet.
+    Streaming,
+    /// The script is applied, its transaction is open.
+    Applied,
+    /// COMMIT is under way.
+    Committing,
+    /// ROLLBACK is under way.
+    RollingBack,
+    /// A statement that must not stand in a transaction block is under way.
+    Running,
+}
+
+/// What has happened.
+#[derive(Debug)]
+pub enum Report {
+    /// Ready for a script.
+    LoggedIn,
+    /// The node refused the login.
+    LoginFailed(PgError),
+    /// Settings are in force, or why not.
+    SettingsDone(Result<(), ErrorFields>),
+    /// The script is applied; or how the replica differed.
+    Applied(Option<Difference>),
+    /// COMMIT was answered: done, or what was answered instead.
+    Committed(Result<(), String>),
+    /// ROLLBACK was answered.
+    RolledBack,
+    /// The statement outside a transaction was answered.
+    Ran(Result<(), ErrorFields>),
+    /// The backend no longer makes sense; close it.
+    Violation,
+}
+
+/// A backend on a replica.
+#[derive(Debug)]
+pub struct Applier {
+    /// The connection.
+    pub link: Link,
+    /// Its pool.
+    pub key: PoolKey,
+    /// What it is doing.
+    pub doing: Doing,
+    /// [`Settings::id`] of what is in force; `None`: unknown.
+    pub settings: Option<u64>,
+    wanted: u64,
+    prepared: Prepared,
+    checker: Checker,
+    error: Option<ErrorFields>,
+    tag: String,
+}
+
+impl Applier {
+    /// From a link whose connection has just been begun.
+    #[must_use]
+    pub fn new(link: Link, key: PoolKey) -> Applier {
+        Applier {
+            link,
+            key,
+            doing: Doing::Login,
+            settings: Some(0),
+            wanted: 0,
+            prepared: Prepared::default(),
+            checker: Checker::default(),
+            error: None,
+            tag: String::new(),
+        }
+    }
+
+    /// Puts settings in force. Ends in [`Report::SettingsDone`].
+    pub fn take_settings(&mut self, settings: &Settings, io: &mut dyn Io) {
+        self.doing = Doing::Settings;
+        self.wanted = settings.id();
+        self.settings = None;
+        // What was parsed under other settings may mean something else now ('01/02/2024' under another DateStyle).
+        self.prepared.forget();
+        let mut out = BytesMut::new();
+        front::query(&mut out, &settings.statement());
+        io.send(self.link.conn, out.freeze());
+    }
+
+    /// Sends the whole script. Ends in [`Report::Applied`].
+    pub fn apply(&mut self, script: &Script, constraints: bool, io: &mut dyn Io) {
+        self.doing = Doing::Applying;
+        let mut w = PacketWriter::new(&mut self.prepared, &mut self.checker.answers);
+        w.own(BEGIN);
+        for (i, e) in script.entries().iter().enumerate() {
+            w.entry(i, e);
+        }
+        Self::finish_packet(w, constraints, self.link.conn, io);
+    }
+
+    fn finish_packet(mut w: PacketWriter<'_>, constraints: bool, conn: crate::shard::driver::ConnId, io: &mut dyn Io) {
+        if constraints {
+            w.own("SET CONSTRAINTS ALL IMMEDIATE");
+        }
+        w.sync();
+        for b in w.finish() {
+            io.send(conn, b);
+        }
+    }
+
+    /// Begins a script that is not complete yet.
+    pub fn stream_begin(&mut self, io: &mut dyn Io) {
+        self.doing = Doing::Streaming;
+        self.stream(io, |w| w.own(BEGIN));
+    }
+
+    /// More of a script that is not complete yet.
+    pub fn stream(&mut self, io: &mut dyn Io, write: impl FnOnce(&mut PacketWriter<'_>)) {
+        let mut w = PacketWriter::new(&mut self.prepared, &mut self.checker.answers);
+        write(&mut w);
+        for b in w.finish() {
+            io.send(self.link.conn, b);
+        }
+    }
+
+    /// The streamed script is complete. Ends in [`Report::Applied`].
+    pub fn stream_end(&mut self, constraints: bool, io: &mut dyn Io) {
+        self.doing = Doing::Applying;
+        let w = PacketWriter::new(&mut self.prepared, &mut self.checker.answers);
+        Self::finish_packet(w, constraints, self.link.conn, io);
+    }
+
+    /// COMMIT. Ends in [`Report::Committed`].
+    pub fn commit(&mut self, io: &mut dyn Io) {
+        self.doing = Doing::Committing;
+        self.own_packet("COMMIT", io);
+    }
+
+    /// ROLLBACK. Ends in [`Report::RolledBack`].
+    pub fn rollback(&mut self, io: &mut dyn Io) {
+        self.doing = Doing::RollingBack;
+        self.own_packet("ROLLBACK", io);
+    }
+
+    fn own_packet(&mut self, sql: &'static str, io: &mut dyn Io) {
+        let mut w = PacketWriter::new(&mut self.prepared, &mut self.checker.answers);
+        w.own(sql);
+        w.sync();
+        for b in w.finish() {
+            io.send(self.link.conn, b);
+        }
+    }
+
+    /// A statement outside a transaction. Ends in [`Report::Ran`].
+    pub fn run(&mut self, sql: &[u8], io: &mut dyn Io) {
+        self.doing = Doing::Running;
+        let mut out = BytesMut::new();
+        front::query(&mut out, sql);
+        io.send(self.link.conn, out.freeze());
+    }
+
+    /// The script left settings behind that nobody has noted: they are asked for anew before the next one.
+    pub fn forget_settings(&mut self) {
+        self.settings = None;
+    }
+
+    /// Bytes of the server. `script` is what is being applied (empty if nothing is).
+    pub fn received(&mut self, chunk: Bytes, script: &[Entry], io: &mut dyn Io, reports: &mut Vec<Report>) {
+        self.link.framer.push(chunk);
+        loop {
+            match self.link.framer.next_piece() {
+                Ok(Some(piece)) => {
+                    let report = match self.doing {
+                        Doing::Login => self.login(&piece, io),
+                        Doing::Settings | Doing::Running => self.simple(&piece),
+                        _ => self.packet(&piece, script),
+                    };
+                    reports.extend(report);
+                }
+                Ok(None) => return,
+                Err(_) => return reports.push(Report::Violation),
+            }
+        }
+    }
+
+    fn login(&mut self, piece: &crate::wire::frame::Piece, io: &mut dyn Io) -> Option<Report> {
+        let mut reply = Vec::new();
+        let login = self.link.login(piece, &mut reply);
+        for b in reply {
+            io.send(self.link.conn, b);
+        }
+        match login {
+            Login::More => None,
+            Login::Ready => {
+                self.doing = Doing::Idle;
+                Some(Report::LoggedIn)
+            }
+            Login::Refused { fields, .. } => {
+                let mut e = PgError::error("08006", fields.message);
+                e.detail = Some(format!("SQLSTATE of the node: {}", fields.sqlstate));
+                Some(Report::LoginFailed(e))
+            }
+            Login::Failed(e) => Some(Report::LoginFailed(e)),
+        }
+    }
+
+    /// Settings and statements outside a transaction go by the simple protocol.
+    fn simple(&mut self, piece: &crate::wire::frame::Piece) -> Option<Report> {
+        let bytes = self.link.framer.bytes(piece);
+        match piece.tag {
+            b'E' => {
+                let fields = ErrorFields::parse(&bytes[5..]);
+                self.error.get_or_insert(fields);
+                None
+            }
+            b'Z' => {
+                let doing = std::mem::replace(&mut self.doing, Doing::Idle);
+                let result = self.error.take().map_or(Ok(()), Err);
+                if doing == Doing::Running {
+                    return Some(Report::Ran(result));
+                }
+                if result.is_ok() {
+                    self.settings = Some(self.wanted);
+                }
+                Some(Report::SettingsDone(result))
+            }
+            _ => None,
+        }
+    }
+
+    fn packet(&mut self, piece: &crate::wire::frame::Piece, script: &[Entry]) -> Option<Report> {
+        let bytes = self.link.framer.bytes(piece);
+        if piece.tag == b'C' && matches!(self.doing, Doing::Committing | Doing::RollingBack) {
+            crate::wire::back::tag(&bytes[5..]).clone_into(&mut self.tag);
+        }
+        match self.checker.message(script, piece.tag, bytes, piece.last) {
+            Progress::More => None,
+            Progress::Violation => Some(Report::Violation),
+            Progress::Done(status) => Some(self.answered(status)),
+        }
+    }
+
+    fn answered(&mut self, status: TxStatus) -> Report {
+        self.link.status = status;
+        for name in self.checker.take_unparsed() {
+            self.prepared.remove(name);
+        }
+        let difference = self.checker.take_difference();
+        match self.doing {
+            Doing::Applying => {
+                if difference.as_ref().is_some_and(Difference::is_stale_plan) {
+                    self.prepared.forget();
+                }
+                self.doing = Doing::Applied;
+                Report::Applied(difference)
+            }
+            Doing::Committing => {
+                self.doing = Doing::Idle;
+                if self.tag == "COMMIT" && status == TxStatus::Idle {
+                    return Report::Committed(Ok(()));
+                }
+                Report::Committed(Err(difference.map_or_else(|| self.tag.clone(), |d| d.to_string())))
+            }
+            Doing::RollingBack if status == TxStatus::Idle => {
+                self.doing = Doing::Idle;
+                Report::RolledBack
+            }
+            _ => Report::Violation,
+        }
+    }
+}

@@ -1,0 +1,646 @@
+//! The extended query protocol: batches of Parse, Bind, Describe, Execute, Close up to Sync.
+//!
+//! A batch is relayed as it comes; what it was answered with is held against the queue of owed replies. Only COMMIT
+//! and ROLLBACK make it wait. BEGIN, COMMIT and ROLLBACK never reach a server by the client's own messages: their
+//! Parse, Bind and Describe are answered locally (they have no parameters and return no rows), so that BEGIN costs no
+//! round trip and COMMIT is the session's to do.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::commit::After;
+use super::io::Cx;
+use super::link::Fresh;
+use super::note::Note;
+use super::owed::{Asked, Own, Whose};
+use super::registry::{Portal, Prepared};
+use super::route::{Given, Plan, ReaderIs, Retry};
+use super::transaction::{Target, Tx, begin_tag};
+use super::{AfterRollback, Request, Session};
+use crate::sql::cache::Verdict;
+use crate::sql::class::{Class, TxModes};
+use crate::wire::frame::{Frame, HEADER};
+use crate::wire::front::{Bind, Parse, read_execute, read_target};
+use crate::wire::{PgError, TxStatus, back, front};
+
+/// The batch that is being relayed.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Its first message has been looked at.
+    open: bool,
+    /// Where it goes.
+    target: Option<Target>,
+    /// An error has been told: everything up to Sync is dropped, as the server does.
+    skipping: bool,
+    /// Something was sent to a server since the last Sync.
+    sent: bool,
+    /// A reader has refused it, or was lost.
+    pub(super) force_main: bool,
+    /// COPY FROM STDIN: the client's data is awaited.
+    pub(super) copy: bool,
+    /// BEGIN was answered in this batch and no server has heard of it.
+    begun: bool,
+    /// The one statement of this batch goes to every replica after main.
+    everywhere: Option<Bytes>,
+}
+
+/// What lies between here and the next Sync.
+#[derive(Debug, Default)]
+struct Survey {
+    complete: bool,
+    executes: usize,
+    writes: bool,
+    control: bool,
+    read: bool,
+    everywhere: Option<Bytes>,
+    plain_messages: bool,
+}
+
+impl Session {
+    /// A message of the extended protocol. False: it must wait.
+    pub(super) fn extended(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
+        if self.batch.copy && matches!(frame.tag, b'S' | b'H') {
+            return true;
+        }
+        if self.batch.skipping && frame.tag != b'S' {
+            return true;
+        }
+        if !self.batch.open && !matches!(frame.tag, b'S' | b'H') && !self.open_batch(cx) {
+            return false;
+        }
+        match frame.tag {
+            b'P' => self.parse(frame, cx),
+            b'B' => self.bind(frame, cx),
+            b'D' => self.describe(frame, cx),
+            b'E' => self.execute(frame, cx),
+            b'C' => self.close_target(frame, cx),
+            b'S' => self.sync(frame, cx),
+            _ => {
+                if self.batch.sent {
+                    let target = self.target();
+                    if let Some(l) = self.link(target) {
+                        l.unflushed = false;
+                        let conn = l.conn;
+                        cx.io.send(conn, frame.raw.clone());
+                    }
+                }
+                true
+            }
+        }
+    }
+
+    fn target(&self) -> Target {
+        self.batch.target.unwrap_or(Target::Lane)
+    }
+
+    /// Decides where the batch goes. False: it must wait.
+    fn open_batch(&mut self, cx: &mut Cx<'_>) -> bool {
+        let survey = self.survey(cx);
+        let force_main = self.batch.force_main;
+        let target = match &self.tx {
+            Tx::Open(o) => o.on,
+            Tx::Idle if survey.read && !force_main && self.may_spread(cx) => match self.reader_is(cx) {
+                ReaderIs::Ready => Target::Reader,
+                ReaderIs::Coming => return false,
+                ReaderIs::None => Target::Lane,
+            },
+            Tx::Begun(modes) if survey.read && !force_main && self.read_only_spread(&modes.clone(), cx) => {
+                match self.reader_is(cx) {
+                    ReaderIs::Ready => Target::Reader,
+                    ReaderIs::Coming => return false,
+                    ReaderIs::None => Target::Lane,
+                }
+            }
+            _ => Target::Lane,
+        };
+        let other = if target == Target::Lane { Target::Reader } else { Target::Lane };
+        if !self.barrier(other, cx) {
+            return false;
+        }
+        // What stands before the batch on its own link is answered before a read may be held back.
+        if target == Target::Reader && !self.barrier(target, cx) {
+            return false;
+        }
+        self.batch = Batch { open: true, target: Some(target), ..Batch::default() };
+        if target == Target::Reader && matches!(self.tx, Tx::Idle) {
+            let until_sync = self.inbox.iter().position(|f| f.tag == b'S').unwrap_or(0);
+            let frames = self.inbox.iter().take(until_sync + 1).cloned().collect();
+            self.retry = Some(Retry { refuted: false, frames });
+            self.out.hold();
+        }
+        match &self.tx {
+            Tx::Begun(modes) if survey.executes > usize::from(survey.control) || !survey.complete => {
+                let modes = modes.clone();
+                self.open_transaction(target, false, modes, cx);
+                self.batch.sent = true;
+            }
+            Tx::Idle if target == Target::Lane => {
+                let alone = survey.complete && survey.executes <= 1;
+                if let Some(sql) = survey.everywhere.filter(|_| alone) {
+                    self.batch.everywhere = Some(sql);
+                } else if !survey.complete || survey.executes > 1 || survey.writes {
+                    if !(alone && survey.control) {
+                        self.open_transaction(Target::Lane, true, TxModes::default(), cx);
+                        self.batch.sent = true;
+                    }
+                }
+            }
+            _ => {}
+        }
+        true
+    }
+
+    /// Looks ahead to the next Sync.
+    fn survey(&mut self, cx: &mut Cx<'_>) -> Survey {
+        let mut s = Survey { plain_messages: true, ..Survey::default() };
+        let mut parsed: Vec<(String, Arc<Verdict>, Bytes)> = Vec::new();
+        let mut bound: Vec<(String, Option<(Arc<Verdict>, Bytes)>)> = Vec::new();
+        let frames: Vec<Frame> = self.inbox.iter().cloned().collect();
+        for f in &frames {
+            match f.tag {
+                b'P' => {
+                    if let Some(p) = Parse::read(f.body()) {
+                        let verdict = self.judge(p.sql, cx);
+                        parsed.push((p.name.to_owned(), verdict, f.raw.slice_ref(p.sql)));
+                    }
+                }
+                b'B' => {
+                    let Some(b) = Bind::read(f.body()) else { continue };
+                    let of = parsed.iter().rev().find(|(n, _, _)| n == b.statement).map(|(_, v, t)| (v.clone(), t.clone()));
+                    let of = of.or_else(|| self.registry.statement(b.statement).map(|p| (p.verdict.clone(), p.sql.clone())));
+                    bound.push((b.portal.to_owned(), of));
+                }
+                b'E' => {
+                    s.executes += 1;
+                    let Some((portal, _)) = read_execute(f.body()) else { continue };
+                    let here = bound.iter().rev().find(|(n, _)| n == portal).and_then(|(_, v)| v.clone());
+                    let of = here.or_else(|| {
+                        self.registry.portal(portal).map(|p| (p.statement.verdict.clone(), p.statement.sql.clone()))
+                    });
+                    self.survey_execute(&mut s, of);
+                }
+                b'S' => {
+                    s.complete = true;
+                    break;
+                }
+                b'D' | b'C' | b'H' => {}
+                _ => {
+                    s.plain_messages = false;
+                    break;
+                }
+            }
+        }
+        s.read = s.complete && s.plain_messages && s.executes == 1 && s.read;
+        s
+    }
+
+    fn survey_execute(&self, s: &mut Survey, of: Option<(Arc<Verdict>, Bytes)>) {
+        // A statement that nobody knows (prepared by SQL) may write.
+        let Some((verdict, sql)) = of else {
+            s.writes = true;
+            return;
+        };
+        let given = Given { sql: sql.clone(), types: Arc::from([]), bind: Bytes::new(), extended: true };
+        match self.plan(&given, &verdict) {
+            Plan::Begin(_) | Plan::Commit { .. } | Plan::Rollback { .. } => s.control = true,
+            Plan::Everywhere => s.everywhere = Some(sql),
+            Plan::Write(..) => s.writes = true,
+            Plan::Plain(_) => s.read = verdict.read,
+            Plan::Refused(_) => {}
+        }
+    }
+
+    fn parse(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
+        let Some(p) = Parse::read(frame.body()) else { return self.malformed("Parse", cx) };
+        let verdict = self.judge(p.sql, cx);
+        let version = self.registry.next_version();
+        let prepared = Arc::new(Prepared {
+            version,
+            raw: frame.raw.clone(),
+            sql: frame.raw.slice_ref(p.sql),
+            types: Arc::from(p.types),
+            verdict,
+        });
+        let limit = cx.env.config.limits.prepared_statements;
+        if !p.name.is_empty() && self.registry.len() >= limit {
+            let e = PgError::error("54000", format!("too many prepared statements: prepared_statements allows {limit}"));
+            return self.refuse_in_batch(&e, cx);
+        }
+        let control = is_control(&prepared.verdict.class) && self.registry.statement(p.name).is_none_or(|_| p.name.is_empty());
+        if control {
+            self.registry.insert(p.name, prepared, true);
+            self.local(Bytes::from_static(back::PARSE_COMPLETE), Asked::Parse, Note::Nothing, cx);
+            return true;
+        }
+        let target = self.target();
+        self.registry.insert(p.name, prepared, p.name.is_empty());
+        let note = if p.name.is_empty() { Note::Nothing } else { Note::Prepared };
+        if let Some(l) = self.link(target) {
+            if p.name.is_empty() {
+                l.unnamed = Some(version);
+                l.fresh.push(Fresh::Unnamed);
+            } else {
+                let name: Arc<str> = Arc::from(p.name);
+                l.statements.insert(name.clone(), version);
+                l.fresh.push(Fresh::Named(name));
+            }
+        }
+        self.send_client(target, frame.raw.clone(), Asked::Parse, note, cx);
+        true
+    }
+
+    fn bind(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
+        let Some(b) = Bind::read(frame.body()) else { return self.malformed("Bind", cx) };
+        let target = self.target();
+        let Some(statement) = self.registry.statement(b.statement).cloned() else {
+            // Prepared by SQL, or not at all: main knows.
+            self.registry.remove_portal(b.portal);
+            self.send_client(target, frame.raw.clone(), Asked::Bind, Note::Nothing, cx);
+            return true;
+        };
+        let portal = Portal { statement: statement.clone(), bind: frame.raw.slice_ref(b.rest), noted: false };
+        self.registry.insert_portal(b.portal, portal);
+        if is_control(&statement.verdict.class) {
+            self.local(Bytes::from_static(back::BIND_COMPLETE), Asked::Bind, Note::Nothing, cx);
+            return true;
+        }
+        self.prepare_on(target, b.statement, &statement, cx);
+        self.send_client(target, frame.raw.clone(), Asked::Bind, Note::Nothing, cx);
+        true
+    }
+
+    /// Prepares the statement where it is needed and not yet known.
+    fn prepare_on(&mut self, target: Target, name: &str, statement: &Prepared, cx: &mut Cx<'_>) {
+        let Some(l) = self.link(target) else { return };
+        let known = if name.is_empty() { l.unnamed } else { l.statements.get(name).copied() };
+        if known == Some(statement.version) {
+            return;
+        }
+        if name.is_empty() {
+            l.unnamed = Some(statement.version);
+            l.fresh.push(Fresh::Unnamed);
+        } else {
+            let key: Arc<str> = Arc::from(name);
+            l.statements.insert(key.clone(), statement.version);
+            l.fresh.push(Fresh::Named(key));
+            let mut out = BytesMut::new();
+            front::close(&mut out, b'S', name);
+            self.forward(target, out.freeze(), Asked::Close, Whose::Own(Own::Tidy), cx);
+        }
+        self.forward(target, statement.raw.clone(), Asked::Parse, Whose::Own(Own::Prepare), cx);
+        self.batch.sent = true;
+    }
+
+    fn describe(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
+        let Some((kind, name)) = read_target(frame.body()) else { return self.malformed("Describe", cx) };
+        let target = self.target();
+        if kind == b'S' {
+            if let Some(statement) = self.registry.statement(name).cloned() {
+                if is_control(&statement.verdict.class) {
+                    let mut both = BytesMut::from(back::NO_PARAMETERS);
+                    both.extend_from_slice(back::NO_DATA);
+                    self.local(both.freeze(), Asked::DescribeStatement, Note::Nothing, cx);
+                    return true;
+                }
+                self.prepare_on(target, name, &statement, cx);
+            }
+            self.send_client(target, frame.raw.clone(), Asked::DescribeStatement, Note::Nothing, cx);
+            return true;
+        }
+        if self.registry.portal(name).is_some_and(|p| is_control(&p.statement.verdict.class)) {
+            self.local(Bytes::from_static(back::NO_DATA), Asked::DescribePortal, Note::Nothing, cx);
+        } else {
+            self.send_client(target, frame.raw.clone(), Asked::DescribePortal, Note::Nothing, cx);
+        }
+        true
+    }
+
+    fn execute(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
+        let Some((name, _)) = read_execute(frame.body()) else { return self.malformed("Execute", cx) };
+        let Some(portal) = self.registry.portal(name).cloned() else {
+            // A cursor's portal, or one of a statement prepared by SQL.
+            self.send_client(self.target(), frame.raw.clone(), Asked::Execute, Note::Nothing, cx);
+            return true;
+        };
+        let given = Given {
+            sql: portal.statement.sql.clone(),
+            types: portal.statement.types.clone(),
+            bind: portal.bind.clone(),
+            extended: true,
+        };
+        match self.plan(&given, &portal.statement.verdict) {
+            Plan::Begin(modes) => self.execute_begin(&given.sql, modes, cx),
+            Plan::Commit { chain } => self.execute_commit(chain, cx),
+            Plan::Rollback { chain } => self.execute_rollback(chain, cx),
+            Plan::Refused(e) => self.refuse_in_batch(&e, cx),
+            Plan::Everywhere => {
+                if self.batch.everywhere.is_some() {
+                    self.out_hold_everywhere();
+                }
+                self.send_client(self.target(), frame.raw.clone(), Asked::Execute, Note::Nothing, cx);
+                true
+            }
+            Plan::Plain(note) => {
+                if self.tx.target() == Some(Target::Reader) && !portal.statement.verdict.fits_read_only() {
+                    let e = PgError::error("25006", "cannot execute this statement in a read-only transaction that runs on a replica")
+                        .hint("Begin the transaction without READ ONLY to run it on main.");
+                    return self.refuse_in_batch(&e, cx);
+                }
+                self.send_client(self.target(), frame.raw.clone(), Asked::Execute, note, cx);
+                true
+            }
+            Plan::Write(mut pending, writes) => {
+                if self.tx.target() == Some(Target::Reader) {
+                    let e = PgError::error("25006", "cannot write in a read-only transaction");
+                    return self.refuse_in_batch(&e, cx);
+                }
+                pending.noted = portal.noted;
+                if let Some(p) = self.registry.portal_mut(name) {
+                    p.noted = true;
+                }
+                if writes.rows {
+                    self.ask_info(true, cx);
+                }
+                let opaque = pending.opaque;
+                if let Some(open) = self.tx.open_mut() {
+                    open.ddl |= writes.ddl || opaque;
+                }
+                self.main_only |= opaque;
+                self.send_client(self.target(), frame.raw.clone(), Asked::Execute, Note::Write(pending), cx);
+                let known = self.tx.open().is_none_or(|o| o.info_asked);
+                if opaque && !known {
+                    let bind = front::BIND_NOTHING_BINARY;
+                    self.send_own_in(Target::Lane, ("_pgls_x", super::transaction::XID), Own::Xid, "_pgls", bind, cx);
+                }
+                true
+            }
+        }
+    }
+
+    fn execute_begin(&mut self, sql: &Bytes, modes: TxModes, cx: &mut Cx<'_>) -> bool {
+        match &mut self.tx {
+            Tx::Idle => {
+                self.tx = Tx::Begun(modes);
+                self.batch.begun = true;
+            }
+            // The block that was opened for the batch becomes the client's.
+            Tx::Open(o) if o.implicit => {
+                o.implicit = false;
+                o.modes = modes;
+                self.batch.begun = true;
+            }
+            Tx::Begun(_) | Tx::Open(_) => {
+                let w = PgError {
+                    severity: crate::wire::Severity::Warning,
+                    ..PgError::error("25001", "there is already a transaction in progress")
+                };
+                self.local(w.encode(), Asked::Execute, Note::Nothing, cx);
+            }
+        }
+        self.local(back::command_complete(begin_tag(sql)), Asked::Execute, Note::Nothing, cx);
+        true
+    }
+
+    fn execute_commit(&mut self, chain: bool, cx: &mut Cx<'_>) -> bool {
+        if !self.barrier(self.target(), cx) {
+            return false;
+        }
+        match std::mem::take(&mut self.tx) {
+            Tx::Idle => {
+                let w = PgError {
+                    severity: crate::wire::Severity::Warning,
+                    ..PgError::error("25P01", "there is no transaction in progress")
+                };
+                self.out.push(w.encode());
+                self.out.push(back::command_complete("COMMIT"));
+            }
+            Tx::Begun(modes) => {
+                self.tx = if chain { Tx::Begun(modes) } else { Tx::Idle };
+                self.out.push(back::command_complete("COMMIT"));
+            }
+            Tx::Open(open) if open.failed || open.on == Target::Reader => {
+                let failed = open.failed;
+                self.tx = Tx::Open(open);
+                self.commit_as_rollback = !failed;
+                self.request = Request::ExecuteEnd;
+                self.roll_back_lane(AfterRollback::Execute { chain }, cx);
+            }
+            Tx::Open(open) => {
+                self.chained = chain.then(|| open.modes.clone());
+                self.request = Request::ExecuteEnd;
+                self.start_commit(open, After::ExecuteCommit { chain }, cx);
+            }
+        }
+        true
+    }
+
+    fn execute_rollback(&mut self, chain: bool, cx: &mut Cx<'_>) -> bool {
+        if !self.barrier(self.target(), cx) {
+            return false;
+        }
+        match &self.tx {
+            Tx::Idle => {
+                let w = PgError {
+                    severity: crate::wire::Severity::Warning,
+                    ..PgError::error("25P01", "there is no transaction in progress")
+                };
+                self.out.push(w.encode());
+                self.out.push(back::command_complete("ROLLBACK"));
+            }
+            Tx::Begun(_) => {
+                if !chain {
+                    self.tx = Tx::Idle;
+                }
+                self.out.push(back::command_complete("ROLLBACK"));
+            }
+            Tx::Open(o) => {
+                self.chained = chain.then(|| o.modes.clone());
+                self.request = Request::ExecuteEnd;
+                self.roll_back_lane(AfterRollback::Execute { chain }, cx);
+            }
+        }
+        true
+    }
+
+    /// The client's own ROLLBACK (or the COMMIT of a transaction that had failed, or only read) is done.
+    pub(super) fn rollback_executed(&mut self, chain: bool, cx: &mut Cx<'_>) {
+        let committed = std::mem::take(&mut self.commit_as_rollback);
+        self.request = Request::None;
+        self.tx = match self.chained.take() {
+            Some(modes) if chain => Tx::Begun(modes),
+            _ => Tx::Idle,
+        };
+        self.out.push(back::command_complete(if committed { "COMMIT" } else { "ROLLBACK" }));
+        self.pump(cx);
+    }
+
+    fn close_target(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
+        let Some((kind, name)) = read_target(frame.body()) else { return self.malformed("Close", cx) };
+        let target = self.target();
+        if kind == b'P' {
+            let control = self.registry.portal(name).is_some_and(|p| is_control(&p.statement.verdict.class));
+            self.registry.remove_portal(name);
+            if control {
+                self.local(Bytes::from_static(back::CLOSE_COMPLETE), Asked::Close, Note::Nothing, cx);
+                return true;
+            }
+        } else {
+            let control = self.registry.statement(name).is_some_and(|p| is_control(&p.verdict.class));
+            self.registry.remove(name);
+            if control {
+                self.local(Bytes::from_static(back::CLOSE_COMPLETE), Asked::Close, Note::Nothing, cx);
+                return true;
+            }
+            if let Some(l) = self.link(target) {
+                l.statements.remove(name);
+            }
+        }
+        self.send_client(target, frame.raw.clone(), Asked::Close, Note::Nothing, cx);
+        true
+    }
+
+    fn sync(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
+        let target = self.target();
+        let batch = std::mem::take(&mut self.batch);
+        let implicit = self.tx.open().is_some_and(|o| o.implicit);
+        if let Some(sql) = batch.everywhere.filter(|_| !batch.skipping) {
+            self.everywhere = Some(sql);
+        }
+        if implicit {
+            self.request = Request::ImplicitEnd;
+            self.forward(target, frame.raw.clone(), Asked::Sync, Whose::Client(Note::ImplicitEnd), cx);
+            return true;
+        }
+        if batch.sent {
+            self.forward(target, frame.raw.clone(), Asked::Sync, Whose::Client(Note::Ready), cx);
+            return true;
+        }
+        self.local(Bytes::new(), Asked::Sync, Note::Ready, cx);
+        true
+    }
+
+    /// ReadyForQuery behind the last message of an implicit transaction.
+    pub(super) fn implicit_end(&mut self, target: Target, cx: &mut Cx<'_>) {
+        let _ = target;
+        match std::mem::take(&mut self.tx) {
+            Tx::Open(open) if open.failed => {
+                self.tx = Tx::Open(open);
+                self.roll_back_lane(AfterRollback::Sync, cx);
+            }
+            Tx::Open(open) => self.start_commit(open, After::SyncEnd, cx),
+            tx => {
+                self.tx = tx;
+                self.request = Request::None;
+                let ready = back::ready(TxStatus::Idle);
+                self.out.push(ready);
+            }
+        }
+    }
+
+    /// An error was told in this batch: the rest is skipped, and what was only begun here is not.
+    pub(super) fn batch_failed(&mut self, cx: &mut Cx<'_>) {
+        let _ = cx;
+        self.batch.skipping = true;
+        if std::mem::take(&mut self.batch.begun) {
+            match &mut self.tx {
+                Tx::Begun(_) => self.tx = Tx::Idle,
+                Tx::Open(o) => o.implicit = true,
+                Tx::Idle => {}
+            }
+        }
+    }
+
+    /// CopyInResponse to an Execute. What the client had sent behind it (a Sync) the server ignores while it copies.
+    pub(super) fn extended_copy_begins(&mut self, target: Target) {
+        if let Some(l) = self.link(target) {
+            l.owed.keep_head();
+        }
+        self.batch.open = true;
+        self.batch.target = Some(target);
+        self.batch.sent = true;
+        self.batch.copy = true;
+        if matches!(self.request, Request::ImplicitEnd) {
+            self.request = Request::None;
+        }
+    }
+
+    fn send_client(&mut self, target: Target, raw: Bytes, asked: Asked, note: Note, cx: &mut Cx<'_>) {
+        self.batch.sent = true;
+        self.forward(target, raw, asked, Whose::Client(note), cx);
+    }
+
+    /// A reply of the proxy's own, in its turn.
+    fn local(&mut self, bytes: Bytes, asked: Asked, note: Note, cx: &mut Cx<'_>) {
+        let target = self.target();
+        let quiet = self.link_ref(target).is_none_or(|l| l.owed.is_empty());
+        if !quiet {
+            if let Some(l) = self.link(target) {
+                l.owed.push(asked, Whose::Local(bytes, note));
+            }
+            return;
+        }
+        self.out.push(bytes);
+        if matches!(note, Note::Ready) {
+            let ready = back::ready(self.status());
+            self.out.push(ready);
+        } else {
+            self.take_note(target, note, &[], cx);
+        }
+    }
+
+    fn malformed(&mut self, what: &str, cx: &mut Cx<'_>) -> bool {
+        let e = PgError::fatal("08P01", format!("invalid {what} message"));
+        self.fatal(&e, cx);
+        true
+    }
+
+    /// A statement that the proxy will not run, in its turn.
+    fn refuse_in_batch(&mut self, e: &PgError, cx: &mut Cx<'_>) -> bool {
+        if !self.barrier(self.target(), cx) {
+            return false;
+        }
+        self.out.release();
+        self.out.push(e.encode());
+        self.batch_failed(cx);
+        let status = self.tx.open().map(|o| (o.failed, o.on));
+        if let Some((false, on)) = status {
+            let mut out = BytesMut::new();
+            front::parse(&mut out, "_pgls_refused", b"pglockstep_refused_a_statement", &[]);
+            if let Some(open) = self.tx.open_mut() {
+                open.failed = true;
+            }
+            self.batch.sent = true;
+            self.forward(on, out.freeze(), Asked::Parse, Whose::Own(Own::Tidy), cx);
+        }
+        true
+    }
+
+    fn out_hold_everywhere(&mut self) {}
+
+    /// A FunctionCall: nobody knows what the function does.
+    pub(super) fn function_call(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
+        let _ = frame;
+        if !(self.barrier(Target::Lane, cx) & self.barrier(Target::Reader, cx)) {
+            return false;
+        }
+        self.out.push(
+            PgError::error("0A000", "FunctionCall messages are not relayed yet")
+                .hint("Call the function with SELECT.")
+                .encode(),
+        );
+        let ready = back::ready(self.status());
+        self.out.push(ready);
+        true
+    }
+}
+
+fn is_control(class: &Class) -> bool {
+    matches!(class, Class::Begin(_) | Class::Commit { .. } | Class::Rollback { .. })
+}
+
+/// Bytes of a frame behind its header; for slices that live as long as the frame.
+#[must_use]
+pub fn body(frame: &Frame) -> Bytes {
+    frame.raw.slice(HEADER..)
+}

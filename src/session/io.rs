@@ -1,0 +1,156 @@
+//! Actions out: what a session asks of whoever drives it, and what it shares with the other sessions of its shard.
+//!
+//! The shard implements [`Io`] over its driver, the simulator over its own world, unit tests over a recorder.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::applier::Applier;
+use crate::auth::Role;
+use crate::cluster::membership::SharedMembership;
+use crate::config::Config;
+use crate::sequencer::{NodeId, Sequencer};
+use crate::shard::driver::{ConnId, Time};
+use crate::sql::cache::VerdictCache;
+use crate::sql::proof::Catalogue;
+use crate::telemetry::Recorder;
+
+/// What a session asks the control plane.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Question {
+    /// The role's secret and rights.
+    Role { user: String },
+    /// The database's catalogue; the answer lands in [`Env::catalogues`], then the session is told.
+    Catalogue { database: String },
+    /// Wait until this backend is gone.
+    BackendGone { node: NodeId, pid: u32 },
+    /// End this backend and wait until it is gone; nobody waits for the answer.
+    Terminate { node: NodeId, pid: u32 },
+    /// What became of this transaction of main.
+    Fate { node: NodeId, database: String, xid: u64 },
+    /// The node is out: durably, before any client hears of a commit that it lacks.
+    Detach { node: NodeId, reason: String },
+}
+
+/// The control plane's answer.
+#[derive(Debug)]
+pub enum Answer {
+    /// To [`Question::Role`]; `None`: no such role. `Err`: could not be asked.
+    Role(Result<Option<Role>, String>),
+    /// To [`Question::Catalogue`].
+    Catalogue(Result<(), String>),
+    /// To [`Question::BackendGone`]; false: it is still there, or the node cannot be reached.
+    Gone(bool),
+    /// To [`Question::Fate`].
+    Fate(Fate),
+    /// To [`Question::Detach`]: done, or why not.
+    Detached(Result<(), String>),
+}
+
+/// What became of a transaction whose COMMIT was not answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// It is committed.
+    Committed,
+    /// It is not, and will not be.
+    Aborted,
+    /// Nobody can say: main is gone, or has restarted since.
+    Unknown,
+}
+
+/// Which applier serves: node, database and role. Appliers log in as the client's own role, so nothing that a
+/// script runs on a replica can reach further than it could on main.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct PoolKey {
+    /// The replica.
+    pub node: NodeId,
+    /// The database.
+    pub database: Arc<str>,
+    /// The role.
+    pub user: Arc<str>,
+}
+
+/// What a timer was armed for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TimerKind {
+    /// authentication_timeout.
+    Authentication,
+    /// Try again to reach a replica.
+    Replica(NodeId),
+    /// client_idle_limit.
+    Idle,
+    /// Open transactions have had drain_timeout.
+    Drain,
+}
+
+/// Actions out.
+pub trait Io {
+    /// The time of the current event.
+    fn now(&self) -> Time;
+    /// Queues bytes.
+    fn send(&mut self, conn: ConnId, bytes: Bytes);
+    /// Bytes queued and not yet taken by the kernel.
+    fn queued(&self, conn: ConnId) -> usize;
+    /// Stops receiving.
+    fn pause(&mut self, conn: ConnId);
+    /// Receives again.
+    fn resume(&mut self, conn: ConnId);
+    /// Closes when everything queued has left.
+    fn close(&mut self, conn: ConnId);
+    /// Closes at once.
+    fn abort(&mut self, conn: ConnId);
+    /// Begins to connect to a node; events of the connection come to this session.
+    fn connect(&mut self, node: NodeId) -> ConnId;
+    /// Sends a CancelRequest on a connection of its own.
+    fn cancel(&mut self, node: NodeId, pid: u32, secret: &[u8]);
+    /// Unpredictable bytes.
+    fn random(&mut self, out: &mut [u8]);
+    /// Reports `what` to this session after a while, once. Timers are not taken back: late ones must do no harm.
+    fn arm(&mut self, after: Duration, what: TimerKind);
+    /// Asks the control plane; the answer comes with the token.
+    fn ask(&mut self, question: Question) -> u64;
+    /// Takes an idle applier, if possible one that has these settings in force already; its events come to this session.
+    fn take_applier(&mut self, key: &PoolKey, settings: u64) -> Option<Box<Applier>>;
+    /// Gives an idle applier back.
+    fn give_applier(&mut self, key: &PoolKey, applier: Box<Applier>);
+    /// Tells this session when any watermark has moved or the membership has changed.
+    fn watch_commits(&mut self);
+}
+
+/// What the sessions of a shard share. Single-threaded but for what is behind [`Arc`].
+pub struct Env {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Who is up, who is main.
+    pub membership: Arc<SharedMembership>,
+    /// The commit order.
+    pub sequencer: Arc<Sequencer>,
+    /// Verdicts per statement shape.
+    pub verdicts: RefCell<VerdictCache>,
+    /// Catalogues per database, as loaded last.
+    pub catalogues: RefCell<HashMap<Arc<str>, Arc<Catalogue>>>,
+    /// Versions that catalogues must have: raised by DDL in any session of the process.
+    pub catalogue_versions: Arc<crate::session::catalogue::Versions>,
+    /// Latencies and counters.
+    pub recorder: RefCell<Recorder>,
+    /// The pool_passwd file, if one is configured.
+    pub pool_passwd: Option<crate::auth::PoolPasswd>,
+    /// Seed of mock SCRAM exchanges for unknown users, the same in all shards.
+    pub mock_secret: [u8; 32],
+    /// Number of clients in the whole process, held against num_init_children.
+    pub clients: Arc<std::sync::atomic::AtomicUsize>,
+    /// No new work: the proxy is stopping.
+    pub draining: std::cell::Cell<bool>,
+}
+
+/// What every step of a session is given.
+pub struct Cx<'a> {
+    /// Shared by the shard's sessions.
+    pub env: &'a Env,
+    /// Actions out.
+    pub io: &'a mut dyn Io,
+}

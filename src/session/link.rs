@@ -1,0 +1,212 @@
+//! One connection to a node: login, framing, what it has prepared, what it owes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::owed::OwedQueue;
+use crate::auth::{Credentials, NodeAuth, NodeStep};
+use crate::sequencer::NodeId;
+use crate::shard::driver::ConnId;
+use crate::wire::error::ErrorFields;
+use crate::wire::frame::{BackendFramer, Piece};
+use crate::wire::{PgError, TxStatus, front, read_u32};
+
+/// How far the connection is.
+#[derive(Debug)]
+enum State {
+    /// TCP is being set up; then this start-up packet is sent.
+    Connecting { startup: Bytes, auth: NodeAuth },
+    /// Passwords are exchanged.
+    LoggingIn { auth: NodeAuth },
+    /// AuthenticationOk has come; parameters follow up to the first ReadyForQuery.
+    Starting,
+    /// Ready for queries.
+    Ready,
+}
+
+/// How a login goes.
+#[derive(Debug)]
+pub enum Login {
+    /// More will come.
+    More,
+    /// Ready for queries.
+    Ready,
+    /// The server refused; its ErrorResponse as it came.
+    Refused { raw: Bytes, fields: ErrorFields },
+    /// The login cannot be done from here.
+    Failed(PgError),
+}
+
+/// Something that was prepared a moment ago.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Fresh {
+    /// A statement of the proxy's own.
+    Own(&'static str),
+    /// A named statement of the client's.
+    Named(Arc<str>),
+    /// The unnamed statement.
+    Unnamed,
+}
+
+/// A connection to a node.
+#[derive(Debug)]
+pub struct Link {
+    /// The node.
+    pub node: NodeId,
+    /// The driver's connection.
+    pub conn: ConnId,
+    /// The backend's process id; 0 before it is known.
+    pub pid: u32,
+    /// The backend's cancel key.
+    pub secret: Bytes,
+    /// Cuts the server's stream.
+    pub framer: BackendFramer,
+    /// What the server owes.
+    pub owed: OwedQueue,
+    /// State of the server's transaction, as its last ReadyForQuery told.
+    pub status: TxStatus,
+    /// ParameterStatus messages as they came, in the order of the login.
+    pub parameters: Vec<(String, String)>,
+    /// Which version of each of the client's named statements it has prepared.
+    pub statements: HashMap<Arc<str>, u64>,
+    /// Which version the unnamed statement has.
+    pub unnamed: Option<u64>,
+    /// Own statements that it has prepared, by name.
+    pub own: Vec<&'static str>,
+    /// What was prepared since the last ReadyForQuery: after an error nobody knows which of it is there.
+    pub fresh: Vec<Fresh>,
+    /// Something was sent since the last Sync, Query or Flush: replies may sit in the server's buffer.
+    pub unflushed: bool,
+    /// Extended messages were sent since the last Sync.
+    pub unsynced: bool,
+    state: State,
+}
+
+impl Link {
+    /// A connection that the driver has begun to make. `parameters` are those of the StartupMessage.
+    #[must_use]
+    pub fn new(
+        node: NodeId,
+        conn: ConnId,
+        user: &str,
+        parameters: &[(&str, &str)],
+        credentials: Credentials,
+        nonce: [u8; 18],
+        limits: (usize, u32),
+    ) -> Link {
+        let mut startup = BytesMut::new();
+        front::startup(&mut startup, parameters.iter().copied());
+        let auth = NodeAuth::new(user, credentials, nonce, limits.1);
+        Link {
+            node,
+            conn,
+            pid: 0,
+            secret: Bytes::new(),
+            framer: BackendFramer::new(limits.0),
+            owed: OwedQueue::default(),
+            status: TxStatus::Idle,
+            parameters: Vec::new(),
+            statements: HashMap::new(),
+            unnamed: None,
+            own: Vec::new(),
+            fresh: Vec::new(),
+            unflushed: false,
+            unsynced: false,
+            state: State::Connecting { startup: startup.freeze(), auth },
+        }
+    }
+
+    /// TCP stands: the start-up packet to send.
+    pub fn connected(&mut self) -> Option<Bytes> {
+        match std::mem::replace(&mut self.state, State::Starting) {
+            State::Connecting { startup, auth } => {
+                self.state = State::LoggingIn { auth };
+                Some(startup)
+            }
+            other => {
+                self.state = other;
+                None
+            }
+        }
+    }
+
+    /// Ready for queries.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        matches!(self.state, State::Ready)
+    }
+
+    /// An error has skipped an unknown part of what was sent: what was prepared since the last ReadyForQuery counts as
+    /// missing. (Preparing again closes first, so a statement that is there after all does no harm.)
+    pub fn forget_fresh(&mut self) {
+        for f in self.fresh.drain(..) {
+            match f {
+                Fresh::Own(name) => self.own.retain(|n| *n != name),
+                Fresh::Named(name) => {
+                    self.statements.remove(&name);
+                }
+                Fresh::Unnamed => self.unnamed = None,
+            }
+        }
+    }
+
+    /// The server's word for a parameter, as of the login.
+    #[must_use]
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    /// A message of the login. `reply` takes what must be sent.
+    pub fn login(&mut self, piece: &Piece, reply: &mut Vec<Bytes>) -> Login {
+        let raw = self.framer.bytes(piece);
+        let Some(body) = raw.get(5..) else { return Login::Failed(violation("a login message without a body")) };
+        match piece.tag {
+            b'R' => {
+                let State::LoggingIn { auth } = &mut self.state else {
+                    return Login::Failed(violation("an authentication request out of turn"));
+                };
+                match auth.on_request(body) {
+                    Ok(NodeStep::Reply(bytes)) => reply.push(Bytes::from(bytes)),
+                    Ok(NodeStep::Wait) => {}
+                    Ok(NodeStep::Ok) => self.state = State::Starting,
+                    Err(e) => return Login::Failed(PgError::fatal("28000", e.to_string())),
+                }
+                Login::More
+            }
+            b'E' => Login::Refused { raw: Bytes::copy_from_slice(raw), fields: ErrorFields::parse(body) },
+            b'S' => {
+                if let Some(pair) = parameter(body) {
+                    self.parameters.push(pair);
+                }
+                Login::More
+            }
+            b'K' => {
+                self.pid = read_u32(body).unwrap_or(0);
+                self.secret = Bytes::copy_from_slice(body.get(4..).unwrap_or_default());
+                Login::More
+            }
+            b'Z' if matches!(self.state, State::Starting) => {
+                self.state = State::Ready;
+                Login::Ready
+            }
+            b'N' | b'v' => Login::More,
+            tag => Login::Failed(violation(&format!("message '{}' during login", char::from(tag)))),
+        }
+    }
+}
+
+/// Name and value of a ParameterStatus.
+#[must_use]
+pub fn parameter(body: &[u8]) -> Option<(String, String)> {
+    let (name, rest) = crate::wire::split_cstr(body)?;
+    let (value, _) = crate::wire::split_cstr(rest)?;
+    Some((String::from_utf8_lossy(name).into_owned(), String::from_utf8_lossy(value).into_owned()))
+}
+
+/// The server does not speak the protocol as it should.
+#[must_use]
+pub fn violation(what: &str) -> PgError {
+    PgError::fatal("08P01", format!("protocol violation of a node: {what}"))
+}

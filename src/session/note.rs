@@ -1,0 +1,84 @@
+//! What the completion of a client's request means for its session.
+
+use bytes::Bytes;
+
+use crate::script::{CopyData, Statement};
+
+/// Taken when main (or a reader) has completed the request.
+#[derive(Debug, Default)]
+pub enum Note {
+    /// Nothing to remember.
+    #[default]
+    Nothing,
+    /// A write: becomes an entry of the script.
+    Write(Box<PendingWrite>),
+    /// SAVEPOINT name.
+    Savepoint(String),
+    /// ROLLBACK TO name.
+    RollbackTo(String),
+    /// RELEASE name.
+    Release(String),
+    /// A SET, RESET or the like: follows the session to its readers, and into the script if it stands in one.
+    Setting(Box<PendingSetting>),
+    /// The transaction on this link has ended without a COMMIT of the proxy's (ROLLBACK, COMMIT of a failed one,
+    /// the end of a READ ONLY transaction). `chain`: AND CHAIN was asked for.
+    Ended { chain: bool },
+    /// DISCARD ALL, DEALLOCATE and the like: prepared statements are gone.
+    Forgets(Forgets),
+    /// The client's named statement is now prepared on the link that answered.
+    Prepared,
+    /// A temporary object was made: it lives on main alone.
+    Temporary,
+    /// ReadyForQuery that the client sees, in the session's own words.
+    Ready,
+    /// ReadyForQuery at the end of an implicit transaction: commit or roll back now.
+    ImplicitEnd,
+}
+
+/// What a DISCARD or DEALLOCATE takes away.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Forgets {
+    /// DISCARD ALL: settings, prepared statements, temporary tables.
+    All,
+    /// DEALLOCATE ALL.
+    Statements,
+    /// DEALLOCATE name.
+    Statement(String),
+    /// DISCARD TEMP.
+    Temporary,
+}
+
+/// A write that main is working on.
+#[derive(Debug)]
+pub struct PendingWrite {
+    /// As a replica would get it; its expectation is filled in at completion.
+    pub statement: Statement,
+    /// Time functions stand in the text: they become literals when the transaction's time is known.
+    pub time: bool,
+    /// The command tag carries a count of rows, and none means that nothing was done.
+    pub counted: bool,
+    /// What it did cannot be told from its tag: an entry only if the transaction has an id afterwards.
+    pub opaque: bool,
+    /// Data of a COPY FROM STDIN.
+    pub copy: Option<CopyData>,
+    /// Already an entry (its portal was suspended once).
+    pub noted: bool,
+}
+
+/// A SET that the server is working on.
+#[derive(Debug)]
+pub struct PendingSetting {
+    /// The text, in the client's encoding.
+    pub statement: Statement,
+    /// Name of the parameter, lower-case; empty if it is not one (SET ROLE by its own syntax, SET TIME ZONE).
+    pub name: String,
+    /// SET LOCAL and SET TRANSACTION: gone with the transaction.
+    pub local: bool,
+}
+
+/// Text of a statement in a frame, without the terminating NUL.
+#[must_use]
+pub fn without_nul(body: &Bytes) -> Bytes {
+    let end = memchr::memchr(0, body).unwrap_or(body.len());
+    body.slice(..end)
+}

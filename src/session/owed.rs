@@ -1,0 +1,255 @@
+//! The one owner of owed replies.
+//!
+//! For each server connection of a session there is one queue of what that server still owes, in the order in which
+//! it was asked. Every message of the server is held against the queue's head: the head says whose the message is
+//! (the client's or the session's own) and what its completion means. A message that does not fit is a protocol
+//! violation, and the session that saw it closes itself: no reply can ever reach the wrong request.
+//!
+//! Replies that the proxy gives itself (BEGIN answered locally, BindComplete of a COMMIT) stand in the same queue and
+//! leave when everything before them has been answered.
+//!
+//! Source: "Message Flow" in PostgreSQL's protocol chapter; errors skip to the next Sync as `ignore_till_sync` in
+//! `src/backend/tcop/postgres.c` does.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::note::Note;
+
+/// What was asked, by the reply that completes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Asked {
+    /// Query: any number of results, then ReadyForQuery.
+    Query,
+    /// Parse: ParseComplete.
+    Parse,
+    /// Bind: BindComplete.
+    Bind,
+    /// Describe of a statement: ParameterDescription, then RowDescription or NoData.
+    DescribeStatement,
+    /// Describe of a portal: RowDescription or NoData.
+    DescribePortal,
+    /// Execute: rows, then CommandComplete, EmptyQueryResponse or PortalSuspended.
+    Execute,
+    /// Close: CloseComplete.
+    Close,
+    /// FunctionCall: FunctionCallResponse, then ReadyForQuery.
+    Function,
+    /// Sync: ReadyForQuery.
+    Sync,
+}
+
+/// What one of the session's own requests is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Own {
+    /// BEGIN in front of the client's statement. Its failure is the statement's.
+    Begin,
+    /// The client's statement, prepared where it was not yet. Its failure is the client's.
+    Prepare,
+    /// Transaction id, now() and isolation level of the transaction on main.
+    Info,
+    /// The transaction id, if there is one.
+    Xid,
+    /// Effective settings of the session on main.
+    Settings,
+    /// A SET of the client, brought to a reader.
+    Replay,
+    /// SET CONSTRAINTS ALL IMMEDIATE before the script is applied.
+    Constraints,
+    /// COMMIT of a transaction.
+    Commit,
+    /// ROLLBACK in the proxy's own name.
+    Rollback,
+    /// Something whose outcome does not matter (Close of an own portal).
+    Tidy,
+}
+
+/// Whose a reply is.
+#[derive(Debug)]
+pub enum Whose {
+    /// Goes to the client; the note is taken when it completes.
+    Client(Note),
+    /// Goes to the session.
+    Own(Own),
+    /// Nothing is owed by the server: these bytes are the client's when this entry reaches the head.
+    Local(Bytes, Note),
+}
+
+/// One entry of the queue.
+#[derive(Debug)]
+pub struct Owed {
+    /// What was asked. Meaningless for [`Whose::Local`].
+    pub asked: Asked,
+    /// Whose the reply is.
+    pub whose: Whose,
+    /// An ErrorResponse has been seen for it (Query and Function: ReadyForQuery is still to come).
+    pub failed: bool,
+}
+
+/// What a message of the server means for the head of the queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fits {
+    /// Part of the head's reply; more will come.
+    Part,
+    /// Completes the head's reply.
+    Completes,
+    /// An error that completes the head and skips everything up to the next Sync.
+    FailsToSync,
+    /// An error inside a Query, FunctionCall or Sync; its ReadyForQuery is still to come.
+    Fails,
+    /// Asynchronous: belongs to no request (ParameterStatus, NotificationResponse, NoticeResponse).
+    Async,
+    /// Protocol violation.
+    Not,
+}
+
+/// What was dropped when an error skipped to the next Sync.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Skipped {
+    /// A Query (or FunctionCall) stood there: the server has skipped it and nothing will end it but a Sync.
+    pub query: bool,
+    /// The queue now begins with a Sync that is already under way.
+    pub sync_sent: bool,
+}
+
+/// The queue of one server connection.
+///
+/// Bound: entries exist only for messages of the client's input window and the proxy's own few in front of them.
+#[derive(Debug, Default)]
+pub struct OwedQueue {
+    queue: VecDeque<Owed>,
+}
+
+impl OwedQueue {
+    /// Adds what has just been sent.
+    pub fn push(&mut self, asked: Asked, whose: Whose) {
+        self.queue.push_back(Owed { asked, whose, failed: false });
+    }
+
+    /// Nothing is owed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// How many replies are owed.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Who the next message is for.
+    #[must_use]
+    pub fn head(&self) -> Option<&Owed> {
+        self.queue.front()
+    }
+
+    /// The head, to mark it.
+    pub fn head_mut(&mut self) -> Option<&mut Owed> {
+        self.queue.front_mut()
+    }
+
+    /// Takes the completed head.
+    pub fn pop(&mut self) -> Option<Owed> {
+        self.queue.pop_front()
+    }
+
+    /// Takes a local reply if it is next.
+    pub fn pop_local(&mut self) -> Option<(Bytes, Note)> {
+        if !matches!(self.queue.front(), Some(Owed { whose: Whose::Local(..), .. })) {
+            return None;
+        }
+        match self.queue.pop_front() {
+            Some(Owed { whose: Whose::Local(bytes, note), .. }) => Some((bytes, note)),
+            _ => None,
+        }
+    }
+
+    /// What a message with this tag means for the head.
+    #[must_use]
+    pub fn fits(&self, tag: u8) -> Fits {
+        if matches!(tag, b'S' | b'A' | b'N') {
+            return Fits::Async;
+        }
+        let Some(head) = self.queue.front() else { return Fits::Not };
+        use Asked::*;
+        match (head.asked, tag) {
+            (Query | Function | Sync, b'Z') => Fits::Completes,
+            // An error at a Sync comes from ending the implicit transaction; its ReadyForQuery follows.
+            (Query | Function | Sync, b'E') => Fits::Fails,
+            (_, b'E') => Fits::FailsToSync,
+            (Query, b'T' | b'D' | b'C' | b'I' | b'G' | b'H' | b'W' | b'd' | b'c') | (Function, b'V') => Fits::Part,
+            (Parse, b'1') | (Bind, b'2') | (Close, b'3') => Fits::Completes,
+            (DescribeStatement, b't') => Fits::Part,
+            (DescribeStatement | DescribePortal, b'T' | b'n') => Fits::Completes,
+            (Execute, b'D' | b'G' | b'H' | b'W' | b'd' | b'c') => Fits::Part,
+            (Execute, b'C' | b'I' | b's') => Fits::Completes,
+            _ => Fits::Not,
+        }
+    }
+
+    /// After an error: drops everything up to the next Sync, as the server does.
+    pub fn skip_to_sync(&mut self) -> Skipped {
+        let mut skipped = Skipped::default();
+        while let Some(head) = self.queue.front() {
+            if head.asked == Asked::Sync && !matches!(head.whose, Whose::Local(..)) {
+                skipped.sync_sent = true;
+                break;
+            }
+            skipped.query |= matches!(head.asked, Asked::Query | Asked::Function) && !matches!(head.whose, Whose::Local(..));
+            self.queue.pop_front();
+        }
+        skipped
+    }
+
+    /// Forgets everything (the connection is gone).
+    pub fn clear(&mut self) {
+        self.queue.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client() -> Whose {
+        Whose::Client(Note::Nothing)
+    }
+
+    #[test]
+    fn a_reply_that_was_not_asked_for_does_not_fit() {
+        let mut q = OwedQueue::default();
+        assert_eq!(q.fits(b'C'), Fits::Not);
+        q.push(Asked::Parse, client());
+        assert_eq!(q.fits(b'2'), Fits::Not);
+        assert_eq!(q.fits(b'Z'), Fits::Not);
+        assert_eq!(q.fits(b'1'), Fits::Completes);
+        assert_eq!(q.fits(b'S'), Fits::Async);
+    }
+
+    #[test]
+    fn an_error_skips_local_replies_too_and_stops_at_the_sync_that_was_sent() {
+        let mut q = OwedQueue::default();
+        q.push(Asked::Execute, client());
+        q.push(Asked::Bind, Whose::Local(Bytes::new(), Note::Nothing));
+        q.push(Asked::Execute, client());
+        q.push(Asked::Sync, client());
+        q.push(Asked::Parse, client());
+        assert_eq!(q.fits(b'E'), Fits::FailsToSync);
+        q.pop();
+        assert_eq!(q.skip_to_sync(), Skipped { query: false, sync_sent: true });
+        assert_eq!(q.len(), 2);
+        assert_eq!(q.fits(b'Z'), Fits::Completes);
+    }
+
+    #[test]
+    fn a_query_behind_a_failed_extended_request_is_known_to_be_skipped() {
+        let mut q = OwedQueue::default();
+        q.push(Asked::Execute, Whose::Own(Own::Begin));
+        q.push(Asked::Query, client());
+        q.pop();
+        assert_eq!(q.skip_to_sync(), Skipped { query: true, sync_sent: false });
+        assert!(q.is_empty());
+    }
+}

@@ -1,0 +1,146 @@
+//! The client's prepared statements and portals, as the protocol names them.
+//!
+//! The session is their one owner: links only know which version of a name they hold. A statement is prepared on a
+//! link when it is first needed there.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::sql::cache::Verdict;
+
+/// A prepared statement.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Distinguishes statements that had the same name one after the other.
+    pub version: u64,
+    /// The client's Parse message, as it came.
+    pub raw: Bytes,
+    /// The text, in the client's encoding.
+    pub sql: Bytes,
+    /// Parameter types by OID.
+    pub types: Arc<[u32]>,
+    /// What the statement is.
+    pub verdict: Arc<Verdict>,
+}
+
+/// A portal: a statement with its values.
+#[derive(Clone, Debug)]
+pub struct Portal {
+    /// The statement.
+    pub statement: Arc<Prepared>,
+    /// The client's Bind behind its names.
+    pub bind: Bytes,
+    /// Its write was already noted when it was suspended.
+    pub noted: bool,
+}
+
+/// Names in use. Bounded by `prepared_statements`.
+#[derive(Debug, Default)]
+pub struct Registry {
+    statements: HashMap<Arc<str>, Arc<Prepared>>,
+    /// Named statements whose Parse has not been answered yet, in the order of their Parse messages.
+    unconfirmed: VecDeque<Arc<str>>,
+    unnamed: Option<Arc<Prepared>>,
+    portals: HashMap<Arc<str>, Portal>,
+    next: u64,
+}
+
+impl Registry {
+    /// A version number for a new statement.
+    pub fn next_version(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// The statement of that name.
+    #[must_use]
+    pub fn statement(&self, name: &str) -> Option<&Arc<Prepared>> {
+        if name.is_empty() { self.unnamed.as_ref() } else { self.statements.get(name) }
+    }
+
+    /// Adds a statement. Unless `confirmed`, it exists for good once its Parse has been answered ([`Self::confirm`]).
+    pub fn insert(&mut self, name: &str, statement: Arc<Prepared>, confirmed: bool) {
+        if name.is_empty() {
+            self.unnamed = Some(statement);
+            return;
+        }
+        let name: Arc<str> = Arc::from(name);
+        if !confirmed {
+            self.unconfirmed.push_back(name.clone());
+        }
+        self.statements.insert(name, statement);
+    }
+
+    /// The server has answered the oldest unanswered Parse of a named statement.
+    pub fn confirm(&mut self) {
+        self.unconfirmed.pop_front();
+    }
+
+    /// After an error: statements whose Parse was not answered do not exist.
+    pub fn drop_unconfirmed(&mut self) {
+        for name in self.unconfirmed.drain(..) {
+            self.statements.remove(&name);
+        }
+    }
+
+    /// Number of named statements.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.statements.len()
+    }
+
+    /// No named statement.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.statements.is_empty()
+    }
+
+    /// Close or DEALLOCATE.
+    pub fn remove(&mut self, name: &str) {
+        if name.is_empty() {
+            self.unnamed = None;
+        } else {
+            self.statements.remove(name);
+        }
+    }
+
+    /// DEALLOCATE ALL, DISCARD ALL.
+    pub fn clear(&mut self) {
+        self.statements.clear();
+        self.unnamed = None;
+    }
+
+    /// A simple Query drops the unnamed statement and portal (`exec_simple_query` in postgres.c).
+    pub fn drop_unnamed(&mut self) {
+        self.unnamed = None;
+        self.portals.remove("");
+    }
+
+    /// The portal of that name.
+    #[must_use]
+    pub fn portal(&self, name: &str) -> Option<&Portal> {
+        self.portals.get(name)
+    }
+
+    /// The same, to mark it.
+    pub fn portal_mut(&mut self, name: &str) -> Option<&mut Portal> {
+        self.portals.get_mut(name)
+    }
+
+    /// Bind.
+    pub fn insert_portal(&mut self, name: &str, portal: Portal) {
+        self.portals.insert(Arc::from(name), portal);
+    }
+
+    /// Close of a portal.
+    pub fn remove_portal(&mut self, name: &str) {
+        self.portals.remove(name);
+    }
+
+    /// Portals end with their transaction.
+    pub fn drop_portals(&mut self) {
+        self.portals.clear();
+    }
+}

@@ -1,0 +1,332 @@
+//! What a statement is for the session, and where it goes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::io::Cx;
+use super::note::{Forgets, Note, PendingSetting, PendingWrite};
+use super::owed::{Asked, Own, Whose};
+use super::transaction::{INFO, Open, Target, Tx, begin_statement};
+use super::{Reader, Session};
+use crate::config::Mode;
+use crate::script::{CopyData, Expect, Statement};
+use crate::sequencer::NodeId;
+use crate::sql::cache::Verdict;
+use crate::sql::class::{Class, DiscardWhat, Isolation, TxModes};
+use crate::wire::frame::Frame;
+use crate::wire::{PgError, front};
+
+/// What can be run again on main if a reader refuses it or is lost, as long as nothing of its answer has left.
+#[derive(Debug, Default)]
+pub(super) struct Retry {
+    /// The reader has said that the statement writes; its last ReadyForQuery is awaited.
+    pub refuted: bool,
+    /// The batch, if it came by the extended protocol.
+    pub frames: Vec<Frame>,
+}
+
+/// What is to be done with a statement.
+#[derive(Debug)]
+pub(super) enum Plan {
+    /// BEGIN.
+    Begin(TxModes),
+    /// COMMIT or END.
+    Commit { chain: bool },
+    /// ROLLBACK or ABORT.
+    Rollback { chain: bool },
+    /// One server runs it and no replica hears of it.
+    Plain(Note),
+    /// Main runs it in a transaction, and the script gets an entry.
+    Write(Box<PendingWrite>, Writes),
+    /// Main runs it outside any transaction, then every replica.
+    Everywhere,
+    /// It cannot be done here.
+    Refused(PgError),
+}
+
+/// What kind of write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Writes {
+    /// Rows are written for certain (if any): the transaction's id may be taken beforehand.
+    pub rows: bool,
+    /// The catalogue changes.
+    pub ddl: bool,
+}
+
+/// Whether the session's reader can serve.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ReaderIs {
+    /// It can.
+    Ready,
+    /// It is being opened.
+    Coming,
+    /// There is none: main serves.
+    None,
+}
+
+/// A statement as the client gave it.
+#[derive(Clone, Debug)]
+pub(super) struct Given {
+    /// The text, in the client's encoding.
+    pub sql: Bytes,
+    /// Parameter types of its Parse.
+    pub types: Arc<[u32]>,
+    /// Its Bind behind the names.
+    pub bind: Bytes,
+    /// By the extended protocol.
+    pub extended: bool,
+}
+
+impl Session {
+    /// What the statement is; parsed once per shape.
+    pub(super) fn judge(&mut self, sql: &[u8], cx: &mut Cx<'_>) -> Arc<Verdict> {
+        let text = String::from_utf8_lossy(sql);
+        let catalogue = cx.env.catalogues.borrow().get(&self.database).cloned();
+        let current = self.version.current();
+        let fresh = catalogue.as_ref().is_some_and(|c| c.version >= current);
+        if !fresh && self.catalogue_asked.is_none() {
+            self.refresh_catalogue(cx);
+        }
+        let catalogue = catalogue.filter(|_| fresh);
+        cx.env.verdicts.borrow_mut().judge(&text, self.std_strings, &self.database, catalogue.as_deref())
+    }
+
+    /// What is to be done with a statement.
+    pub(super) fn plan(&self, given: &Given, verdict: &Verdict) -> Plan {
+        self.plan_class(given, verdict, &verdict.class)
+    }
+
+    fn plan_class(&self, given: &Given, verdict: &Verdict, class: &Class) -> Plan {
+        let rows = Writes { rows: true, ddl: false };
+        let plain = Plan::Plain(Note::Nothing);
+        match class {
+            Class::Begin(modes) => Plan::Begin(modes.clone()),
+            Class::Commit { chain } => Plan::Commit { chain: *chain },
+            Class::Rollback { chain } => Plan::Rollback { chain: *chain },
+            Class::Savepoint(n) => Plan::Plain(Note::Savepoint(n.clone())),
+            Class::RollbackTo(n) => Plan::Plain(Note::RollbackTo(n.clone())),
+            Class::Release(n) => Plan::Plain(Note::Release(n.clone())),
+            Class::PrepareTransaction | Class::CommitPrepared | Class::RollbackPrepared => Plan::Refused(
+                PgError::error("0A000", "two-phase commit by the client is not supported")
+                    .hint("pglockstep commits on all nodes by itself; use COMMIT."),
+            ),
+            Class::Select { .. } | Class::CopyTo { .. } if verdict.stays_on_one_node() => plain,
+            Class::Select { into: false, .. } | Class::CopyTo { .. } => self.opaque(given, verdict),
+            Class::Select { into: true, .. } => {
+                Plan::Write(self.pending(given, verdict, false, false), Writes { rows: true, ddl: true })
+            }
+            Class::Insert | Class::Update | Class::Delete | Class::Merge => self.dml(given, verdict),
+            Class::CopyFrom { stdin } => {
+                let mut p = self.pending(given, verdict, true, false);
+                p.copy = stdin.then(CopyData::default);
+                Plan::Write(p, rows)
+            }
+            Class::Truncate => self.dml_uncounted(given, verdict),
+            Class::SetConstraints => {
+                Plan::Write(self.pending(given, verdict, false, false), Writes { rows: false, ddl: false })
+            }
+            Class::Set { local, name } => self.setting(given, name, *local),
+            Class::Reset(name) => self.setting(given, name, false),
+            Class::SetSessionCharacteristics => self.setting(given, "", false),
+            Class::Discard(DiscardWhat::All) => Plan::Plain(Note::Forgets(Forgets::All)),
+            Class::Discard(DiscardWhat::Temp) => Plan::Plain(Note::Forgets(Forgets::Temporary)),
+            Class::Deallocate(None) => Plan::Plain(Note::Forgets(Forgets::Statements)),
+            Class::Deallocate(Some(n)) => Plan::Plain(Note::Forgets(Forgets::Statement(n.clone()))),
+            Class::Explain { analyze: true, inner } => match self.plan_class(given, verdict, inner) {
+                Plan::Plain(_) => plain,
+                _ => self.opaque(given, verdict),
+            },
+            Class::SetTransaction
+            | Class::Show
+            | Class::Lock
+            | Class::Discard(_)
+            | Class::Prepare(_)
+            | Class::Declare { .. }
+            | Class::Fetch
+            | Class::Move
+            | Class::ClosePortal
+            | Class::Listen
+            | Class::Unlisten
+            | Class::Notify
+            | Class::Explain { .. }
+            | Class::Checkpoint
+            | Class::Load
+            | Class::Empty => plain,
+            Class::Execute(name) => self.execute_prepared(given, name),
+            Class::WithDml | Class::Call | Class::Do | Class::Other => self.opaque(given, verdict),
+            Class::NonTransactional(_) => Plan::Everywhere,
+            Class::CreateTemp => Plan::Plain(Note::Temporary),
+            Class::Ddl(_) | Class::Analyze | Class::Cluster => self.ddl(given, verdict),
+        }
+    }
+
+    fn pending(&self, given: &Given, verdict: &Verdict, counted: bool, opaque: bool) -> Box<PendingWrite> {
+        let (sql, types, bind, keep) = match verdict.parameterised(&String::from_utf8_lossy(&given.sql)) {
+            Some((sql, types, bind)) if !given.extended => (sql, types, bind, true),
+            _ => (given.sql.clone(), given.types.clone(), given.bind.clone(), given.extended),
+        };
+        Box::new(PendingWrite {
+            statement: Statement { sql, types, bind, keep, expect: Expect::Success },
+            time: verdict.uses_time(),
+            counted,
+            opaque,
+            copy: None,
+            noted: false,
+        })
+    }
+
+    fn dml(&self, given: &Given, verdict: &Verdict) -> Plan {
+        if self.temporary {
+            if let Some(plan) = self.temporary_write(given) {
+                return plan;
+            }
+        }
+        Plan::Write(self.pending(given, verdict, true, false), Writes { rows: true, ddl: false })
+    }
+
+    fn dml_uncounted(&self, given: &Given, verdict: &Verdict) -> Plan {
+        if self.temporary {
+            if let Some(plan) = self.temporary_write(given) {
+                return plan;
+            }
+        }
+        Plan::Write(self.pending(given, verdict, false, false), Writes { rows: true, ddl: false })
+    }
+
+    fn ddl(&self, given: &Given, verdict: &Verdict) -> Plan {
+        if self.temporary {
+            if let Some(plan) = self.temporary_write(given) {
+                return plan;
+            }
+        }
+        Plan::Write(self.pending(given, verdict, false, false), Writes { rows: true, ddl: true })
+    }
+
+    fn opaque(&self, given: &Given, verdict: &Verdict) -> Plan {
+        // Whatever may have changed the session's state is not known to readers (hazard 22).
+        Plan::Write(self.pending(given, verdict, false, true), Writes { rows: false, ddl: false })
+    }
+
+    /// Temporary tables live on main alone. A statement that writes one stays there; one that brings rows from one
+    /// into a permanent table cannot be replicated as it stands.
+    fn temporary_write(&self, given: &Given) -> Option<Plan> {
+        let text = String::from_utf8_lossy(&given.sql);
+        let names = crate::sql::lexer::identifiers(&text, self.std_strings);
+        let target = crate::sql::class::written_relation(&text, self.std_strings);
+        let is_temporary = |n: &String| self.temporary_names.contains(n);
+        if target.as_ref().is_some_and(is_temporary) {
+            return Some(Plan::Plain(Note::Nothing));
+        }
+        names.iter().any(is_temporary).then(|| {
+            Plan::Refused(
+                PgError::error("0A000", "a temporary table cannot be the source of a replicated write")
+                    .detail("Temporary tables exist on main only.")
+                    .hint("Use an ordinary (UNLOGGED is not enough) table, or send the rows with COPY."),
+            )
+        })
+    }
+
+    fn setting(&self, given: &Given, name: &str, local: bool) -> Plan {
+        let statement = Statement {
+            sql: given.sql.clone(),
+            types: given.types.clone(),
+            bind: given.bind.clone(),
+            keep: false,
+            expect: Expect::Success,
+        };
+        Plan::Plain(Note::Setting(Box::new(PendingSetting { statement, name: name.to_owned(), local })))
+    }
+
+    fn execute_prepared(&self, given: &Given, name: &str) -> Plan {
+        let _ = (given, name);
+        Plan::Refused(
+            PgError::error("0A000", "EXECUTE of a statement prepared by SQL is not replicated yet")
+                .hint("Prepare by the protocol (your driver's prepared statements), or send the statement itself."),
+        )
+    }
+
+    /// The read may be spread: not in a transaction, nothing known against it.
+    pub(super) fn may_spread(&self, cx: &Cx<'_>) -> bool {
+        let config = &cx.env.config;
+        config.load_balance.load_balance_mode
+            && config.cluster.backend_clustering_mode == Mode::NativeReplication
+            && !self.main_only
+            && !self.temporary
+    }
+
+    /// A transaction that may run on a reader: READ ONLY, and not SERIALIZABLE (which main judges).
+    pub(super) fn read_only_spread(&self, modes: &TxModes, cx: &Cx<'_>) -> bool {
+        modes.read_only == Some(true) && modes.isolation != Some(Isolation::Serializable) && self.may_spread(cx)
+    }
+
+    /// The session's reader, opened if need be, with the session's SETs.
+    pub(super) fn reader_is(&mut self, cx: &mut Cx<'_>) -> ReaderIs {
+        match &self.reader {
+            Reader::Off => return ReaderIs::None,
+            Reader::Opening(_) => return ReaderIs::Coming,
+            Reader::None => {
+                let Some(node) = Self::pick_node(cx) else { return ReaderIs::None };
+                let link = self.open_link(node, Target::Reader, false, cx);
+                self.reader = Reader::Opening(Box::new(link));
+                return ReaderIs::Coming;
+            }
+            Reader::Ready(_) => {}
+        }
+        while self.replayed < self.replay.len() {
+            let mut out = bytes::BytesMut::new();
+            front::query(&mut out, &self.replay[self.replayed]);
+            self.replayed += 1;
+            self.forward(Target::Reader, out.freeze(), Asked::Query, Whose::Own(Own::Replay), cx);
+        }
+        ReaderIs::Ready
+    }
+
+    /// A node by weight, among those that are up.
+    fn pick_node(cx: &mut Cx<'_>) -> Option<NodeId> {
+        let membership = cx.env.membership.load();
+        let weights: Vec<(NodeId, f64)> = cx
+            .env
+            .config
+            .nodes
+            .iter()
+            .map(|n| (NodeId(n.id), n.backend_weight))
+            .filter(|(id, w)| membership.is_up(*id) && *w > 0.0)
+            .collect();
+        let total: f64 = weights.iter().map(|(_, w)| w).sum();
+        let mut random = [0u8; 4];
+        cx.io.random(&mut random);
+        let mut at = f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX) * total;
+        for (id, w) in &weights {
+            at -= w;
+            if at <= 0.0 {
+                return Some(*id);
+            }
+        }
+        weights.last().map(|(id, _)| *id)
+    }
+
+    /// Opens a transaction on a link: settings first if they may have changed, then BEGIN, both in front of the
+    /// statement that needs it, in one packet.
+    pub(super) fn open_transaction(&mut self, target: Target, implicit: bool, modes: TxModes, cx: &mut Cx<'_>) {
+        if target == Target::Lane && self.settings_dirty {
+            self.settings_rows.clear();
+            self.send_own(target, ("_pgls_g", super::settings::QUERY), Own::Settings, cx);
+            self.sync_own(target, Own::Settings, cx);
+        }
+        self.send_own(target, begin_statement(&modes), Own::Begin, cx);
+        self.tx = Tx::Open(Box::new(Open::new(target, implicit, modes)));
+    }
+
+    /// Main's id and time of the transaction, in front of its first write.
+    pub(super) fn ask_info(&mut self, extended: bool, cx: &mut Cx<'_>) {
+        let Some(open) = self.tx.open_mut() else { return };
+        if open.info_asked || open.failed {
+            return;
+        }
+        open.info_asked = true;
+        let portal = if extended { "_pgls" } else { "" };
+        let bind = front::BIND_NOTHING_BINARY;
+        self.send_own_in(Target::Lane, ("_pgls_i", INFO), Own::Info, portal, bind, cx);
+    }
+}

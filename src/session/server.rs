@@ -1,0 +1,709 @@
+//! What the lane and the reader answer: relayed, kept, or taken for the session's own, as the queue of owed replies says.
+
+use bytes::Bytes;
+
+use super::io::{Cx, Question};
+use super::link::{Login, parameter, violation};
+use super::note::{Forgets, Note, PendingSetting, PendingWrite};
+use super::owed::{Asked, Fits, Own, Whose};
+use super::route::Retry;
+use super::settings::Settings;
+use super::transaction::{Columns, Target, Tx, read_info};
+use super::{AfterRollback, Reader, Request, Session, Stage};
+use crate::script::{Entry, Expect};
+use crate::sql::literals::{Now, time_literals};
+use crate::wire::error::ErrorFields;
+use crate::wire::frame::Piece;
+use crate::wire::{PgError, TxStatus, back, front};
+
+/// Where the rest of a message goes that passes in parts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Passing {
+    /// Nowhere.
+    #[default]
+    Drop,
+    /// To the client.
+    Relay { digest: bool },
+    /// It is a row of the session's own.
+    Own,
+}
+
+impl Session {
+    /// A connection to a node stands: the start-up packet leaves.
+    pub(super) fn server_connected(&mut self, conn: crate::shard::driver::ConnId, cx: &mut Cx<'_>) {
+        let link = if self.lane.as_ref().is_some_and(|l| l.conn == conn) {
+            self.lane.as_mut()
+        } else {
+            match &mut self.reader {
+                Reader::Opening(l) if l.conn == conn => Some(&mut **l),
+                _ => self.commit.as_mut().and_then(|c| c.link_mut(conn)),
+            }
+        };
+        if let Some(startup) = link.and_then(super::link::Link::connected) {
+            cx.io.send(conn, startup);
+        }
+    }
+
+    /// Bytes of a node.
+    pub(super) fn server_bytes(&mut self, conn: crate::shard::driver::ConnId, bytes: Bytes, cx: &mut Cx<'_>) {
+        if let Some(lane) = self.lane.as_mut().filter(|l| l.conn == conn) {
+            lane.framer.push(bytes);
+            if lane.is_ready() {
+                return self.relay(Target::Lane, cx);
+            }
+            return self.lane_login(cx);
+        }
+        match &mut self.reader {
+            Reader::Ready(l) if l.conn == conn => {
+                l.framer.push(bytes);
+                return self.relay(Target::Reader, cx);
+            }
+            Reader::Opening(l) if l.conn == conn => {
+                l.framer.push(bytes);
+                return self.reader_login(cx);
+            }
+            _ => {}
+        }
+        if self.commit.as_ref().is_some_and(|c| c.owns(conn)) {
+            self.applier_received(conn, bytes, cx);
+        }
+    }
+
+    fn reader_login(&mut self, cx: &mut Cx<'_>) {
+        loop {
+            let Reader::Opening(link) = &mut self.reader else { return };
+            let piece = match link.framer.next_piece() {
+                Ok(Some(p)) => p,
+                Ok(None) => return,
+                Err(e) => return self.reader_failed(&e.to_string(), cx),
+            };
+            let mut reply = Vec::new();
+            let login = link.login(&piece, &mut reply);
+            let conn = link.conn;
+            for b in reply {
+                cx.io.send(conn, b);
+            }
+            match login {
+                Login::More => {}
+                Login::Ready => {
+                    if let Reader::Opening(link) = std::mem::take(&mut self.reader) {
+                        self.reader = Reader::Ready(link);
+                    }
+                    self.replayed = 0;
+                    return self.pump_requests(cx);
+                }
+                Login::Refused { fields, .. } => return self.reader_failed(&fields.message, cx),
+                Login::Failed(e) => return self.reader_failed(&e.message, cx),
+            }
+        }
+    }
+
+    fn reader_failed(&mut self, why: &str, cx: &mut Cx<'_>) {
+        if let Reader::Opening(l) | Reader::Ready(l) = std::mem::replace(&mut self.reader, Reader::Off) {
+            tracing::warn!(node = %l.node, why, "no reader; this session reads on main");
+            cx.io.abort(l.conn);
+        }
+        self.pump_requests(cx);
+    }
+
+    /// Goes on with whatever waits: a simple query's step, or the next message.
+    fn pump_requests(&mut self, cx: &mut Cx<'_>) {
+        if matches!(self.request, Request::Simple(_)) {
+            self.resume_step(cx);
+        }
+        self.pump(cx);
+    }
+
+    /// All pieces of the link's current chunk.
+    fn relay(&mut self, target: Target, cx: &mut Cx<'_>) {
+        let Some(chunk) = self.link(target).map(|l| l.framer.chunk().clone()) else { return };
+        while let Some(link) = self.link(target) {
+            match link.framer.next_piece() {
+                Ok(Some(piece)) => self.server_message(target, &chunk, &piece, cx),
+                Ok(None) => break,
+                Err(e) => {
+                    self.out.end_run(&chunk);
+                    self.fatal(&violation(&e.to_string()), cx);
+                    break;
+                }
+            }
+        }
+        self.out.end_run(&chunk);
+        self.pump(cx);
+    }
+
+    fn server_message(&mut self, target: Target, chunk: &Bytes, piece: &Piece, cx: &mut Cx<'_>) {
+        if !piece.first {
+            return self.continued(chunk, piece);
+        }
+        let Some(link) = self.link(target) else { return };
+        let fits = link.owed.fits(piece.tag);
+        if target == Target::Reader && self.retry.is_some() && self.first_answer(chunk, piece, cx) {
+            return;
+        }
+        match fits {
+            Fits::Async => self.asynchronous(target, chunk, piece),
+            Fits::Part => self.part(target, chunk, piece, cx),
+            Fits::Completes => self.completes(target, chunk, piece, cx),
+            Fits::Fails => self.fails(target, chunk, piece, false, cx),
+            Fits::FailsToSync => self.fails(target, chunk, piece, true, cx),
+            Fits::Not => {
+                self.out.end_run(chunk);
+                let what = format!("message '{}' was not asked for", char::from(piece.tag));
+                tracing::error!(user = %self.user, what, "session closed: a reply would have reached the wrong request");
+                self.fatal(&violation(&what), cx);
+            }
+        }
+    }
+
+    fn continued(&mut self, chunk: &Bytes, piece: &Piece) {
+        match self.passing {
+            Passing::Drop => {}
+            Passing::Relay { digest } => {
+                if digest {
+                    self.rows.part(bytes_of(chunk, piece), piece.last);
+                }
+                self.out.relay(chunk, &piece.place);
+            }
+            Passing::Own => {
+                self.own_row.extend_from_slice(bytes_of(chunk, piece));
+                if piece.last {
+                    self.own_row_complete();
+                }
+            }
+        }
+    }
+
+    /// A read on a reader may still be run again on main. True: the message has been dealt with.
+    fn first_answer(&mut self, chunk: &Bytes, piece: &Piece, cx: &mut Cx<'_>) -> bool {
+        match piece.tag {
+            b'D' | b'C' | b'I' | b's' | b'd' | b'H' => {}
+            b'E' => {
+                let fields = ErrorFields::parse(&bytes_of(chunk, piece)[5..]);
+                if fields.sqlstate == "25006" {
+                    self.out.end_run(chunk);
+                    self.refuted(cx);
+                    return true;
+                }
+            }
+            _ => return false,
+        }
+        self.out.end_run(chunk);
+        self.out.release();
+        self.retry = None;
+        false
+    }
+
+    /// The reader says that the statement writes: nothing of its answer has left, main runs it.
+    fn refuted(&mut self, cx: &mut Cx<'_>) {
+        let _ = cx;
+        self.out.drop_held();
+        tracing::info!("a statement taken for a read writes; it runs on main");
+        let Some(link) = self.link(Target::Reader) else { return };
+        let skip = link.owed.head().is_some_and(|h| h.asked != Asked::Query && h.asked != Asked::Sync);
+        if skip {
+            link.owed.pop();
+            link.owed.skip_to_sync();
+            link.forget_fresh();
+        }
+        if let Some(head) = link.owed.head_mut() {
+            head.whose = Whose::Own(Own::Tidy);
+        }
+        if let Some(r) = &mut self.retry {
+            r.refuted = true;
+        }
+        self.registry.drop_unconfirmed();
+    }
+
+    fn asynchronous(&mut self, target: Target, chunk: &Bytes, piece: &Piece) {
+        if target == Target::Reader && piece.tag != b'N' {
+            return;
+        }
+        if piece.tag == b'S' {
+            if let Some((name, value)) = bytes_of(chunk, piece).get(5..).and_then(parameter) {
+                if name == "standard_conforming_strings" {
+                    self.std_strings = value == "on";
+                }
+            }
+        }
+        let own = self.link_ref(target).and_then(|l| l.owed.head()).is_some_and(
+            |h| matches!(h.whose, Whose::Own(Own::Settings | Own::Tidy | Own::Replay)),
+        );
+        if !own {
+            self.out.relay(chunk, &piece.place);
+        }
+    }
+
+    fn part(&mut self, target: Target, chunk: &Bytes, piece: &Piece, cx: &mut Cx<'_>) {
+        let Some(head) = self.link_ref(target).and_then(|l| l.owed.head()) else { return };
+        match &head.whose {
+            Whose::Own(_) => {
+                if piece.tag == b'D' {
+                    self.passing = Passing::Own;
+                    self.own_row.clear();
+                    self.own_row.extend_from_slice(bytes_of(chunk, piece));
+                    if piece.last {
+                        self.own_row_complete();
+                    }
+                } else if piece.tag == b'C' {
+                    back::tag(&bytes_of(chunk, piece)[5..]).clone_into(&mut self.commit_tag);
+                }
+            }
+            Whose::Client(note) => match piece.tag {
+                b'D' => {
+                    let digest = matches!(note, Note::Write(p) if !p.opaque);
+                    self.passing = Passing::Relay { digest };
+                    if digest {
+                        self.rows.part(bytes_of(chunk, piece), piece.last);
+                    }
+                    self.out.relay(chunk, &piece.place);
+                }
+                b'd' => {
+                    self.passing = Passing::Relay { digest: false };
+                    self.out.relay(chunk, &piece.place);
+                }
+                b'C' | b'I' => {
+                    let note = match self.link(target).and_then(|l| l.owed.head_mut()).map(|h| &mut h.whose) {
+                        Some(Whose::Client(n)) => std::mem::take(n),
+                        _ => Note::Nothing,
+                    };
+                    self.take_note(target, note, bytes_of(chunk, piece), cx);
+                    self.simple_complete(chunk, piece);
+                }
+                b'G' => {
+                    self.out.relay(chunk, &piece.place);
+                    self.copy_in_begins(target);
+                }
+                _ => self.out.relay(chunk, &piece.place),
+            },
+            Whose::Local(..) => {}
+        }
+    }
+
+    fn own_row_complete(&mut self) {
+        let row = std::mem::take(&mut self.own_row);
+        let own = match self.link_ref(Target::Lane).and_then(|l| l.owed.head()).map(|h| &h.whose) {
+            Some(Whose::Own(own)) => *own,
+            _ => return,
+        };
+        match own {
+            Own::Info => {
+                if let (Some(info), Some(open)) = (read_info(&row), self.tx.open_mut()) {
+                    open.info = Some(info);
+                }
+            }
+            Own::Xid => {
+                let value = Columns::new(&row).and_then(|mut c| c.next()).flatten();
+                let xid = value.and_then(|v| Some(u64::from_be_bytes(v.try_into().ok()?)));
+                if let Some(open) = self.tx.open_mut() {
+                    open.assigned = open.assigned.or(xid);
+                }
+            }
+            Own::Settings => {
+                let value = Columns::new(&row).and_then(|mut c| c.next()).flatten();
+                if let Some(v) = value {
+                    self.settings_rows.push(String::from_utf8_lossy(v).into_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn completes(&mut self, target: Target, chunk: &Bytes, piece: &Piece, cx: &mut Cx<'_>) {
+        let Some(owed) = self.link(target).and_then(|l| l.owed.pop()) else { return };
+        if piece.tag == b'Z' {
+            self.out.end_run(chunk);
+            let status = bytes_of(chunk, piece).get(5).and_then(|&b| TxStatus::from_byte(b)).unwrap_or(TxStatus::Idle);
+            self.ready_for_query(target, owed.asked, owed.whose, status, cx);
+        } else {
+            match owed.whose {
+                Whose::Client(note) => self.completes_for_client(target, owed.asked, note, chunk, piece, cx),
+                Whose::Own(own) => {
+                    if piece.tag == b'C' && matches!(own, Own::Commit | Own::Rollback) {
+                        back::tag(&bytes_of(chunk, piece)[5..]).clone_into(&mut self.commit_tag);
+                    }
+                }
+                Whose::Local(..) => {}
+            }
+        }
+        self.emit_locals(target, chunk, cx);
+    }
+
+    fn completes_for_client(
+        &mut self,
+        target: Target,
+        asked: Asked,
+        note: Note,
+        chunk: &Bytes,
+        piece: &Piece,
+        cx: &mut Cx<'_>,
+    ) {
+        if asked == Asked::Execute {
+            self.out.relay(chunk, &piece.place);
+            if piece.tag == b's' {
+                return self.suspended(note);
+            }
+        } else {
+            self.out.relay(chunk, &piece.place);
+        }
+        self.take_note(target, note, bytes_of(chunk, piece), cx);
+    }
+
+    /// A write with RETURNING and a row limit: main has run it to its end, the client fetches what it returned.
+    fn suspended(&mut self, note: Note) {
+        if let Note::Write(mut p) = note {
+            self.rows.take();
+            p.opaque = true;
+            p.counted = false;
+            self.add_write(*p, b"", true);
+        }
+    }
+
+    /// Local replies whose turn has come.
+    pub(super) fn emit_locals(&mut self, target: Target, chunk: &Bytes, cx: &mut Cx<'_>) {
+        while let Some((bytes, note)) = self.link(target).and_then(|l| l.owed.pop_local()) {
+            self.out.end_run(chunk);
+            self.out.push(bytes);
+            if matches!(note, Note::Ready) {
+                let ready = back::ready(self.status());
+                self.out.push(ready);
+            } else {
+                self.take_note(target, note, &[], cx);
+            }
+        }
+    }
+
+    fn ready_for_query(&mut self, target: Target, asked: Asked, whose: Whose, status: TxStatus, cx: &mut Cx<'_>) {
+        if let Some(link) = self.link(target) {
+            link.status = status;
+            link.fresh.clear();
+        }
+        match whose {
+            Whose::Client(note) => {
+                if let Some(open) = self.tx.open_mut().filter(|o| o.on == target) {
+                    open.failed = status == TxStatus::Failed;
+                    if target == Target::Lane {
+                        open.need = cx.env.sequencer.newest();
+                    }
+                }
+                match (note, asked) {
+                    (Note::ImplicitEnd, _) => self.implicit_end(target, cx),
+                    (_, Asked::Sync) if !matches!(self.request, Request::Simple(_)) => {
+                        if status == TxStatus::Idle && self.tx.target() == Some(target) {
+                            // The transaction ended on the server without the session's doing.
+                            self.tx = Tx::Idle;
+                        }
+                        self.retry = None;
+                        let ready = back::ready(self.status());
+                        self.out.push(ready);
+                    }
+                    _ => self.step_done(target, status, cx),
+                }
+            }
+            Whose::Own(own) => self.own_ready(target, own, status, cx),
+            Whose::Local(..) => {}
+        }
+    }
+
+    fn own_ready(&mut self, target: Target, own: Own, status: TxStatus, cx: &mut Cx<'_>) {
+        let error = self.own_error.take();
+        match own {
+            Own::Commit => {
+                let tag = std::mem::take(&mut self.commit_tag);
+                self.main_committed(error, &tag, cx);
+            }
+            Own::Constraints => self.constraints_checked(error, cx),
+            Own::Rollback => {
+                self.tx = Tx::Idle;
+                self.rolled_back(cx);
+            }
+            Own::Settings => {
+                let rows = std::mem::take(&mut self.settings_rows);
+                if error.is_none() {
+                    self.settings = std::sync::Arc::new(Settings::new(rows));
+                    self.settings_dirty = false;
+                }
+            }
+            Own::Tidy if target == Target::Reader => {
+                if let Some(Retry { refuted: true, .. }) = &self.retry {
+                    self.retry_on_main(cx);
+                }
+            }
+            _ => {
+                let _ = status;
+            }
+        }
+    }
+
+    /// ROLLBACK of the proxy's own has been answered.
+    fn rolled_back(&mut self, cx: &mut Cx<'_>) {
+        self.registry.drop_portals();
+        match self.after_rollback.take() {
+            Some(AfterRollback::Commit { after, error }) => self.commit_failed(after, error, cx),
+            Some(AfterRollback::Simple) => self.finish_simple(cx),
+            Some(AfterRollback::Sync) => {
+                self.request = Request::None;
+                let ready = back::ready(TxStatus::Idle);
+                self.out.push(ready);
+            }
+            Some(AfterRollback::Execute { chain }) => self.rollback_executed(chain, cx),
+            None => {}
+        }
+    }
+
+    fn fails(&mut self, target: Target, chunk: &Bytes, piece: &Piece, to_sync: bool, cx: &mut Cx<'_>) {
+        let Some(head) = self.link(target).and_then(|l| l.owed.head_mut()) else { return };
+        head.failed = true;
+        let quiet = matches!(
+            head.whose,
+            Whose::Own(Own::Commit | Own::Constraints | Own::Rollback | Own::Settings | Own::Tidy | Own::Replay)
+        );
+        self.rows.take();
+        if quiet {
+            self.own_error = Some(Bytes::copy_from_slice(bytes_of(chunk, piece)));
+        } else {
+            self.relay_error(target, chunk, piece);
+        }
+        if !to_sync {
+            return;
+        }
+        let Some(link) = self.link(target) else { return };
+        link.owed.pop();
+        let skipped = link.owed.skip_to_sync();
+        link.forget_fresh();
+        self.registry.drop_unconfirmed();
+        if skipped.query {
+            self.forward(
+                target,
+                Bytes::from_static(front::SYNC),
+                Asked::Sync,
+                Whose::Client(Note::Nothing),
+                cx,
+            );
+        } else if !skipped.sync_sent {
+            self.batch_failed(cx);
+        }
+    }
+
+    /// An error of the client's own: it sees it as the server said it.
+    fn relay_error(&mut self, target: Target, chunk: &Bytes, piece: &Piece) {
+        if let Some(open) = self.tx.open_mut().filter(|o| o.on == target) {
+            open.failed = true;
+        }
+        // What the statement would have answered is held back only while it may still be replaced.
+        if self.out.is_holding() {
+            self.out.end_run(chunk);
+            self.out.release();
+        }
+        self.step_failed();
+        self.out.relay(chunk, &piece.place);
+    }
+
+    /// The client's request has completed.
+    pub(super) fn take_note(&mut self, target: Target, note: Note, message: &[u8], cx: &mut Cx<'_>) {
+        if target == Target::Lane {
+            if let Some(open) = self.tx.open_mut() {
+                open.need = cx.env.sequencer.newest();
+            }
+        }
+        let open = self.tx.open_mut().filter(|o| o.on == Target::Lane);
+        match note {
+            Note::Nothing | Note::Ready | Note::ImplicitEnd => {}
+            Note::Write(p) => {
+                let tag = message.get(5..).unwrap_or_default();
+                let noted = p.noted;
+                if !noted && !self.add_write(*p, tag, false) {
+                    let limit = cx.env.config.replication.script_limit;
+                    let e = PgError::fatal("54000", "the transaction's writes exceed script_limit")
+                        .detail(format!("script_limit is {limit} bytes."))
+                        .hint("Write less in one transaction, or raise script_limit.");
+                    self.fatal(&e, cx);
+                }
+            }
+            Note::Savepoint(name) => open.into_iter().for_each(|o| o.script.savepoint(&name)),
+            Note::Release(name) => open.into_iter().for_each(|o| o.script.release(&name)),
+            Note::RollbackTo(name) => {
+                if let Some(o) = self.tx.open_mut() {
+                    o.script.rollback_to(&name);
+                    o.failed = false;
+                }
+            }
+            Note::Setting(s) => self.setting_done(*s),
+            Note::Ended { chain } => self.transaction_ended(chain),
+            Note::Forgets(what) => self.forget(&what, cx),
+            Note::Prepared => self.registry.confirm(),
+            Note::Temporary => {
+                self.temporary = true;
+                self.main_only = true;
+            }
+        }
+    }
+
+    fn setting_done(&mut self, setting: PendingSetting) {
+        match self.tx.open_mut().filter(|o| o.on == Target::Lane) {
+            // In a block it may still be rolled back; as an entry it is in force for what follows.
+            Some(o) => {
+                let _ = o.script.add(Entry::Setting(setting.statement), usize::MAX);
+            }
+            None if !setting.local => self.remember_setting(setting.statement.sql),
+            None => {}
+        }
+    }
+
+    /// The server's transaction is over without a COMMIT of the proxy's.
+    pub(super) fn transaction_ended(&mut self, chain: bool) {
+        let modes = self.tx.open().map(|o| o.modes.clone()).unwrap_or_default();
+        self.tx = if chain { Tx::Begun(modes) } else { Tx::Idle };
+        self.registry.drop_portals();
+    }
+
+    fn forget(&mut self, what: &Forgets, cx: &mut Cx<'_>) {
+        match what {
+            Forgets::All => {
+                self.registry.clear();
+                self.registry.drop_portals();
+                self.replay.clear();
+                self.settings_dirty = true;
+                self.temporary = false;
+                self.main_only = false;
+                if let Reader::Ready(l) = std::mem::take(&mut self.reader) {
+                    cx.io.send(l.conn, Bytes::from_static(front::TERMINATE));
+                    cx.io.close(l.conn);
+                }
+                self.forget_own_statements();
+            }
+            Forgets::Statements => {
+                self.registry.clear();
+                self.forget_own_statements();
+            }
+            Forgets::Statement(name) => {
+                self.registry.remove(name);
+                if let Some(l) = &mut self.lane {
+                    l.statements.remove(name.as_str());
+                }
+            }
+            Forgets::Temporary => self.temporary = false,
+        }
+    }
+
+    fn forget_own_statements(&mut self) {
+        if let Some(l) = &mut self.lane {
+            l.own.clear();
+            l.fresh.clear();
+            l.statements.clear();
+            l.unnamed = None;
+        }
+    }
+
+    /// Adds what main has done to the script. False: the script is full.
+    fn add_write(&mut self, mut write: PendingWrite, tag: &[u8], always: bool) -> bool {
+        let rows = self.rows.take();
+        let tag = tag.strip_suffix(&[0]).unwrap_or(tag);
+        let none = std::str::from_utf8(tag).ok().and_then(back::tag_count) == Some(0);
+        if write.counted && none && !always {
+            return true;
+        }
+        let std_strings = self.std_strings;
+        let limit = self.script_limit;
+        let Some(open) = self.tx.open_mut().filter(|o| o.on == Target::Lane) else { return true };
+        if write.time {
+            if let Some(info) = &open.info {
+                let text = String::from_utf8_lossy(&write.statement.sql);
+                if let Some(replaced) = time_literals(&text, std_strings, &Now { micros: info.now }) {
+                    write.statement.sql = Bytes::from(replaced);
+                    write.statement.keep = false;
+                }
+            }
+        }
+        open.opaque |= write.opaque;
+        write.statement.expect = if write.opaque { Expect::Success } else { Expect::Same { tag: tag.into(), rows } };
+        let entry = match write.copy {
+            Some(data) => Entry::Copy { statement: write.statement, data },
+            None => Entry::Statement(write.statement),
+        };
+        open.script.add(entry, limit).is_ok()
+    }
+
+    /// A node's connection is gone.
+    pub(super) fn server_gone(&mut self, conn: crate::shard::driver::ConnId, why: &str, cx: &mut Cx<'_>) {
+        if self.lane.as_ref().is_some_and(|l| l.conn == conn) {
+            return self.lane_gone(why, cx);
+        }
+        match &self.reader {
+            Reader::Opening(l) if l.conn == conn => return self.reader_failed(why, cx),
+            Reader::Ready(l) if l.conn == conn => return self.reader_gone(why, cx),
+            _ => {}
+        }
+        self.applier_closed(conn, why, cx);
+        if matches!(self.stage, Stage::Over) && self.commit.is_none() {
+            self.finish_over(cx);
+        }
+    }
+
+    fn lane_gone(&mut self, why: &str, cx: &mut Cx<'_>) {
+        let Some(lane) = self.lane.take() else { return };
+        if !lane.is_ready() {
+            let e = PgError::fatal("57P03", "main cannot be reached").detail(why.to_owned());
+            return self.fatal(&e, cx);
+        }
+        if self.commit.is_some() {
+            self.main_lost(lane.pid, cx);
+            if self.commit.is_some() {
+                // Finished by its own means; the client hears of it when that is done.
+                return;
+            }
+        }
+        let e = PgError::fatal("57P01", "terminating connection: the session's backend on main is gone")
+            .detail(why.to_owned());
+        self.fatal(&e, cx);
+    }
+
+    fn reader_gone(&mut self, why: &str, cx: &mut Cx<'_>) {
+        let Reader::Ready(link) = std::mem::replace(&mut self.reader, Reader::Off) else { return };
+        tracing::warn!(node = %link.node, why, "a reader was lost");
+        if self.retry.is_some() && self.tx.target() != Some(Target::Reader) {
+            // Nothing of the answer has left.
+            self.out.drop_held();
+            self.registry.drop_unconfirmed();
+            return self.retry_on_main(cx);
+        }
+        if link.owed.is_empty() && self.tx.target() != Some(Target::Reader) {
+            return;
+        }
+        let e = PgError::fatal("57P01", "terminating connection: the node that served a read is gone")
+            .detail(why.to_owned());
+        self.fatal(&e, cx);
+    }
+
+    /// The reader's node is no longer up: the connection is given up before anything of it could be delivered.
+    pub(super) fn check_reader_node(&mut self, cx: &mut Cx<'_>) {
+        let out = match &self.reader {
+            Reader::Ready(l) | Reader::Opening(l) => !cx.env.membership.load().is_up(l.node),
+            _ => false,
+        };
+        if !out {
+            return;
+        }
+        if let Reader::Ready(l) | Reader::Opening(l) = &self.reader {
+            let conn = l.conn;
+            cx.io.abort(conn);
+            self.server_gone(conn, "its node is out", cx);
+            if matches!(self.reader, Reader::Off) {
+                self.reader = Reader::None;
+            }
+        }
+    }
+
+    /// A cancel came while the commit was still undecided.
+    pub(super) fn cancel_commit(&mut self, error: Bytes, cx: &mut Cx<'_>) {
+        let _ = Question::Role { user: String::new() };
+        self.refuse_commit(error, cx);
+    }
+}
+
+fn bytes_of<'a>(chunk: &'a Bytes, piece: &'a Piece) -> &'a [u8] {
+    match &piece.place {
+        crate::wire::frame::Place::Chunk(r) => &chunk[r.clone()],
+        crate::wire::frame::Place::Carried(b) => b,
+    }
+}

@@ -1,0 +1,78 @@
+//! Those of main's effective settings that a replica must have for a script to mean the same there.
+//!
+//! Main is asked once after a session may have changed them; what comes from ALTER ROLE and ALTER DATABASE is in
+//! force at a replica's own login already (DDL is replicated), so only what the session itself brought is carried.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use bytes::Bytes;
+
+/// What main is asked. `role` and `session_authorization` are not in pg_settings (GUC_NO_SHOW_ALL), hence by hand.
+/// Sources 'client' (start-up packet) and 'session' (SET, set_config) are what a login alone does not bring;
+/// timeouts are left out, since appliers run without any.
+pub const QUERY: &str = "SELECT pg_catalog.quote_literal(name) || ',' || pg_catalog.quote_literal(pg_catalog.current_setting(name)) \
+    FROM pg_catalog.pg_settings WHERE source IN ('client', 'session') AND context IN ('user', 'superuser') \
+    AND name !~ 'timeout$' AND name NOT IN ('application_name', 'default_transaction_isolation', \
+    'default_transaction_read_only', 'default_transaction_deferrable', 'transaction_isolation', \
+    'transaction_read_only', 'transaction_deferrable', 'session_authorization', 'role', 'seed', \
+    'synchronous_commit', 'in_hot_standby', 'is_superuser') \
+    AND name !~ '^(log_|debug_|client_min_messages|enable_|track_|stats_)' \
+    UNION ALL SELECT '''role'',' || pg_catalog.quote_literal(pg_catalog.current_setting('role')) \
+    WHERE pg_catalog.current_setting('role') <> 'none' ORDER BY 1";
+
+/// A session's settings, as pairs of SQL literals, in a fixed order.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Settings {
+    pairs: Vec<String>,
+    id: u64,
+}
+
+impl Settings {
+    /// From main's answer: one text column, each a pair of SQL literals with a comma between.
+    #[must_use]
+    pub fn new(mut pairs: Vec<String>) -> Settings {
+        pairs.sort_unstable();
+        // The role last: what is set after it is set with its rights only.
+        if let Some(at) = pairs.iter().position(|p| p.starts_with("'role',")) {
+            let role = pairs.remove(at);
+            pairs.push(role);
+        }
+        let mut h = DefaultHasher::new();
+        pairs.hash(&mut h);
+        let id = if pairs.is_empty() { 0 } else { h.finish().max(1) };
+        Settings { pairs, id }
+    }
+
+    /// Tells settings apart; 0 is none at all, as after a login or RESET ALL.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The simple query that puts them in force on an applier, whatever was in force before.
+    #[must_use]
+    pub fn statement(&self) -> Bytes {
+        let mut sql = String::from("RESET ROLE;RESET ALL");
+        for p in &self.pairs {
+            sql.push_str(";SELECT pg_catalog.set_config(");
+            sql.push_str(p);
+            sql.push_str(",false)");
+        }
+        Bytes::from(sql)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_role_is_set_last_and_order_does_not_matter() {
+        let a = Settings::new(vec!["'role','r'".into(), "'search_path','x'".into(), "'DateStyle','ISO, DMY'".into()]);
+        let b = Settings::new(vec!["'search_path','x'".into(), "'DateStyle','ISO, DMY'".into(), "'role','r'".into()]);
+        assert_eq!(a, b);
+        let sql = String::from_utf8(a.statement().to_vec()).unwrap();
+        assert!(sql.ends_with("set_config('role','r',false)"), "{sql}");
+        assert_eq!(Settings::new(Vec::new()).id(), 0);
+    }
+}

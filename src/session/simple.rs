@@ -1,0 +1,577 @@
+//! The simple query protocol: one string, one or many statements, one ReadyForQuery.
+//!
+//! The string is run statement by statement, each judged on its own. Several statements are one implicit transaction,
+//! as in PostgreSQL (`exec_simple_query` in postgres.c), until a BEGIN among them makes it the client's.
+
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+
+use super::commit::After;
+use super::io::Cx;
+use super::note::{Note, without_nul};
+use super::owed::{Asked, Own, Whose};
+use super::route::{Given, Plan, ReaderIs, Retry, Writes};
+use super::transaction::{Target, Tx, XID, begin_tag};
+use super::{AfterRollback, Request, Session};
+use crate::sql::cache::Verdict;
+use crate::sql::class::TxModes;
+use crate::sql::lexer::split;
+use crate::wire::frame::{Frame, HEADER, Piece};
+use crate::wire::{PgError, TxStatus, back, front};
+
+/// A simple query that is being run.
+#[derive(Debug)]
+pub(super) struct Simple {
+    frame: Frame,
+    text: Bytes,
+    steps: Vec<Range<usize>>,
+    next: usize,
+    failed: bool,
+    /// A reader has refused the statement, or was lost.
+    force_main: bool,
+    /// The statement that main is doing goes to every replica afterwards.
+    everywhere: bool,
+    /// COPY FROM STDIN: the client's data is awaited.
+    copy: bool,
+    /// The current step waits for the reader.
+    waiting: bool,
+}
+
+impl Simple {
+    /// The client is sending COPY data.
+    pub(super) fn in_copy(&self) -> bool {
+        self.copy
+    }
+
+    fn is_last(&self) -> bool {
+        self.next + 1 >= self.steps.len()
+    }
+}
+
+/// What became of a step.
+enum Went {
+    /// It was answered locally.
+    Done,
+    /// A server is at work on it.
+    Sent,
+}
+
+impl Session {
+    /// A Query message. False: it must wait until all earlier replies are there.
+    pub(super) fn simple_query(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
+        let quiet = self.barrier(Target::Lane, cx) & self.barrier(Target::Reader, cx);
+        if !quiet {
+            return false;
+        }
+        let text = without_nul(&frame.raw.slice(HEADER..));
+        let lossy = String::from_utf8_lossy(&text);
+        // Positions must be those of the client's bytes: text that is not UTF-8 is run as one statement.
+        let steps = if lossy.len() == text.len() { split(&lossy, self.std_strings).statements } else { Vec::new() };
+        let steps = if steps.is_empty() { vec![0..text.len()] } else { steps };
+        drop(lossy);
+        self.registry.drop_unnamed();
+        self.request = Request::Simple(Simple {
+            frame: frame.clone(),
+            text,
+            steps,
+            next: 0,
+            failed: false,
+            force_main: false,
+            everywhere: false,
+            copy: false,
+            waiting: false,
+        });
+        self.run_steps(cx);
+        true
+    }
+
+    /// Runs steps until one is at a server, or all are done.
+    fn run_steps(&mut self, cx: &mut Cx<'_>) {
+        loop {
+            let Request::Simple(s) = &self.request else { return };
+            if s.failed || s.next >= s.steps.len() {
+                return self.finish_simple(cx);
+            }
+            match self.step(cx) {
+                Went::Done => {
+                    if let Request::Simple(s) = &mut self.request {
+                        s.next += 1;
+                    }
+                }
+                Went::Sent => return,
+            }
+        }
+    }
+
+    /// The reader that a step waited for is there, or will not come.
+    pub(super) fn resume_step(&mut self, cx: &mut Cx<'_>) {
+        let Request::Simple(s) = &mut self.request else { return };
+        if std::mem::take(&mut s.waiting) {
+            self.run_steps(cx);
+        }
+    }
+
+    fn step(&mut self, cx: &mut Cx<'_>) -> Went {
+        let Request::Simple(s) = &self.request else { return Went::Done };
+        let sql = s.text.slice(s.steps[s.next].clone());
+        let given = Given {
+            sql: sql.clone(),
+            types: std::sync::Arc::from([]),
+            bind: Bytes::from_static(front::BIND_NOTHING),
+            extended: false,
+        };
+        let verdict = self.judge(&sql, cx);
+        match self.plan(&given, &verdict) {
+            Plan::Begin(modes) => self.simple_begin(&sql, modes, cx),
+            Plan::Commit { chain } => self.simple_commit(chain, cx),
+            Plan::Rollback { chain } => self.simple_rollback(chain, cx),
+            Plan::Refused(e) => self.refuse(&e, cx),
+            Plan::Everywhere => self.simple_everywhere(cx),
+            Plan::Plain(note) => self.simple_plain(note, &verdict, cx),
+            Plan::Write(pending, writes) => self.simple_write(pending, writes, cx),
+        }
+    }
+
+    fn simple_begin(&mut self, sql: &Bytes, modes: TxModes, cx: &mut Cx<'_>) -> Went {
+        match &mut self.tx {
+            Tx::Idle => {
+                self.tx = Tx::Begun(modes);
+                self.out.push(back::command_complete(begin_tag(sql)));
+                Went::Done
+            }
+            Tx::Open(o) if o.implicit && modes == TxModes::default() => {
+                o.implicit = false;
+                self.out.push(back::command_complete(begin_tag(sql)));
+                Went::Done
+            }
+            // The server has the right warning for it.
+            _ => self.send_step(Note::Nothing, None, cx),
+        }
+    }
+
+    fn simple_commit(&mut self, chain: bool, cx: &mut Cx<'_>) -> Went {
+        match std::mem::take(&mut self.tx) {
+            Tx::Idle => self.send_step(Note::Nothing, None, cx),
+            Tx::Begun(modes) => {
+                self.tx = if chain { Tx::Begun(modes) } else { Tx::Idle };
+                self.out.push(back::command_complete("COMMIT"));
+                Went::Done
+            }
+            Tx::Open(open) if open.failed || open.on == Target::Reader => {
+                let on = open.on;
+                self.tx = Tx::Open(open);
+                self.send_text(on, "COMMIT", Note::Ended { chain }, cx)
+            }
+            Tx::Open(open) => {
+                let modes = open.modes.clone();
+                self.chained = chain.then_some(modes);
+                self.start_commit(open, After::SimpleCommit { chain }, cx);
+                Went::Sent
+            }
+        }
+    }
+
+    fn simple_rollback(&mut self, chain: bool, cx: &mut Cx<'_>) -> Went {
+        match &self.tx {
+            Tx::Idle => self.send_step(Note::Nothing, None, cx),
+            Tx::Begun(_) => {
+                if !chain {
+                    self.tx = Tx::Idle;
+                }
+                self.out.push(back::command_complete("ROLLBACK"));
+                Went::Done
+            }
+            Tx::Open(o) => {
+                let on = o.on;
+                self.send_text(on, "ROLLBACK", Note::Ended { chain }, cx)
+            }
+        }
+    }
+
+    /// A statement that the proxy will not run. The transaction has failed, as after any error.
+    fn refuse(&mut self, e: &PgError, cx: &mut Cx<'_>) -> Went {
+        self.out.push(e.encode());
+        self.step_failed();
+        if let Tx::Begun(modes) = &self.tx {
+            let modes = modes.clone();
+            self.open_transaction(Target::Lane, false, modes, cx);
+        }
+        match self.tx.open_mut() {
+            Some(open) if !open.failed => {
+                // The server's transaction must fail too: text that cannot be parsed does that.
+                open.failed = true;
+                let on = open.on;
+                let mut out = BytesMut::new();
+                front::query(&mut out, b"pglockstep_refused_a_statement");
+                self.forward(on, out.freeze(), Asked::Query, Whose::Own(Own::Tidy), cx);
+                Went::Done
+            }
+            _ => Went::Done,
+        }
+    }
+
+    fn simple_everywhere(&mut self, cx: &mut Cx<'_>) -> Went {
+        let Request::Simple(s) = &mut self.request else { return Went::Done };
+        // In a block, or in a string of several statements, the server refuses it.
+        if s.steps.len() == 1 && matches!(self.tx, Tx::Idle) {
+            s.everywhere = true;
+            if self.settings_dirty {
+                self.settings_rows.clear();
+                self.send_own(Target::Lane, ("_pgls_g", super::settings::QUERY), Own::Settings, cx);
+                self.sync_own(Target::Lane, Own::Settings, cx);
+            }
+        } else {
+            self.enter_block(Target::Lane, cx);
+        }
+        self.send_step(Note::Nothing, None, cx)
+    }
+
+    /// A statement that one server runs and no replica hears of.
+    fn simple_plain(&mut self, note: Note, verdict: &Verdict, cx: &mut Cx<'_>) -> Went {
+        let Request::Simple(s) = &self.request else { return Went::Done };
+        let (single, force_main) = (s.steps.len() == 1, s.force_main);
+        match &self.tx {
+            Tx::Open(o) if o.on == Target::Reader && !verdict.fits_read_only() => {
+                return self.refuse(&not_on_reader(), cx);
+            }
+            Tx::Open(_) => {}
+            Tx::Begun(modes) => {
+                let spread = verdict.read && !force_main && self.read_only_spread(&modes.clone(), cx);
+                let target = if spread { self.reader_is(cx) } else { ReaderIs::None };
+                if target == ReaderIs::Coming {
+                    return self.wait_for_reader();
+                }
+                self.enter_block(if target == ReaderIs::Ready { Target::Reader } else { Target::Lane }, cx);
+            }
+            Tx::Idle if single && verdict.read && !force_main && self.may_spread(cx) => match self.reader_is(cx) {
+                ReaderIs::Ready => return self.send_read(cx),
+                ReaderIs::Coming => return self.wait_for_reader(),
+                ReaderIs::None => {}
+            },
+            Tx::Idle if single => {}
+            Tx::Idle => self.enter_block(Target::Lane, cx),
+        }
+        if let Note::Temporary = note {
+            self.note_temporary_name();
+        }
+        self.send_step(note, None, cx)
+    }
+
+    fn wait_for_reader(&mut self) -> Went {
+        if let Request::Simple(s) = &mut self.request {
+            s.waiting = true;
+        }
+        Went::Sent
+    }
+
+    /// A single read on the reader: kept back until its first row, so that main can still do it.
+    fn send_read(&mut self, cx: &mut Cx<'_>) -> Went {
+        let Request::Simple(s) = &self.request else { return Went::Done };
+        let raw = s.frame.raw.clone();
+        self.retry = Some(Retry::default());
+        self.out.hold();
+        self.forward_query(Target::Reader, raw, Note::Nothing, cx);
+        Went::Sent
+    }
+
+    fn simple_write(&mut self, pending: Box<super::note::PendingWrite>, writes: Writes, cx: &mut Cx<'_>) -> Went {
+        if self.tx.target() == Some(Target::Reader) {
+            return self.refuse(&not_on_reader(), cx);
+        }
+        self.enter_block(Target::Lane, cx);
+        if writes.rows {
+            self.ask_info(false, cx);
+        }
+        if let Some(open) = self.tx.open_mut() {
+            open.ddl |= writes.ddl || pending.opaque;
+        }
+        let opaque = pending.opaque;
+        if opaque {
+            self.main_only = true;
+        }
+        self.send_step(Note::Write(pending), opaque.then_some(()), cx)
+    }
+
+    /// Sees to it that a transaction is open: the client's, or an implicit one around this string.
+    fn enter_block(&mut self, target: Target, cx: &mut Cx<'_>) {
+        match std::mem::take(&mut self.tx) {
+            Tx::Idle => self.open_transaction(target, true, TxModes::default(), cx),
+            Tx::Begun(modes) => self.open_transaction(target, false, modes, cx),
+            open @ Tx::Open(_) => self.tx = open,
+        }
+    }
+
+    /// Sends the current step. `ask_xid`: nobody knows whether it writes, so main is asked behind it.
+    fn send_step(&mut self, note: Note, ask_xid: Option<()>, cx: &mut Cx<'_>) -> Went {
+        let Request::Simple(s) = &self.request else { return Went::Done };
+        let target = self.tx.target().unwrap_or(Target::Lane);
+        let raw = if s.steps.len() == 1 {
+            s.frame.raw.clone()
+        } else {
+            let mut out = BytesMut::new();
+            front::query(&mut out, &s.text[s.steps[s.next].clone()]);
+            out.freeze()
+        };
+        self.forward_query(target, raw, note, cx);
+        let known = self.tx.open().is_none_or(|o| o.info_asked);
+        if ask_xid.is_some() && !known {
+            let bind = front::BIND_NOTHING_BINARY;
+            self.send_own_in(target, ("_pgls_x", XID), Own::Xid, "", bind, cx);
+            self.sync_own(target, Own::Xid, cx);
+        }
+        Went::Sent
+    }
+
+    fn send_text(&mut self, target: Target, sql: &'static str, note: Note, cx: &mut Cx<'_>) -> Went {
+        let mut out = BytesMut::new();
+        front::query(&mut out, sql.as_bytes());
+        self.forward_query(target, out.freeze(), note, cx);
+        Went::Sent
+    }
+
+    fn forward_query(&mut self, target: Target, raw: Bytes, note: Note, cx: &mut Cx<'_>) {
+        if let Some(l) = self.link(target) {
+            l.unnamed = None;
+        }
+        self.forward(target, raw, Asked::Query, Whose::Client(note), cx);
+    }
+
+    /// CommandComplete of a step. The last one of an implicit transaction waits for the commit, as in PostgreSQL.
+    pub(super) fn simple_complete(&mut self, chunk: &Bytes, piece: &Piece) {
+        if let Request::Simple(s) = &self.request {
+            let implicit = self.tx.open().is_some_and(|o| o.implicit);
+            if s.everywhere || (implicit && s.is_last()) {
+                self.out.end_run(chunk);
+                self.out.hold();
+            }
+        }
+        self.out.relay(chunk, &piece.place);
+        if self.out.is_holding() {
+            self.out.end_run(chunk);
+        }
+    }
+
+    /// An error has been sent to the client for the current step.
+    pub(super) fn step_failed(&mut self) {
+        if let Request::Simple(s) = &mut self.request {
+            s.failed = true;
+            s.copy = false;
+        }
+    }
+
+    /// ReadyForQuery of a step.
+    pub(super) fn step_done(&mut self, target: Target, status: TxStatus, cx: &mut Cx<'_>) {
+        self.retry = None;
+        let Request::Simple(s) = &mut self.request else { return };
+        s.copy = false;
+        if s.everywhere && !s.failed {
+            let sql = s.text.clone();
+            return self.start_everywhere(sql, After::SimpleEnd, cx);
+        }
+        s.next += 1;
+        if status == TxStatus::Idle && self.tx.target() == Some(target) {
+            // The transaction ended on the server without the session's doing (its BEGIN failed).
+            self.tx = Tx::Idle;
+        }
+        // Own requests behind the step (the transaction's id) are answered first.
+        if self.link_ref(target).is_some_and(|l| !l.owed.is_empty()) {
+            self.steps_wait = true;
+            return;
+        }
+        self.run_steps(cx);
+    }
+
+    /// Own requests behind a step have been answered.
+    pub(super) fn own_answered(&mut self, cx: &mut Cx<'_>) {
+        if self.steps_wait && self.link_ref(Target::Lane).is_none_or(|l| l.owed.is_empty()) {
+            self.steps_wait = false;
+            self.run_steps(cx);
+        }
+    }
+
+    /// All steps are done, or one has failed.
+    pub(super) fn finish_simple(&mut self, cx: &mut Cx<'_>) {
+        match std::mem::take(&mut self.tx) {
+            Tx::Open(open) if open.implicit && open.failed => {
+                self.tx = Tx::Open(open);
+                self.roll_back_lane(AfterRollback::Simple, cx);
+            }
+            Tx::Open(open) if open.implicit => {
+                let failed = matches!(&self.request, Request::Simple(s) if s.failed);
+                if failed {
+                    self.tx = Tx::Open(open);
+                    return self.roll_back_lane(AfterRollback::Simple, cx);
+                }
+                self.start_commit(open, After::SimpleEnd, cx);
+            }
+            tx => {
+                self.tx = tx;
+                self.simple_ready();
+            }
+        }
+    }
+
+    fn simple_ready(&mut self) {
+        self.request = Request::None;
+        self.out.release();
+        let ready = back::ready(self.status());
+        self.out.push(ready);
+    }
+
+    /// A commit is done.
+    pub(super) fn commit_done(&mut self, after: After, cx: &mut Cx<'_>) {
+        self.registry.drop_portals();
+        self.tx = match (after, self.chained.take()) {
+            (After::SimpleCommit { chain: true } | After::ExecuteCommit { chain: true }, Some(modes)) => Tx::Begun(modes),
+            _ => Tx::Idle,
+        };
+        match after {
+            After::SimpleCommit { .. } => {
+                self.out.push(back::command_complete("COMMIT"));
+                if let Request::Simple(s) = &mut self.request {
+                    s.next += 1;
+                }
+                self.run_steps(cx);
+            }
+            After::SimpleEnd => self.simple_ready(),
+            After::ExecuteCommit { .. } => {
+                self.request = Request::None;
+                self.out.push(back::command_complete("COMMIT"));
+            }
+            After::SyncEnd => {
+                self.request = Request::None;
+                let ready = back::ready(self.status());
+                self.out.push(ready);
+            }
+        }
+        self.after_commit(cx);
+    }
+
+    /// A commit did not happen.
+    pub(super) fn commit_failed(&mut self, after: After, error: Bytes, cx: &mut Cx<'_>) {
+        self.tx = Tx::Idle;
+        self.chained = None;
+        self.registry.drop_portals();
+        self.out.drop_held();
+        self.out.push(error);
+        match after {
+            After::SimpleCommit { .. } | After::SimpleEnd => {
+                self.step_failed();
+                self.finish_simple(cx);
+            }
+            After::ExecuteCommit { .. } => {
+                self.request = Request::None;
+                self.batch_failed(cx);
+            }
+            After::SyncEnd => {
+                self.request = Request::None;
+                let ready = back::ready(TxStatus::Idle);
+                self.out.push(ready);
+            }
+        }
+        self.after_commit(cx);
+    }
+
+    /// The session goes on after a commit; one whose client or lane is gone ends.
+    fn after_commit(&mut self, cx: &mut Cx<'_>) {
+        if matches!(self.stage, super::Stage::Over) {
+            return self.finish_over(cx);
+        }
+        if self.lane.is_none() {
+            let e = PgError::fatal("57P01", "terminating connection: the session's backend on main is gone");
+            return self.fatal(&e, cx);
+        }
+        self.pump(cx);
+    }
+
+    /// The reader has refused the statement or was lost: main does it.
+    pub(super) fn retry_on_main(&mut self, cx: &mut Cx<'_>) {
+        let Some(retry) = self.retry.take() else { return };
+        if let Request::Simple(s) = &mut self.request {
+            s.force_main = true;
+            return self.run_refuted(cx);
+        }
+        for f in retry.frames.into_iter().rev() {
+            self.inbox_bytes += f.raw.len();
+            self.inbox.push_front(f);
+        }
+        self.batch = super::extended::Batch { force_main: true, ..Default::default() };
+        self.pump(cx);
+    }
+
+    /// A statement that a reader refused is a write, whatever was proved of it.
+    fn run_refuted(&mut self, cx: &mut Cx<'_>) {
+        let Request::Simple(s) = &self.request else { return };
+        let sql = s.text.slice(s.steps[s.next].clone());
+        cx.env.verdicts.borrow_mut().refute(&String::from_utf8_lossy(&sql), self.std_strings, &self.database);
+        self.run_steps(cx);
+    }
+
+    /// A message of the client in COPY mode (or one that came too late for it, which PostgreSQL ignores).
+    pub(super) fn copy_frame(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
+        let simple = matches!(&self.request, Request::Simple(s) if s.copy);
+        if !simple && !self.batch.copy {
+            return true;
+        }
+        match frame.tag {
+            b'd' => {
+                let limit = self.script_limit;
+                let Some(lane) = &mut self.lane else { return true };
+                if let Some(Whose::Client(Note::Write(p))) = lane.owed.head_mut().map(|h| &mut h.whose) {
+                    if let Some(data) = &mut p.copy {
+                        self.copied += frame.raw.len();
+                        data.messages.push(frame.raw.clone());
+                    }
+                }
+                let conn = lane.conn;
+                cx.io.send(conn, frame.raw.clone());
+                if self.copied > limit {
+                    let e = PgError::fatal("54000", "the transaction's writes exceed script_limit")
+                        .hint("Load in smaller transactions, or raise script_limit.");
+                    self.fatal(&e, cx);
+                }
+            }
+            b'c' | b'f' => {
+                if let Request::Simple(s) = &mut self.request {
+                    s.copy = false;
+                }
+                self.batch.copy = false;
+                self.copied = 0;
+                if let Some(lane) = &mut self.lane {
+                    let conn = lane.conn;
+                    cx.io.send(conn, frame.raw.clone());
+                }
+            }
+            b'S' | b'H' => {}
+            tag => {
+                let e = format!("unexpected message type 0x{tag:02X} during COPY from stdin");
+                self.fatal(&PgError::fatal("08P01", e), cx);
+            }
+        }
+        true
+    }
+
+    /// CopyInResponse.
+    pub(super) fn copy_in_begins(&mut self, target: Target) {
+        self.copied = 0;
+        if let Request::Simple(s) = &mut self.request {
+            s.copy = true;
+            return;
+        }
+        self.extended_copy_begins(target);
+    }
+
+    fn note_temporary_name(&mut self) {
+        let Request::Simple(s) = &self.request else { return };
+        let text = String::from_utf8_lossy(&s.text[s.steps[s.next].clone()]).into_owned();
+        if let Some(name) = crate::sql::class::written_relation(&text, self.std_strings) {
+            self.temporary_names.insert(name);
+        }
+    }
+}
+
+fn not_on_reader() -> PgError {
+    PgError::error("25006", "cannot execute this statement in a read-only transaction that runs on a replica")
+        .hint("Begin the transaction without READ ONLY to run it on main.")
+}

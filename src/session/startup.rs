@@ -1,0 +1,305 @@
+//! From the first byte to the first ReadyForQuery: start-up packet, password, the lane's login.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::{Bytes, BytesMut};
+
+use super::io::{Answer, Cx, Question};
+use super::link::{Link, Login};
+use super::transaction::Target;
+use super::{Session, Stage};
+use crate::auth::{ClientAuth, Method, Role, Secret, Step};
+use crate::config::ClientAuth as ConfiguredAuth;
+use crate::sequencer::NodeId;
+use crate::wire::frame::Frame;
+use crate::wire::front::StartupPacket;
+use crate::wire::{PgError, STARTUP_PACKET_MAX, TxStatus, back, read_u32};
+
+/// Newest minor version of protocol 3 spoken here.
+const MINOR: u32 = 0;
+
+/// Settings of a login in the proxy's hands. The client's own timeouts would fire at moments that mean something
+/// else here (while a replica is awaited), so lanes and readers run without the server's.
+const NO_TIMEOUTS: &str = "-c idle_in_transaction_session_timeout=0";
+
+impl Session {
+    /// Bytes before the start-up packet is complete. Returns what follows it.
+    pub(super) fn startup_bytes(&mut self, bytes: Bytes, cx: &mut Cx<'_>) -> Option<Bytes> {
+        let Stage::Startup(buffer) = &mut self.stage else { return Some(bytes) };
+        buffer.extend_from_slice(&bytes);
+        loop {
+            let Stage::Startup(buffer) = &mut self.stage else { return None };
+            let length = read_u32(buffer)? as usize;
+            if !(8..=STARTUP_PACKET_MAX).contains(&length) {
+                // As PostgreSQL: no reply to what may not be a client at all, but a word in the log.
+                tracing::warn!(length, peer = ?self.peer, "invalid length of startup packet");
+                let e = PgError::fatal("08P01", "invalid length of startup packet");
+                self.fatal(&e, cx);
+                return None;
+            }
+            if buffer.len() < length {
+                return None;
+            }
+            let packet = buffer.split_to(length);
+            let Some(packet) = StartupPacket::read(&packet[4..]) else {
+                self.fatal(&PgError::fatal("08P01", "invalid startup packet layout"), cx);
+                return None;
+            };
+            match packet {
+                StartupPacket::Ssl | StartupPacket::GssEnc => {
+                    self.out.push(Bytes::from_static(b"N"));
+                    self.flush(cx);
+                }
+                StartupPacket::Cancel { .. } => {
+                    // The shard looks for these before it makes a session; one behind SSLRequest ends here.
+                    self.end(cx);
+                    return None;
+                }
+                StartupPacket::Unsupported { major, minor } => {
+                    let e = format!("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.{MINOR}");
+                    self.fatal(&PgError::fatal("0A000", e), cx);
+                    return None;
+                }
+                StartupPacket::Startup { minor, parameters } => {
+                    let Stage::Startup(buffer) = &mut self.stage else { return None };
+                    let rest = std::mem::take(buffer).freeze();
+                    self.startup_message(minor, parameters, cx);
+                    return (!matches!(self.stage, Stage::Over)).then_some(rest);
+                }
+            }
+        }
+    }
+
+    /// A CancelRequest, if the bytes so far are one: the shard asks before it lets a session speak.
+    #[must_use]
+    pub fn cancel_request(bytes: &[u8]) -> Option<(u32, u32)> {
+        let length = read_u32(bytes)? as usize;
+        match StartupPacket::read(bytes.get(4..length)?)? {
+            StartupPacket::Cancel { pid, secret } => Some((pid, read_u32(&secret)?)),
+            _ => None,
+        }
+    }
+
+    fn startup_message(&mut self, minor: u32, parameters: Vec<(String, String)>, cx: &mut Cx<'_>) {
+        let unknown: Vec<&str> =
+            parameters.iter().map(|(n, _)| n.as_str()).filter(|n| n.starts_with("_pq_.")).collect();
+        if minor > MINOR || !unknown.is_empty() {
+            self.out.push(back::negotiate_protocol_version(MINOR, &unknown));
+        }
+        let get = |name: &str| parameters.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
+        let Some(user) = get("user").filter(|u| !u.is_empty()) else {
+            let e = PgError::fatal("28000", "no PostgreSQL user name specified in startup packet");
+            return self.fatal(&e, cx);
+        };
+        if get("replication").is_some_and(|v| !matches!(v.as_str(), "false" | "off" | "no" | "0")) {
+            let e = PgError::fatal("0A000", "replication connections are not relayed")
+                .hint("Connect to a node directly for a base backup or WAL streaming.");
+            return self.fatal(&e, cx);
+        }
+        self.user = Arc::from(user.as_str());
+        self.database = Arc::from(get("database").filter(|d| !d.is_empty()).unwrap_or(user).as_str());
+        self.version = cx.env.catalogue_versions.of(&self.database);
+        self.startup = parameters
+            .into_iter()
+            .filter(|(n, _)| !matches!(n.as_str(), "user" | "database" | "replication") && !n.starts_with("_pq_."))
+            .collect();
+        let limit = cx.env.config.limits.num_init_children;
+        if cx.env.clients.fetch_add(1, Ordering::Relaxed) >= limit {
+            cx.env.clients.fetch_sub(1, Ordering::Relaxed);
+            let e = PgError::fatal("53300", "sorry, too many clients already")
+                .hint(format!("num_init_children allows {limit} clients."));
+            return self.fatal(&e, cx);
+        }
+        self.logged_in = true;
+        if let Some(passwd) = &cx.env.pool_passwd {
+            match passwd.lookup(&self.user) {
+                Ok(Some(secret)) => {
+                    let role = Role { secret: secret.clone(), can_login: true, valid_until_passed: false };
+                    return self.ask_password(Some(role), cx);
+                }
+                Ok(None) => {}
+                Err(e) => {
+                    tracing::error!(user = %self.user, error = %e, "pool_passwd entry cannot be used");
+                    let e = PgError::fatal("28000", format!("pool_passwd entry of user \"{}\" cannot be used", self.user))
+                        .detail(e.to_string());
+                    return self.fatal(&e, cx);
+                }
+            }
+        }
+        let token = cx.io.ask(Question::Role { user: self.user.to_string() });
+        self.stage = Stage::Secret { token };
+    }
+
+    /// The control plane has looked the role up.
+    pub(super) fn secret_found(&mut self, answer: Answer, cx: &mut Cx<'_>) {
+        match answer {
+            Answer::Role(Ok(role)) => self.ask_password(role, cx),
+            Answer::Role(Err(why)) => {
+                let e = PgError::fatal("57P03", "the database system is not available: roles could not be looked up")
+                    .detail(why);
+                self.fatal(&e, cx);
+            }
+            _ => self.fatal(&PgError::fatal("XX000", "unexpected answer of the control plane"), cx),
+        }
+    }
+
+    fn ask_password(&mut self, role: Option<Role>, cx: &mut Cx<'_>) {
+        let method = match cx.env.config.authentication.client_auth {
+            ConfiguredAuth::Trust => Method::Trust,
+            ConfiguredAuth::Password => Method::Password,
+            ConfiguredAuth::Md5 => Method::Md5,
+            ConfiguredAuth::ScramSha256 => Method::ScramSha256,
+        };
+        if method == Method::Trust {
+            if role.is_none() {
+                let e = PgError::fatal("28000", format!("role \"{}\" does not exist", self.user));
+                return self.fatal(&e, cx);
+            }
+            self.credentials = match role.map(|r| r.secret) {
+                Some(Secret::Plain(p)) => crate::auth::Credentials::Plain(Arc::from(p.as_str())),
+                Some(Secret::Md5(h)) => crate::auth::Credentials::Md5(Arc::from(h.as_str())),
+                _ => crate::auth::Credentials::None,
+            };
+            return self.open_lane(cx);
+        }
+        let mut random = [0u8; 40];
+        cx.io.random(&mut random);
+        let (auth, first) = ClientAuth::new(method, &self.user, role, random, &cx.env.mock_secret);
+        self.stage = Stage::Password(auth);
+        self.out.push(Bytes::from(first));
+        self.pump(cx);
+    }
+
+    /// A message of the password exchange.
+    pub(super) fn password_frame(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
+        if frame.tag != b'p' {
+            if frame.tag == b'X' {
+                self.end(cx);
+            } else {
+                let e = format!("expected password response, got message type {}", frame.tag);
+                self.fatal(&PgError::fatal("08P01", e), cx);
+            }
+            return true;
+        }
+        let Stage::Password(auth) = &mut self.stage else { return false };
+        match auth.on_message(frame.body()) {
+            Step::Send(bytes) => self.out.push(Bytes::from(bytes)),
+            Step::Done { send, credentials } => {
+                self.out.push(Bytes::from(send));
+                self.credentials = credentials;
+                self.open_lane(cx);
+            }
+            Step::Fail(e) => {
+                tracing::info!(user = %self.user, peer = ?self.peer, reason = %e.log_detail(), "authentication failed");
+                self.fatal(&PgError::fatal(e.sqlstate(), e.message()), cx);
+            }
+        }
+        true
+    }
+
+    /// The client is who it says: its backend on main is opened, which checks the database and the rest.
+    fn open_lane(&mut self, cx: &mut Cx<'_>) {
+        self.stage = Stage::Lane;
+        let main = Self::main_node(cx);
+        let link = self.open_link(main, Target::Lane, false, cx);
+        self.lane = Some(link);
+    }
+
+    /// Begins to connect to a node in the client's name. `apply`: for scripts, with settings of its own.
+    pub(super) fn open_link(&mut self, node: NodeId, target: Target, apply: bool, cx: &mut Cx<'_>) -> Link {
+        let conn = cx.io.connect(node);
+        let mut options = String::from(NO_TIMEOUTS);
+        let mut parameters: Vec<(&str, &str)> = vec![("user", &self.user), ("database", &self.database)];
+        if apply {
+            options.push_str(" -c statement_timeout=0 -c lock_timeout=0");
+            let superuser = self.lane.as_ref().and_then(|l| l.parameter("is_superuser")) == Some("on");
+            if superuser {
+                let ms = cx.env.config.apply.deadlock_timeout.as_millis();
+                options.push_str(&format!(" -c deadlock_timeout={ms}ms"));
+            }
+            parameters.push(("application_name", "pglockstep applier"));
+        } else {
+            for (n, v) in self.startup.iter().filter(|(n, _)| n != "options") {
+                parameters.push((n, v));
+            }
+            if let Some((_, client)) = self.startup.iter().find(|(n, _)| n == "options") {
+                // The client's own come last: what it asks for wins.
+                options = format!("{options} {client}");
+            }
+            if target == Target::Reader {
+                options.push_str(" -c default_transaction_read_only=on");
+            }
+        }
+        parameters.push(("options", &options));
+        let mut nonce = [0u8; 18];
+        cx.io.random(&mut nonce);
+        let limits = (cx.env.config.max_message_size(), cx.env.config.authentication.scram_max_iterations);
+        Link::new(node, conn, &self.user, &parameters, self.credentials.clone(), nonce, limits)
+    }
+
+    /// Messages of the lane's login.
+    pub(super) fn lane_login(&mut self, cx: &mut Cx<'_>) {
+        loop {
+            let Some(lane) = &mut self.lane else { return };
+            let piece = match lane.framer.next_piece() {
+                Ok(Some(p)) => p,
+                Ok(None) => return,
+                Err(e) => return self.fatal(&super::link::violation(&e.to_string()), cx),
+            };
+            let mut reply = Vec::new();
+            let login = lane.login(&piece, &mut reply);
+            let conn = lane.conn;
+            for b in reply {
+                cx.io.send(conn, b);
+            }
+            match login {
+                Login::More => {}
+                Login::Ready => return self.lane_ready(cx),
+                Login::Refused { raw, fields } => {
+                    tracing::info!(user = %self.user, database = %self.database, error = %fields.message, "main refused the login");
+                    self.out.push(raw);
+                    return self.end(cx);
+                }
+                Login::Failed(e) => return self.fatal(&e, cx),
+            }
+        }
+    }
+
+    fn lane_ready(&mut self, cx: &mut Cx<'_>) {
+        if cx.env.config.logging.log_connections {
+            tracing::info!(user = %self.user, database = %self.database, peer = ?self.peer, "connection authorized");
+        }
+        if let Some(lane) = &self.lane {
+            self.std_strings = lane.parameter("standard_conforming_strings") != Some("off");
+        }
+        let fresh = cx.env.catalogues.borrow().get(&self.database).is_some_and(|c| c.version >= self.version.current());
+        if fresh {
+            return self.begin_queries(cx);
+        }
+        if let Some(token) = self.refresh_catalogue(cx) {
+            self.stage = Stage::Catalogue { token };
+        }
+    }
+
+    /// Tells the client what main told the lane, with a cancel key of the proxy's own.
+    pub(super) fn begin_queries(&mut self, cx: &mut Cx<'_>) {
+        let mut out = BytesMut::with_capacity(1024);
+        out.extend_from_slice(back::AUTHENTICATION_OK);
+        if let Some(lane) = &self.lane {
+            for (name, value) in &lane.parameters {
+                back::message(&mut out, b'S', |b| {
+                    b.extend_from_slice(name.as_bytes());
+                    b.extend_from_slice(b"\0");
+                    b.extend_from_slice(value.as_bytes());
+                    b.extend_from_slice(b"\0");
+                });
+            }
+        }
+        back::backend_key_data(&mut out, self.cancel_key.0, self.cancel_key.1);
+        self.out.push(out.freeze());
+        self.out.push(back::ready(TxStatus::Idle));
+        self.stage = Stage::Ready;
+        self.pump(cx);
+    }
+}

@@ -1,0 +1,250 @@
+//! The client's transaction, as the session keeps it.
+
+use bytes::Bytes;
+
+use crate::script::{Entry, Script};
+use crate::sql::class::{Isolation, TxModes};
+
+/// Which of the session's connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// Its backend on main.
+    Lane,
+    /// Its read-only backend on some up node.
+    Reader,
+}
+
+/// The client's transaction.
+#[derive(Debug, Default)]
+pub enum Tx {
+    /// None.
+    #[default]
+    Idle,
+    /// BEGIN has been answered; no server has heard of it yet (`lazy_begin`).
+    Begun(TxModes),
+    /// Open on a server.
+    Open(Box<Open>),
+}
+
+/// What main said of the transaction when its first write began.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Info {
+    /// Main's transaction id, 64 bits (txid_current, which servers from 12 to 18 have).
+    pub xid: u64,
+    /// now(): microseconds since 2000-01-01 UTC.
+    pub now: i64,
+    /// Its isolation level, as SHOW prints it.
+    pub isolation: String,
+}
+
+/// A transaction that is open on a server.
+#[derive(Debug)]
+pub struct Open {
+    /// Where.
+    pub on: Target,
+    /// The proxy opened it around a write or a string of statements; it ends with the request.
+    pub implicit: bool,
+    /// How the client began it (for AND CHAIN).
+    pub modes: TxModes,
+    /// The server has told of an error.
+    pub failed: bool,
+    /// What it has done to rows.
+    pub script: Script,
+    /// Newest commit sent to main before main's last answer to this transaction.
+    pub need: u64,
+    /// Main's id and time of it.
+    pub info: Option<Info>,
+    /// [`Info`] has been asked for.
+    pub info_asked: bool,
+    /// A statement whose tag proves nothing has run.
+    pub opaque: bool,
+    /// Its id according to txid_current_if_assigned(), asked behind an opaque statement.
+    pub assigned: Option<u64>,
+    /// A statement has run that changes catalogues.
+    pub ddl: bool,
+}
+
+impl Open {
+    /// A transaction that is being opened.
+    #[must_use]
+    pub fn new(on: Target, implicit: bool, modes: TxModes) -> Open {
+        Open {
+            on,
+            implicit,
+            modes,
+            failed: false,
+            script: Script::default(),
+            need: 0,
+            info: None,
+            info_asked: false,
+            opaque: false,
+            assigned: None,
+            ddl: false,
+        }
+    }
+
+    /// Main's transaction id, if it has one as far as is known.
+    #[must_use]
+    pub fn xid(&self) -> Option<u64> {
+        self.info.as_ref().map(|i| i.xid).or(self.assigned)
+    }
+
+    /// There is something for the replicas to do.
+    #[must_use]
+    pub fn has_writes(&self) -> bool {
+        !self.script.is_empty() && self.xid().is_some()
+    }
+
+    /// SETs of the transaction that outlive it.
+    pub fn lasting_settings(&self) -> impl Iterator<Item = &Entry> {
+        self.script.entries().iter().filter(|e| matches!(e, Entry::Setting(_)))
+    }
+}
+
+impl Tx {
+    /// Open, and where.
+    #[must_use]
+    pub fn target(&self) -> Option<Target> {
+        match self {
+            Tx::Open(o) => Some(o.on),
+            _ => None,
+        }
+    }
+
+    /// The open transaction.
+    pub fn open_mut(&mut self) -> Option<&mut Open> {
+        match self {
+            Tx::Open(o) => Some(o),
+            _ => None,
+        }
+    }
+
+    /// The same, to look at.
+    #[must_use]
+    pub fn open(&self) -> Option<&Open> {
+        match self {
+            Tx::Open(o) => Some(o),
+            _ => None,
+        }
+    }
+}
+
+/// The BEGIN that these modes mean, and the name under which a link keeps it prepared. There are 60 of them, so the
+/// text is made once each and kept for ever.
+#[must_use]
+pub fn begin_statement(modes: &TxModes) -> (&'static str, &'static str) {
+    use std::sync::OnceLock;
+    static TEXTS: OnceLock<Vec<(String, String)>> = OnceLock::new();
+    let texts = TEXTS.get_or_init(|| (0..45).map(|code| (format!("_pgls_b{code}"), begin_text(code))).collect());
+    let level = match modes.isolation {
+        None => 0,
+        Some(Isolation::ReadUncommitted) => 1,
+        Some(Isolation::ReadCommitted) => 2,
+        Some(Isolation::RepeatableRead) => 3,
+        Some(Isolation::Serializable) => 4,
+    };
+    let flag = |f: Option<bool>| f.map_or(0, |on| if on { 1 } else { 2 });
+    let (name, sql) = &texts[level * 9 + flag(modes.read_only) * 3 + flag(modes.deferrable)];
+    (name, sql)
+}
+
+fn begin_text(code: usize) -> String {
+    let mut parts = Vec::new();
+    match code / 9 {
+        1 => parts.push("ISOLATION LEVEL READ UNCOMMITTED"),
+        2 => parts.push("ISOLATION LEVEL READ COMMITTED"),
+        3 => parts.push("ISOLATION LEVEL REPEATABLE READ"),
+        4 => parts.push("ISOLATION LEVEL SERIALIZABLE"),
+        _ => {}
+    }
+    match code / 3 % 3 {
+        1 => parts.push("READ ONLY"),
+        2 => parts.push("READ WRITE"),
+        _ => {}
+    }
+    match code % 3 {
+        1 => parts.push("DEFERRABLE"),
+        2 => parts.push("NOT DEFERRABLE"),
+        _ => {}
+    }
+    if parts.is_empty() { "BEGIN".into() } else { format!("BEGIN {}", parts.join(", ")) }
+}
+
+/// Reads the row that [`INFO`] returns, a DataRow in binary.
+#[must_use]
+pub fn read_info(row: &[u8]) -> Option<Info> {
+    let mut columns = Columns::new(row)?;
+    let xid = u64::from_be_bytes(columns.next()??.try_into().ok()?);
+    let now = i64::from_be_bytes(columns.next()??.try_into().ok()?);
+    let isolation = std::str::from_utf8(columns.next()??).ok()?.to_owned();
+    Some(Info { xid, now, isolation })
+}
+
+/// What main is asked in front of a transaction's first write. It gives the transaction its id, which the write
+/// would do a moment later.
+pub const INFO: &str =
+    "SELECT pg_catalog.txid_current(), pg_catalog.now(), pg_catalog.current_setting('transaction_isolation')";
+/// What main is asked behind a statement of which nobody knows whether it writes.
+pub const XID: &str = "SELECT pg_catalog.txid_current_if_assigned()";
+
+/// The columns of a DataRow message, header included; a NULL is `None`.
+pub struct Columns<'a> {
+    rest: &'a [u8],
+    left: u16,
+}
+
+impl<'a> Columns<'a> {
+    /// `None`: not a DataRow.
+    #[must_use]
+    pub fn new(row: &'a [u8]) -> Option<Columns<'a>> {
+        let body = row.get(5..)?;
+        Some(Columns { left: crate::wire::read_u16(body)?, rest: &body[2..] })
+    }
+}
+
+impl<'a> Iterator for Columns<'a> {
+    type Item = Option<&'a [u8]>;
+
+    fn next(&mut self) -> Option<Option<&'a [u8]>> {
+        self.left = self.left.checked_sub(1)?;
+        let length = crate::wire::read_u32(self.rest)?;
+        self.rest = &self.rest[4..];
+        if length == u32::MAX {
+            return Some(None);
+        }
+        let value = self.rest.get(..length as usize)?;
+        self.rest = &self.rest[length as usize..];
+        Some(Some(value))
+    }
+}
+
+/// The tag that a locally answered BEGIN has.
+#[must_use]
+pub fn begin_tag(sql: &Bytes) -> &'static str {
+    let start = sql.iter().position(|b| b.is_ascii_alphabetic()).unwrap_or(0);
+    if sql[start..].get(..5).is_some_and(|w| w.eq_ignore_ascii_case(b"start")) { "START TRANSACTION" } else { "BEGIN" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_combination_of_modes_has_its_own_begin() {
+        let modes = TxModes { isolation: Some(Isolation::RepeatableRead), read_only: Some(true), deferrable: None };
+        assert_eq!(begin_statement(&modes).1, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY");
+        assert_eq!(begin_statement(&TxModes::default()), ("_pgls_b0", "BEGIN"));
+    }
+
+    #[test]
+    fn the_transactions_id_and_time_are_read_from_a_binary_row() {
+        let mut row = b"D\0\0\0\0\0\x03\0\0\0\x08".to_vec();
+        row.extend(77u64.to_be_bytes());
+        row.extend(8u32.to_be_bytes());
+        row.extend((-5i64).to_be_bytes());
+        row.extend(4u32.to_be_bytes());
+        row.extend(b"abcd");
+        assert_eq!(read_info(&row), Some(Info { xid: 77, now: -5, isolation: "abcd".into() }));
+        assert_eq!(read_info(&row[..row.len() - 1]), None);
+    }
+}

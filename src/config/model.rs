@@ -3,6 +3,7 @@
 //! Names are Pgpool-II's wherever a parameter means the same there. Defaults live in the `Default` implementations
 //! and nowhere else; ranges and texts live in [`super::reference`], and a test keeps the two in step.
 
+use super::parse::Source;
 use super::secret::Password;
 use super::units;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,9 @@ pub struct Config {
     /// `[[node]]`, sorted by id after loading, so that `nodes[i].id == i`. 1 to [`NODES_MAX`] of them.
     #[serde(rename = "node")]
     pub nodes: Vec<Node>,
+    /// The file and the lines that it came from; empty when it was made in memory.
+    #[serde(skip)]
+    pub source: Source,
 }
 
 /// `[cluster]`: what this set of servers is.
@@ -177,8 +181,8 @@ pub struct Authentication {
     pub auth_password: Password,
     /// Database in which `auth_user` looks secrets up.
     pub auth_database: String,
-    /// File of `user:secret` lines used instead of `pg_authid`; empty: none. Absolute after loading (a relative path
-    /// starts at the configuration file's directory). Pgpool-II: `pool_passwd`.
+    /// File of `user:secret` lines used instead of `pg_authid`; empty: none. In the file, a relative path starts at the
+    /// configuration file's directory; here it is complete. Pgpool-II: `pool_passwd`.
     pub pool_passwd: PathBuf,
     /// A client must have proved itself within this time. Pgpool-II: `authentication_timeout`; bare numbers are seconds.
     #[serde(with = "units::seconds")]
@@ -261,7 +265,7 @@ pub struct Replication {
     /// Bytes of script from which replicas start before COMMIT.
     #[serde(with = "units::bytes")]
     pub early_start: u64,
-    /// How often a replica may apply one script again after a deadlock or serialization failure.
+    /// How often a replica may apply one script again after 40001, 40P01, 55P03, 57014 or a lost applier.
     pub apply_retries: u32,
     /// A replica that has not applied a script within this time is taken out.
     #[serde(with = "units::milliseconds")]
@@ -269,7 +273,8 @@ pub struct Replication {
     /// A node that has not answered COMMIT within this time is taken out.
     #[serde(with = "units::milliseconds")]
     pub commit_timeout: Duration,
-    /// How long a transaction whose apply keeps failing waits before others make room for it.
+    /// How long a committing transaction may wait on a replica for one that was applied early and is not committing,
+    /// before the latter is rolled back there.
     #[serde(with = "units::milliseconds")]
     pub right_of_way: Duration,
     /// What to do with COMMIT inside a procedure or DO block.
@@ -420,11 +425,11 @@ pub enum ClientAuth {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnDivergence {
-    /// The majority is right; on a tie, main.
+    /// If a majority agrees with main, the odd node becomes stale and the transaction goes on; else as `Refuse`.
     Vote,
-    /// The transaction fails and no node leaves.
+    /// The transaction is rolled back everywhere with 40001, and no node leaves.
     Refuse,
-    /// Main is right.
+    /// Main is right: the odd node becomes stale.
     Main,
 }
 
@@ -434,7 +439,7 @@ pub enum OnDivergence {
 pub enum CommitInProcedure {
     /// An error, before anything is committed.
     Refuse,
-    /// Run it alone, with all other writers held.
+    /// It runs when all open write transactions have ended.
     Drain,
 }
 

@@ -18,7 +18,8 @@ pub enum TimeUnit {
 }
 
 impl TimeUnit {
-    fn name(self) -> &'static str {
+    /// As it is written behind a number.
+    pub fn name(self) -> &'static str {
         match self {
             TimeUnit::Milliseconds => "ms",
             TimeUnit::Seconds => "s",

@@ -11,7 +11,8 @@ use super::units::{parse_duration, parse_size};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use toml::de::{DeTable, DeValue};
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
 
 /// Most bytes that a configuration file may have: a wrong file (a core dump, a disk) is refused before it is parsed.
 pub const FILE_SIZE_MAX: usize = 1 << 20;
@@ -88,7 +89,7 @@ impl Walk<'_> {
     }
 
     fn root(&mut self, root: &DeTable<'_>) -> Result<(), ConfigError> {
-        for (name, value) in root {
+        for (name, value) in in_order(root) {
             let Some(table) = reference::table(name.get_ref()) else {
                 return Err(self.error(name.span(), name.get_ref(), unknown_table(name.get_ref())));
             };
@@ -121,7 +122,7 @@ impl Walk<'_> {
     fn table(&mut self, table: &Table, path: &str, span: Range<usize>, keys: &DeTable<'_>) -> Result<(), ConfigError> {
         let line = self.line(span.clone());
         self.source.lines.insert(path.to_string(), line);
-        for (name, value) in keys {
+        for (name, value) in in_order(keys) {
             let full = format!("{path}.{}", name.get_ref());
             let Some(key) = table.key(name.get_ref()) else {
                 return Err(self.error(name.span(), &full, unknown_key(table, name.get_ref())));
@@ -141,6 +142,13 @@ impl Walk<'_> {
         }
         Ok(())
     }
+}
+
+/// A table's entries as the file has them, so that the first error is the one reported.
+fn in_order<'a, 'i>(table: &'a DeTable<'i>) -> Vec<(&'a Spanned<DeString<'i>>, &'a Spanned<DeValue<'i>>)> {
+    let mut entries: Vec<_> = table.iter().collect();
+    entries.sort_by_key(|(name, _)| name.span().start);
+    entries
 }
 
 fn required_keys(table: &Table) -> String {

@@ -99,6 +99,11 @@ fn a_mistyped_table_is_told_its_neighbour_and_all_tables() {
 }
 
 #[test]
+fn of_several_errors_the_first_in_the_file_is_reported() {
+    refused("[listen]\nport = 0\npcp_port = 0\n[cluser]\n[apply]\nx = 1", 8, "listen.port", &["1 to 65535"]);
+}
+
+#[test]
 fn values_out_of_range_or_of_the_wrong_type_are_told_the_range() {
     let cases: [(&str, &str, &[&str]); 21] = [
         ("[listen]\nport = 0", "listen.port", &["0 is not", "whole number from 1 to 65535"]),

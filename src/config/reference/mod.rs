@@ -106,9 +106,7 @@ impl Kind {
                 let (min, max) = (show_size(*min), show_size(*max));
                 format!("a size from {min} to {max} (units B, kB, MB, GB, TB; without a unit: bytes)")
             }
-            Kind::Choice(words) => {
-                words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ").to_string()
-            }
+            Kind::Choice(words) => words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", "),
         }
     }
 

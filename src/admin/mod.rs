@@ -1,1 +1,7 @@
-//! (being built)
+//! The commands that a person types, other than running the proxy and the sandbox.
+//!
+//! | part | command |
+//! |---|---|
+//! | [`check`] | `pglockstep check`: is a configuration in order, and what does it come to? |
+
+pub mod check;

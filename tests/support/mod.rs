@@ -4,7 +4,7 @@
 
 use pglockstep::sandbox::client::{Client, Target};
 use pglockstep::sandbox::compare::compare_nodes;
-use pglockstep::sandbox::process::{Signal, free_ports, signal, wait_for};
+use pglockstep::sandbox::process::{Signal, free_ports, signal, tie_to_us, wait_for};
 use pglockstep::sandbox::running::Summary;
 use pglockstep::sandbox::servers::{Programs, tail};
 use std::io::{BufRead, BufReader};
@@ -30,7 +30,8 @@ pub struct Options {
     pub arguments: Vec<String>,
 }
 
-/// A running `pglockstep sandbox`; dropping it stops everything.
+/// A running `pglockstep sandbox`; dropping it stops everything, and so does the end of the thread that started it (a
+/// test run that is killed leaves no servers): do not share one between tests.
 pub struct Sandbox {
     child: Child,
     /// A proxy that a test has started itself.
@@ -55,7 +56,9 @@ impl Sandbox {
             std::fs::write(&file, &options.config).unwrap();
             command.arg("--config").arg(file);
         }
-        let mut child = command.args(&options.arguments).stdout(Stdio::piped()).spawn().unwrap();
+        command.args(&options.arguments).stdout(Stdio::piped());
+        tie_to_us(&mut command, Signal::TERM);
+        let mut child = command.spawn().unwrap();
         wait_for_ready(&mut child);
         let summary = Summary::read(&directory.path().join("sandbox")).unwrap();
         Sandbox { child, proxy: None, summary, programs: Programs::find().unwrap(), directory }
@@ -177,6 +180,7 @@ impl Sandbox {
         let log = std::fs::File::options().append(true).create(true).open(self.dir().join("pglockstep.log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_pglockstep"));
         command.arg("run").arg("-c").arg(self.dir().join("pglockstep.toml")).stdin(Stdio::null());
+        tie_to_us(&mut command, Signal::TERM);
         let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         let child = self.proxy.insert(child);
         let end = Instant::now() + READY_TIMEOUT;

@@ -1,0 +1,58 @@
+# make demo    a sandbox of three servers, and the tutorial played on it
+# make test    format, lints, unit tests, end-to-end tests on real servers
+# make bench   bench/compare: against direct servers, Pgpool-II and PgBouncer
+# make deps    PostgreSQL's server programs, from Debian's packages if they are missing
+
+CARGO ?= cargo
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o=Dpkg::Use-Pty=0
+
+.PHONY: all demo test check bench deps bench-deps
+all: demo
+
+demo: deps
+	$(CARGO) build --release --locked
+	target=$${CARGO_TARGET_DIR:-target}; "$$target/release/pglockstep" demo
+
+test: deps check
+	$(CARGO) test --locked --lib --bins
+	$(CARGO) test --locked --doc
+	$(CARGO) test --locked --test '*' -- --test-threads=2
+
+# Format and lints. A Rust without rustfmt or clippy gets them through rustup, else that half is left out, with a word.
+check:
+	@for part in fmt clippy; do \
+	  $(CARGO) $$part --version >/dev/null 2>&1 && continue; \
+	  component=$$part; [ $$part = fmt ] && component=rustfmt; \
+	  echo "cargo $$part is missing: rustup component add $$component"; \
+	  rustup component add $$component || echo "NOT CHECKED: cargo $$part cannot be had here"; \
+	done
+	! $(CARGO) fmt --version >/dev/null 2>&1 || $(CARGO) fmt --check
+	! $(CARGO) clippy --version >/dev/null 2>&1 || $(CARGO) clippy --locked --all-targets -- -D warnings
+
+bench: deps bench-deps
+	$(CARGO) build --release --locked
+	bench/compare
+
+# The same places as the sandbox looks in: PATH, pg_config, Debian's directories.
+deps:
+	@for dir in $$(echo "$$PATH" | tr : ' ') "$$(pg_config --bindir 2>/dev/null)" /usr/lib/postgresql/*/bin; do \
+	  [ -x "$$dir/initdb" ] && [ -x "$$dir/postgres" ] && [ -x "$$dir/psql" ] && [ -x "$$dir/pgbench" ] && exit 0; \
+	done; \
+	echo "PostgreSQL's server programs are missing: installing Debian's packages postgresql and postgresql-contrib"; \
+	$(call install,postgresql postgresql-contrib)
+
+bench-deps:
+	@missing=; \
+	[ -x /usr/sbin/pgpool ] || missing="$$missing pgpool2"; \
+	[ -x /usr/sbin/pgbouncer ] || missing="$$missing pgbouncer"; \
+	[ -z "$$missing" ] && exit 0; \
+	echo "the comparison needs Debian's packages$$missing: installing them"; \
+	$(call install,$$missing)
+
+# One shell command; $(1) is a list of packages.
+define install
+command -v apt-get >/dev/null || { echo "there is no apt-get here: please install PostgreSQL 12 to 18 by hand"; exit 1; }; \
+[ -z "$(SUDO)" ] || command -v sudo >/dev/null || { echo "that needs root or sudo: please run make deps as root"; exit 1; }; \
+$(SUDO) env $(APT) update && $(SUDO) env $(APT) install -y --no-install-recommends $(1)
+endef

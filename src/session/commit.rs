@@ -148,6 +148,12 @@ impl Commit {
         self.position(conn).is_some()
     }
 
+    /// The link of one of this commit's appliers.
+    pub fn link_mut(&mut self, conn: ConnId) -> Option<&mut super::link::Link> {
+        let i = self.position(conn)?;
+        self.replicas[i].applier.as_mut().map(|a| &mut a.link)
+    }
+
     fn position(&self, conn: ConnId) -> Option<usize> {
         self.replicas.iter().position(|r| r.applier.as_ref().is_some_and(|a| a.link.conn == conn))
     }
@@ -693,7 +699,7 @@ impl Session {
     }
 
     /// Nothing happens on any node; the client gets this error.
-    fn refuse_commit(&mut self, error: Bytes, cx: &mut Cx<'_>) {
+    pub(super) fn refuse_commit(&mut self, error: Bytes, cx: &mut Cx<'_>) {
         let Some(after) = self.commit.as_ref().map(|c| c.after) else { return };
         let at_main = self.commit.as_ref().is_some_and(|c| matches!(c.phase, Phase::Apply | Phase::Need));
         self.drop_commit(cx);

@@ -20,7 +20,7 @@ use super::transaction::{Target, Tx, begin_tag};
 use super::{AfterRollback, Request, Session};
 use crate::sql::cache::Verdict;
 use crate::sql::class::{Class, TxModes};
-use crate::wire::frame::{Frame, HEADER};
+use crate::wire::frame::Frame;
 use crate::wire::front::{Bind, Parse, read_execute, read_target};
 use crate::wire::{PgError, TxStatus, back, front};
 
@@ -335,9 +335,6 @@ impl Session {
             Plan::Rollback { chain } => self.execute_rollback(chain, cx),
             Plan::Refused(e) => self.refuse_in_batch(&e, cx),
             Plan::Everywhere => {
-                if self.batch.everywhere.is_some() {
-                    self.out_hold_everywhere();
-                }
                 self.send_client(self.target(), frame.raw.clone(), Asked::Execute, Note::Nothing, cx);
                 true
             }
@@ -521,8 +518,7 @@ impl Session {
     }
 
     /// ReadyForQuery behind the last message of an implicit transaction.
-    pub(super) fn implicit_end(&mut self, target: Target, cx: &mut Cx<'_>) {
-        let _ = target;
+    pub(super) fn implicit_end(&mut self, cx: &mut Cx<'_>) {
         match std::mem::take(&mut self.tx) {
             Tx::Open(open) if open.failed => {
                 self.tx = Tx::Open(open);
@@ -539,8 +535,7 @@ impl Session {
     }
 
     /// An error was told in this batch: the rest is skipped, and what was only begun here is not.
-    pub(super) fn batch_failed(&mut self, cx: &mut Cx<'_>) {
-        let _ = cx;
+    pub(super) fn batch_failed(&mut self) {
         self.batch.skipping = true;
         if std::mem::take(&mut self.batch.begun) {
             match &mut self.tx {
@@ -602,7 +597,7 @@ impl Session {
         }
         self.out.release();
         self.out.push(e.encode());
-        self.batch_failed(cx);
+        self.batch_failed();
         let status = self.tx.open().map(|o| (o.failed, o.on));
         if let Some((false, on)) = status {
             let mut out = BytesMut::new();
@@ -615,8 +610,6 @@ impl Session {
         }
         true
     }
-
-    fn out_hold_everywhere(&mut self) {}
 
     /// A FunctionCall: nobody knows what the function does.
     pub(super) fn function_call(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
@@ -637,10 +630,4 @@ impl Session {
 
 fn is_control(class: &Class) -> bool {
     matches!(class, Class::Begin(_) | Class::Commit { .. } | Class::Rollback { .. })
-}
-
-/// Bytes of a frame behind its header; for slices that live as long as the frame.
-#[must_use]
-pub fn body(frame: &Frame) -> Bytes {
-    frame.raw.slice(HEADER..)
 }

@@ -107,6 +107,8 @@ pub trait Io {
     fn connect(&mut self, node: NodeId) -> ConnId;
     /// Sends a CancelRequest on a connection of its own.
     fn cancel(&mut self, node: NodeId, pid: u32, secret: &[u8]);
+    /// A client asks for the end of another session's running statement, of whichever shard.
+    fn cancel_client(&mut self, pid: u32, secret: u32);
     /// Unpredictable bytes.
     fn random(&mut self, out: &mut [u8]);
     /// Reports `what` to this session after a while, once. Timers are not taken back: late ones must do no harm.
@@ -145,6 +147,14 @@ pub struct Env {
     pub clients: Arc<std::sync::atomic::AtomicUsize>,
     /// No new work: the proxy is stopping.
     pub draining: std::cell::Cell<bool>,
+}
+
+impl Env {
+    /// `max_message_size`, bytes.
+    #[must_use]
+    pub fn max_message_size(&self) -> usize {
+        usize::try_from(self.config.limits.max_message_size).unwrap_or(usize::MAX)
+    }
 }
 
 /// What every step of a session is given.

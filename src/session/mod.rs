@@ -32,7 +32,7 @@ pub mod simple;
 pub mod startup;
 pub mod transaction;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -201,18 +201,32 @@ pub struct Session {
     retry: Option<route::Retry>,
     draining: bool,
     logged_in: bool,
+    /// Modes of the transaction that AND CHAIN begins.
+    chained: Option<crate::sql::class::TxModes>,
+    /// A simple query's next step waits for the answers to own requests behind the last one.
+    steps_wait: bool,
+    /// Names of temporary tables, lower-case.
+    temporary_names: HashSet<String>,
+    /// `script_limit`, bytes.
+    script_limit: usize,
+    /// Bytes of the COPY FROM STDIN that is under way.
+    copied: usize,
+    /// A statement of an extended batch that goes to every replica once main has done it.
+    everywhere: Option<Bytes>,
+    /// The transaction that is being ended by ROLLBACK had only read: the client asked for COMMIT.
+    commit_as_rollback: bool,
 }
 
 impl Session {
     /// A client has been accepted. `cancel_key` is what its BackendKeyData will say.
     #[must_use]
     pub fn new(client: ConnId, peer: Peer, cancel_key: (u32, u32), cx: &mut Cx<'_>) -> Session {
-        cx.io.arm(cx.env.config.limits_authentication_timeout(), TimerKind::Authentication);
+        cx.io.arm(cx.env.config.authentication.authentication_timeout, TimerKind::Authentication);
         Session {
             client,
             peer,
             stage: Stage::Startup(BytesMut::new()),
-            framer: FrontendFramer::new(cx.env.config.max_message_size()),
+            framer: FrontendFramer::new(cx.env.max_message_size()),
             inbox: VecDeque::new(),
             inbox_bytes: 0,
             client_paused: false,
@@ -250,6 +264,13 @@ impl Session {
             retry: None,
             draining: false,
             logged_in: false,
+            chained: None,
+            steps_wait: false,
+            temporary_names: HashSet::new(),
+            script_limit: usize::try_from(cx.env.config.replication.script_limit).unwrap_or(usize::MAX),
+            copied: 0,
+            everywhere: None,
+            commit_as_rollback: false,
         }
     }
 

@@ -203,6 +203,11 @@ impl OwedQueue {
         skipped
     }
 
+    /// Forgets all but the head: the server has entered COPY mode and ignores what was sent behind it.
+    pub fn keep_head(&mut self) {
+        self.queue.truncate(1);
+    }
+
     /// Forgets everything (the connection is gone).
     pub fn clear(&mut self) {
         self.queue.clear();

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::io::{Cx, Question};
+use super::io::Cx;
 use super::link::{Login, parameter, violation};
 use super::note::{Forgets, Note, PendingSetting, PendingWrite};
 use super::owed::{Asked, Fits, Own, Whose};
@@ -182,7 +182,7 @@ impl Session {
                 let fields = ErrorFields::parse(&bytes_of(chunk, piece)[5..]);
                 if fields.sqlstate == "25006" {
                     self.out.end_run(chunk);
-                    self.refuted(cx);
+                    self.refuted();
                     return true;
                 }
             }
@@ -195,8 +195,7 @@ impl Session {
     }
 
     /// The reader says that the statement writes: nothing of its answer has left, main runs it.
-    fn refuted(&mut self, cx: &mut Cx<'_>) {
-        let _ = cx;
+    fn refuted(&mut self) {
         self.out.drop_held();
         tracing::info!("a statement taken for a read writes; it runs on main");
         let Some(link) = self.link(Target::Reader) else { return };
@@ -387,25 +386,29 @@ impl Session {
                     }
                 }
                 match (note, asked) {
-                    (Note::ImplicitEnd, _) => self.implicit_end(target, cx),
+                    (Note::ImplicitEnd, _) => self.implicit_end(cx),
                     (_, Asked::Sync) if !matches!(self.request, Request::Simple(_)) => {
                         if status == TxStatus::Idle && self.tx.target() == Some(target) {
                             // The transaction ended on the server without the session's doing.
                             self.tx = Tx::Idle;
                         }
                         self.retry = None;
+                        if let Some(sql) = self.everywhere.take() {
+                            self.request = Request::ImplicitEnd;
+                            return self.start_everywhere(sql, super::commit::After::SyncEnd, cx);
+                        }
                         let ready = back::ready(self.status());
                         self.out.push(ready);
                     }
                     _ => self.step_done(target, status, cx),
                 }
             }
-            Whose::Own(own) => self.own_ready(target, own, status, cx),
+            Whose::Own(own) => self.own_ready(target, own, cx),
             Whose::Local(..) => {}
         }
     }
 
-    fn own_ready(&mut self, target: Target, own: Own, status: TxStatus, cx: &mut Cx<'_>) {
+    fn own_ready(&mut self, target: Target, own: Own, cx: &mut Cx<'_>) {
         let error = self.own_error.take();
         match own {
             Own::Commit => {
@@ -429,9 +432,7 @@ impl Session {
                     self.retry_on_main(cx);
                 }
             }
-            _ => {
-                let _ = status;
-            }
+            _ => self.own_answered(cx),
         }
     }
 
@@ -481,7 +482,7 @@ impl Session {
                 cx,
             );
         } else if !skipped.sync_sent {
-            self.batch_failed(cx);
+            self.batch_failed();
         }
     }
 
@@ -495,6 +496,7 @@ impl Session {
             self.out.end_run(chunk);
             self.out.release();
         }
+        self.everywhere = None;
         self.step_failed();
         self.out.relay(chunk, &piece.place);
     }
@@ -696,7 +698,6 @@ impl Session {
 
     /// A cancel came while the commit was still undecided.
     pub(super) fn cancel_commit(&mut self, error: Bytes, cx: &mut Cx<'_>) {
-        let _ = Question::Role { user: String::new() };
         self.refuse_commit(error, cx);
     }
 }

@@ -462,7 +462,7 @@ impl Session {
             }
             After::ExecuteCommit { .. } => {
                 self.request = Request::None;
-                self.batch_failed(cx);
+                self.batch_failed();
             }
             After::SyncEnd => {
                 self.request = Request::None;

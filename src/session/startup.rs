@@ -51,8 +51,10 @@ impl Session {
                     self.out.push(Bytes::from_static(b"N"));
                     self.flush(cx);
                 }
-                StartupPacket::Cancel { .. } => {
-                    // The shard looks for these before it makes a session; one behind SSLRequest ends here.
+                StartupPacket::Cancel { pid, secret } => {
+                    if let Some(secret) = read_u32(&secret) {
+                        cx.io.cancel_client(pid, secret);
+                    }
                     self.end(cx);
                     return None;
                 }
@@ -68,16 +70,6 @@ impl Session {
                     return (!matches!(self.stage, Stage::Over)).then_some(rest);
                 }
             }
-        }
-    }
-
-    /// A CancelRequest, if the bytes so far are one: the shard asks before it lets a session speak.
-    #[must_use]
-    pub fn cancel_request(bytes: &[u8]) -> Option<(u32, u32)> {
-        let length = read_u32(bytes)? as usize;
-        match StartupPacket::read(bytes.get(4..length)?)? {
-            StartupPacket::Cancel { pid, secret } => Some((pid, read_u32(&secret)?)),
-            _ => None,
         }
     }
 
@@ -234,7 +226,7 @@ impl Session {
         parameters.push(("options", &options));
         let mut nonce = [0u8; 18];
         cx.io.random(&mut nonce);
-        let limits = (cx.env.config.max_message_size(), cx.env.config.authentication.scram_max_iterations);
+        let limits = (cx.env.max_message_size(), cx.env.config.authentication.scram_max_iterations);
         Link::new(node, conn, &self.user, &parameters, self.credentials.clone(), nonce, limits)
     }
 

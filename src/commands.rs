@@ -1,9 +1,11 @@
 //! From the command line to the parts that do the work: one short function per command.
 
-use crate::cli::{DemoArgs, RunArgs, SandboxArgs, SetupArgs};
+use crate::cli::{DemoArgs, RunArgs, SetupArgs};
 use crate::log;
-use pglockstep::admin::check;
+use pglockstep::admin::{check, setup};
 use pglockstep::config::{self, Config, ConfigError, LogLevel};
+use pglockstep::sandbox::{self, SandboxArgs};
+use pglockstep::shard;
 use std::error::Error;
 use std::io;
 use std::process::ExitCode;
@@ -20,7 +22,7 @@ pub fn run(args: RunArgs) -> Outcome {
     let config = config::load(&args.config)?;
     config.refuse_unbuilt()?;
     log::start(config.logging.log_min_messages);
-    merged_later::run(config, &args.config)?;
+    shard::run::run(config, &args.config)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -34,19 +36,19 @@ pub fn check(args: check::Args) -> Outcome {
 pub fn setup(args: SetupArgs) -> Outcome {
     let config = config::load(&args.config)?;
     log::start(LogLevel::Warning);
-    merged_later::setup(&config, &args)?;
+    setup::run(setup_args(&config, &args)?)?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub fn sandbox(args: SandboxArgs) -> Outcome {
     log::start(LogLevel::Warning);
-    merged_later::sandbox(args)?;
+    sandbox::run(args)?;
     Ok(ExitCode::SUCCESS)
 }
 
-pub fn demo(args: DemoArgs) -> Outcome {
+pub fn demo(_args: DemoArgs) -> Outcome {
     log::start(LogLevel::Warning);
-    merged_later::demo(args)?;
+    sandbox::demo(sandbox::demo::demo_args()?)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -55,31 +57,28 @@ pub fn status(error: &(dyn Error + Send + Sync + 'static)) -> u8 {
     if error.is::<ConfigError>() { MISUSED } else { FAILED }
 }
 
-/// TO BE SWAPPED WHEN MERGED: the one place where parts that are still being built are called. Each body becomes one
-/// call, and this module goes.
-mod merged_later {
-    use super::*;
-    use std::path::Path;
-
-    type Done = Result<(), Box<dyn Error + Send + Sync>>;
-
-    /// `pglockstep::shard::run::run(config, config_path)`
-    pub fn run(_config: Config, _config_path: &Path) -> Done {
-        Err("run: not merged yet".into())
-    }
-
-    /// `pglockstep::admin::setup::run(args)`, with its arguments made from the configuration and the command line.
-    pub fn setup(_config: &Config, _args: &SetupArgs) -> Done {
-        Err("setup: not merged yet".into())
-    }
-
-    /// `pglockstep::sandbox::run(args)`
-    pub fn sandbox(_args: SandboxArgs) -> Done {
-        Err("sandbox: not merged yet".into())
-    }
-
-    /// `pglockstep::sandbox::demo(args)`
-    pub fn demo(_args: DemoArgs) -> Done {
-        Err("demo: not merged yet".into())
-    }
+/// What `setup` needs, from the configuration and the command line.
+fn setup_args(config: &Config, args: &SetupArgs) -> Result<setup::SetupArgs, Box<dyn Error + Send + Sync>> {
+    let login = |(user, password): (&str, &config::Password)| setup::Login {
+        user: user.to_owned(),
+        password: password.expose().to_owned(),
+    };
+    // A role that is apply_user by another name needs nothing of its own.
+    let other = |l: (&str, &config::Password)| (l.0 != config.apply.apply_user).then(|| login(l));
+    let variable = &args.superuser_password_env;
+    Ok(setup::SetupArgs {
+        nodes: config
+            .nodes
+            .iter()
+            .map(|n| setup::SetupNode { id: n.id, host: n.backend_hostname.clone(), port: n.backend_port })
+            .collect(),
+        superuser: args.superuser.clone(),
+        superuser_password: std::env::var(variable).unwrap_or_default(),
+        database: config.authentication.auth_database.clone(),
+        apply: login(config.apply_login()),
+        auth: other(config.auth_login()),
+        health_check: other(config.health_check_login()),
+        clients: u32::try_from(config.limits.num_init_children).unwrap_or(u32::MAX),
+        dry_run: args.dry_run,
+    })
 }

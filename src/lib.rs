@@ -31,7 +31,7 @@ pub mod config;
 pub mod sandbox;
 pub mod script;
 pub mod sequencer;
-// pub mod session;
+pub mod session;
 pub mod shard;
 pub mod sql;
 pub mod telemetry;

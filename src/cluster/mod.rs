@@ -1,1 +1,18 @@
-//! (being built)
+//! Who is up, who is main, and what the proxy knows of nodes: membership, its durable file, the control plane.
+//!
+//! Talks to shards by messages and by the membership only, never through sessions' state. Control-plane SQL runs on a
+//! tokio thread of its own (tokio-postgres); nothing here is on a client's path but the questions that it asks.
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | `membership` | the immutable set (epoch, main, status of each node), swapped atomically |
+//! | `state` | the file that outlives the process |
+//! | `lock` | one proxy per work directory |
+//! | `nodes` | SQL on nodes: roles, catalogues, backends, probes |
+//! | `control` | the thread: questions of shards, health, signals |
+
+pub mod control;
+pub mod lock;
+pub mod membership;
+pub mod nodes;
+pub mod state;

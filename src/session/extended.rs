@@ -45,6 +45,13 @@ pub struct Batch {
     everywhere: Option<Bytes>,
 }
 
+impl Batch {
+    /// A batch that no reader may serve.
+    pub(super) fn on_main() -> Batch {
+        Batch { force_main: true, ..Batch::default() }
+    }
+}
+
 /// What lies between here and the next Sync.
 #[derive(Debug, Default)]
 struct Survey {

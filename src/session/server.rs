@@ -138,7 +138,7 @@ impl Session {
         }
         let Some(link) = self.link(target) else { return };
         let fits = link.owed.fits(piece.tag);
-        if target == Target::Reader && self.retry.is_some() && self.first_answer(chunk, piece, cx) {
+        if target == Target::Reader && self.retry.is_some() && self.first_answer(chunk, piece) {
             return;
         }
         match fits {
@@ -175,7 +175,7 @@ impl Session {
     }
 
     /// A read on a reader may still be run again on main. True: the message has been dealt with.
-    fn first_answer(&mut self, chunk: &Bytes, piece: &Piece, cx: &mut Cx<'_>) -> bool {
+    fn first_answer(&mut self, chunk: &Bytes, piece: &Piece) -> bool {
         match piece.tag {
             b'D' | b'C' | b'I' | b's' | b'd' | b'H' => {}
             b'E' => {

@@ -22,7 +22,7 @@ use crate::wire::{PgError, TxStatus, back, front};
 
 /// A simple query that is being run.
 #[derive(Debug)]
-pub(super) struct Simple {
+pub struct Simple {
     frame: Frame,
     text: Bytes,
     steps: Vec<Range<usize>>,
@@ -496,7 +496,7 @@ impl Session {
             self.inbox_bytes += f.raw.len();
             self.inbox.push_front(f);
         }
-        self.batch = super::extended::Batch { force_main: true, ..Default::default() };
+        self.batch = super::extended::Batch::on_main();
         self.pump(cx);
     }
 

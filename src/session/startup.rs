@@ -157,7 +157,7 @@ impl Session {
         }
         let mut random = [0u8; 40];
         cx.io.random(&mut random);
-        let (auth, first) = ClientAuth::new(method, &self.user, role, random, &cx.env.mock_secret);
+        let (auth, first) = ClientAuth::with_mock_secret(method, &self.user, role, random, &cx.env.mock_secret);
         self.stage = Stage::Password(auth);
         self.out.push(Bytes::from(first));
         self.pump(cx);
@@ -183,7 +183,7 @@ impl Session {
                 self.open_lane(cx);
             }
             Step::Fail(e) => {
-                tracing::info!(user = %self.user, peer = ?self.peer, reason = %e.log_detail(), "authentication failed");
+                tracing::info!(user = %self.user, peer = ?self.peer, reason = e.log_detail().unwrap_or("-"), "authentication failed");
                 self.fatal(&PgError::fatal(e.sqlstate(), e.message()), cx);
             }
         }

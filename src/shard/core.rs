@@ -3,7 +3,6 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -57,6 +56,8 @@ pub struct Core<D> {
     /// Addresses of the nodes, by id.
     pub nodes: Vec<Address>,
     owners: Vec<(u32, Owner)>,
+    /// Connections beyond the driver's table: they only live to be reported closed.
+    strays: HashMap<ConnId, Owner>,
     timers: BinaryHeap<Reverse<(Time, u64, SessionId, u8, u8)>>,
     next: u64,
     pools: HashMap<PoolKey, Vec<Box<Applier>>>,
@@ -75,6 +76,7 @@ impl<D: Driver> Core<D> {
             driver,
             nodes,
             owners: Vec::new(),
+            strays: HashMap::new(),
             timers: BinaryHeap::new(),
             next: 0,
             pools: HashMap::new(),
@@ -89,12 +91,21 @@ impl<D: Driver> Core<D> {
     pub fn owner(&self, conn: ConnId) -> Owner {
         match self.owners.get(conn.index as usize) {
             Some((generation, owner)) if *generation == conn.generation => owner.clone(),
-            _ => Owner::Nobody,
+            Some(_) => Owner::Nobody,
+            None => self.strays.get(&conn).cloned().unwrap_or(Owner::Nobody),
         }
     }
 
     /// Gives the connection an owner.
     pub fn own(&mut self, conn: ConnId, owner: Owner) {
+        if conn.index == u32::MAX {
+            if owner == Owner::Nobody {
+                self.strays.remove(&conn);
+            } else {
+                self.strays.insert(conn, owner);
+            }
+            return;
+        }
         let at = conn.index as usize;
         if self.owners.len() <= at {
             self.owners.resize(at + 1, (0, Owner::Nobody));

@@ -1,3 +1,335 @@
 //! The event loops. Each shard is one pinned thread with its own driver, listener, sessions and pools.
+//!
+//! [`Shard`] turns the driver's completions into events of sessions and lets each answer at once; what they queue is
+//! submitted together by the next [`Driver::wait`]. Nothing on this path is shared between shards but the sequencer
+//! and the membership.
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | `driver` | the operating system, as a shard sees it |
+//! | `ring` | io_uring |
+//! | `core` | owners of connections, timers, the applier pool |
+//! | `run` | the `run` command: threads, control plane, signals |
+
+pub mod core;
 pub mod driver;
 pub mod ring;
+pub mod run;
+
+use std::sync::Arc;
+
+use self::core::{Core, Deferred, Owner, SessionId};
+use self::driver::{ConnId, Driver, Event, Peer};
+use crate::cluster::control::{ControlHandle, Reply, Request, ShardHandle, ShardMessage, Ticket};
+use crate::sequencer::NodeId;
+use crate::session::io::{Answer, Cx, Env, Fate, Question};
+use crate::session::{Event as SessionEvent, Session};
+
+/// Bits of a cancel key's pid that name the session's slot; the shard's number stands above them.
+const SLOT_BITS: u32 = 20;
+
+struct Slot {
+    generation: u32,
+    session: Option<Box<Session>>,
+}
+
+/// What a question's answer is needed for.
+enum Asked {
+    Catalogue { database: Arc<str>, version: u64 },
+    Other,
+}
+
+/// One event loop.
+pub struct Shard<D: Driver> {
+    number: usize,
+    core: Core<D>,
+    env: Env,
+    sessions: Vec<Slot>,
+    free: Vec<u32>,
+    live: usize,
+    questions: std::collections::HashMap<u64, (SessionId, Asked)>,
+    control: ControlHandle,
+    peers: Vec<ShardHandle>,
+    watermarks: Vec<u64>,
+    epoch: u64,
+    stopping: bool,
+}
+
+impl<D: Driver> Shard<D> {
+    /// A shard with no client yet. `peers` are the handles of all shards, itself included, by number.
+    pub fn new(number: usize, core: Core<D>, env: Env, control: ControlHandle, peers: Vec<ShardHandle>) -> Shard<D> {
+        let epoch = env.membership.epoch();
+        let watermarks = vec![0; core.nodes.len()];
+        Shard {
+            number,
+            core,
+            env,
+            sessions: Vec::new(),
+            free: Vec::new(),
+            live: 0,
+            questions: std::collections::HashMap::new(),
+            control,
+            peers,
+            watermarks,
+            epoch,
+            stopping: false,
+        }
+    }
+
+    /// Runs until told to stop, or until it has drained.
+    ///
+    /// # Errors
+    /// The driver has become unusable.
+    pub fn run(&mut self) -> std::io::Result<()> {
+        let mut events = Vec::new();
+        while !self.stopping && !(self.env.draining.get() && self.live == 0) {
+            let until = self.before_sleep();
+            self.core.driver.wait(until, &mut events)?;
+            for event in events.drain(..) {
+                self.event(event);
+                self.settle();
+            }
+            self.inbox();
+            while let Some((session, kind)) = self.core.due() {
+                self.tell(session, SessionEvent::Timer(kind));
+                self.settle();
+            }
+            self.commits_moved();
+        }
+        Ok(())
+    }
+
+    /// Says that this shard waits for watermarks, then looks once more: between the two nothing is lost.
+    fn before_sleep(&mut self) -> Option<driver::Time> {
+        if !self.core.watchers.is_empty() {
+            self.env.sequencer.watch(self.number);
+            self.commits_moved();
+        }
+        let others = self.env.sequencer.waiters_to_ring(self.number);
+        for (i, peer) in self.peers.iter().enumerate() {
+            if others & (1 << i) != 0 {
+                peer.doorbell.ring();
+            }
+        }
+        self.core.next_timer()
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Accepted { conn, peer } => self.accept(conn, peer),
+            Event::Connected { conn } => match self.core.owner(conn) {
+                Owner::Server(s) => self.tell(s, SessionEvent::Connected(conn)),
+                Owner::Cancel(bytes) => {
+                    // The server answers nothing; it closes when it has done its part.
+                    self.core.driver.send(conn, bytes);
+                }
+                _ => {}
+            },
+            Event::Received { conn, bytes } => match self.core.owner(conn) {
+                Owner::Client(s) => self.tell(s, SessionEvent::Client(bytes)),
+                Owner::Server(s) => self.tell(s, SessionEvent::Server(conn, bytes)),
+                Owner::Pooled(key) => self.core.drop_pooled(&key, conn),
+                Owner::Cancel(_) | Owner::Nobody => {}
+            },
+            Event::Drained { conn } => match self.core.owner(conn) {
+                Owner::Client(s) => self.tell(s, SessionEvent::ClientDrained),
+                Owner::Server(s) => self.tell(s, SessionEvent::ServerDrained),
+                _ => {}
+            },
+            Event::Closed { conn, error } => {
+                let owner = self.core.owner(conn);
+                self.core.own(conn, Owner::Nobody);
+                match owner {
+                    Owner::Client(s) => self.tell(s, SessionEvent::ClientGone),
+                    Owner::Server(s) => {
+                        let why = error.map_or_else(|| "the server closed the connection".to_owned(), |e| e.to_string());
+                        self.tell(s, SessionEvent::ServerGone(conn, why));
+                    }
+                    Owner::Pooled(key) => self.core.drop_pooled(&key, conn),
+                    Owner::Cancel(_) | Owner::Nobody => {}
+                }
+            }
+            Event::Woken => {}
+        }
+    }
+
+    fn accept(&mut self, conn: ConnId, peer: Peer) {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.sessions.push(Slot { generation: 0, session: None });
+            u32::try_from(self.sessions.len() - 1).unwrap_or(u32::MAX) // the driver's table is far smaller
+        });
+        let generation = self.sessions[slot as usize].generation;
+        let id = SessionId { slot, generation };
+        self.core.own(conn, Owner::Client(id));
+        self.core.current = id;
+        let mut secret = [0u8; 4];
+        self.core.driver.random(&mut secret);
+        let pid = (u32::try_from(self.number).unwrap_or(0) << SLOT_BITS) | (slot + 1);
+        let mut cx = Cx { env: &self.env, io: &mut self.core };
+        let session = Session::new(conn, peer, (pid, u32::from_be_bytes(secret)), &mut cx);
+        self.sessions[slot as usize].session = Some(Box::new(session));
+        self.live += 1;
+        self.env.recorder.borrow_mut().counters.sessions += 1;
+    }
+
+    /// Lets a session take an event. One that is gone takes none.
+    fn tell(&mut self, id: SessionId, event: SessionEvent) {
+        let Some(slot) = self.sessions.get_mut(id.slot as usize) else { return };
+        if slot.generation != id.generation {
+            return;
+        }
+        let Some(mut session) = slot.session.take() else { return };
+        self.core.current = id;
+        session.event(event, &mut Cx { env: &self.env, io: &mut self.core });
+        let slot = &mut self.sessions[id.slot as usize];
+        if session.is_over() {
+            slot.generation = slot.generation.wrapping_add(1);
+            self.free.push(id.slot);
+            self.live -= 1;
+        } else {
+            slot.session = Some(session);
+        }
+    }
+
+    /// What sessions left to be done.
+    fn settle(&mut self) {
+        while let Some(next) = self.core.deferred.pop() {
+            match next {
+                Deferred::Cancel { pid, secret } => self.route_cancel(pid, secret),
+                Deferred::Ask { session, token, question } => self.ask(session, token, question),
+            }
+        }
+    }
+
+    fn route_cancel(&mut self, pid: u32, secret: u32) {
+        let shard = (pid >> SLOT_BITS) as usize;
+        if shard == self.number {
+            return self.cancel(pid, secret);
+        }
+        if let Some(peer) = self.peers.get(shard) {
+            // A full inbox loses a cancel, which the protocol allows; nothing else goes this way.
+            let _ = peer.inbox.push(ShardMessage::Cancel { pid, secret });
+            peer.doorbell.ring();
+        }
+    }
+
+    fn cancel(&mut self, pid: u32, secret: u32) {
+        let at = (pid & ((1 << SLOT_BITS) - 1)).wrapping_sub(1);
+        let Some(slot) = self.sessions.get(at as usize) else { return };
+        if slot.session.as_ref().is_some_and(|s| s.cancel_key() == (pid, secret)) {
+            let id = SessionId { slot: at, generation: slot.generation };
+            self.tell(id, SessionEvent::Cancel);
+        }
+    }
+
+    fn ask(&mut self, session: SessionId, token: u64, question: Question) {
+        let mut asked = Asked::Other;
+        let request = match question {
+            Question::Role { user } => Request::Role { user },
+            Question::Catalogue { database } => {
+                let name: Arc<str> = Arc::from(database.as_str());
+                let version = self.env.catalogue_versions.of(&name).current();
+                asked = Asked::Catalogue { database: name, version };
+                Request::Catalogue { database }
+            }
+            Question::BackendGone { node, pid } => Request::BackendGone { node, pid },
+            Question::Terminate { node, pid } => Request::TerminateBackend { node, pid },
+            Question::Fate { node, database, xid } => Request::XactStatus { node, database, xid },
+            Question::Detach { node, reason } => Request::Detach { node, reason },
+        };
+        self.questions.insert(token, (session, asked));
+        self.control.ask(Ticket { shard: self.number, token }, request);
+    }
+
+    fn inbox(&mut self) {
+        while let Some(message) = self.peers[self.number].inbox.pop() {
+            match message {
+                ShardMessage::Reply { token, reply } => self.reply(token, reply),
+                ShardMessage::Cancel { pid, secret } => self.cancel(pid, secret),
+                ShardMessage::ForgetDatabase { database } => self.core.drop_pools(|key| *key.database == *database),
+                ShardMessage::Drain => self.drain(),
+                ShardMessage::Stop => self.stopping = true,
+            }
+            self.settle();
+        }
+        if self.env.membership.epoch() != self.epoch {
+            self.membership_changed();
+        }
+    }
+
+    fn drain(&mut self) {
+        tracing::info!(shard = self.number, sessions = self.live, "draining");
+        self.env.draining.set(true);
+        self.core.driver.stop_listening();
+        self.tell_all(|| SessionEvent::Drain);
+    }
+
+    fn membership_changed(&mut self) {
+        self.epoch = self.env.membership.epoch();
+        let membership = self.env.membership.load();
+        self.core.drop_pools(|key| !membership.is_up(key.node));
+        self.tell_all(|| SessionEvent::Membership);
+    }
+
+    fn tell_all(&mut self, event: impl Fn() -> SessionEvent) {
+        for slot in 0..self.sessions.len() {
+            let id = SessionId { slot: u32::try_from(slot).unwrap_or(u32::MAX), generation: self.sessions[slot].generation };
+            self.tell(id, event());
+            self.settle();
+        }
+    }
+
+    fn reply(&mut self, token: u64, reply: Reply) {
+        let Some((session, asked)) = self.questions.remove(&token) else { return };
+        let answer = match reply {
+            Reply::Role(r) => Answer::Role(r.and_then(|row| row.map(run::role_from_row).transpose())),
+            Reply::Catalogue(rows) => Answer::Catalogue(rows.and_then(|rows| self.take_catalogue(asked, &rows))),
+            Reply::BackendGone(gone) => Answer::Gone(gone),
+            Reply::Terminated => return,
+            Reply::XactStatus(s) => Answer::Fate(match s.as_deref() {
+                Ok("committed") => Fate::Committed,
+                Ok("aborted") => Fate::Aborted,
+                _ => Fate::Unknown,
+            }),
+            Reply::Detached(r) => Answer::Detached(r),
+        };
+        self.tell(session, SessionEvent::Answer(token, answer));
+    }
+
+    fn take_catalogue(&mut self, asked: Asked, rows: &[Vec<Vec<Option<String>>>]) -> Result<(), String> {
+        let Asked::Catalogue { database, version } = asked else { return Err("not asked for".into()) };
+        let catalogue = run::catalogue_from_rows(version, rows, &self.env.config)?;
+        self.env.catalogues.borrow_mut().insert(database, Arc::new(catalogue));
+        Ok(())
+    }
+
+    /// Tells sessions with a commit under way that watermarks have moved, until they move no further.
+    fn commits_moved(&mut self) {
+        loop {
+            let mut moved = false;
+            for (i, seen) in self.watermarks.iter_mut().enumerate() {
+                let now = self.env.sequencer.watermark(NodeId(u8::try_from(i).unwrap_or(u8::MAX)));
+                moved |= now != *seen;
+                *seen = now;
+            }
+            if !moved {
+                return;
+            }
+            for id in std::mem::take(&mut self.core.watchers) {
+                self.tell(id, SessionEvent::Watermarks);
+                let committing = self.sessions.get(id.slot as usize).is_some_and(|s| {
+                    s.generation == id.generation && s.session.as_ref().is_some_and(|s| s.is_committing())
+                });
+                if committing && !self.core.watchers.contains(&id) {
+                    self.core.watchers.push(id);
+                }
+                self.settle();
+            }
+        }
+    }
+
+    /// What was measured.
+    pub fn recorder(self) -> crate::telemetry::Recorder {
+        self.env.recorder.into_inner()
+    }
+}

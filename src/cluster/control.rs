@@ -1,0 +1,527 @@
+//! The control plane: one tokio thread that answers shards' questions, watches nodes' health, and ends the process.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam::queue::ArrayQueue;
+use tokio::sync::{Semaphore, mpsc};
+
+use super::membership::{Membership, NodeStatus, SharedMembership};
+pub use super::nodes::{Login, NodeAddress, RoleRow, Rows};
+use super::nodes::{Connection, backend_gone, connect, literal, role};
+use super::state::State;
+use crate::sequencer::{NodeId, Sequencer};
+use crate::shard::driver::Doorbell;
+
+/// Questions that are worked on at the same time; more wait.
+const AT_ONCE: usize = 32;
+/// How long a lost backend may take to be gone before its node counts as unreachable.
+const GONE_WITHIN: Duration = Duration::from_secs(20);
+/// How long nodes may take to come up when the proxy starts.
+const STARTUP_WAIT: Duration = Duration::from_secs(10);
+
+/// What the control plane is told.
+#[derive(Clone, Debug)]
+pub struct ControlConfig {
+    /// `cluster.name`.
+    pub cluster: String,
+    /// Directory of the state file.
+    pub work_dir: PathBuf,
+    /// By node id.
+    pub nodes: Vec<NodeAddress>,
+    /// `apply_user`.
+    pub apply: Login,
+    /// `auth_user`.
+    pub auth: Login,
+    /// `auth_database`.
+    pub auth_database: String,
+    /// `health_check_user`.
+    pub health_check: Login,
+    /// `health_check_database`.
+    pub health_check_database: String,
+    /// `health_check_period`; zero: none.
+    pub health_check_period: Duration,
+    /// `health_check_timeout`; zero: none.
+    pub health_check_timeout: Duration,
+    /// `health_check_max_retries`.
+    pub health_check_max_retries: u32,
+    /// `health_check_retry_delay`.
+    pub health_check_retry_delay: Duration,
+    /// `connect_timeout`.
+    pub connect_timeout: Duration,
+    /// `drain_timeout`.
+    pub drain_timeout: Duration,
+    /// What is read of a database's catalogue.
+    pub catalogue_queries: &'static [&'static str],
+}
+
+/// Who asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ticket {
+    /// The shard.
+    pub shard: usize,
+    /// Its own token.
+    pub token: u64,
+}
+
+/// What a shard asks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// The role's secret and rights.
+    Role { user: String },
+    /// The database's catalogue.
+    Catalogue { database: String },
+    /// Wait until the backend is gone.
+    BackendGone { node: NodeId, pid: u32 },
+    /// End the backend.
+    TerminateBackend { node: NodeId, pid: u32 },
+    /// What became of a transaction.
+    XactStatus { node: NodeId, database: String, xid: u64 },
+    /// Take the node out.
+    Detach { node: NodeId, reason: String },
+}
+
+/// The answer.
+#[derive(Debug)]
+pub enum Reply {
+    /// To [`Request::Role`].
+    Role(Result<Option<RoleRow>, String>),
+    /// To [`Request::Catalogue`]: rows per query.
+    Catalogue(Result<Vec<Rows>, String>),
+    /// To [`Request::BackendGone`].
+    BackendGone(bool),
+    /// To [`Request::TerminateBackend`].
+    Terminated,
+    /// To [`Request::XactStatus`]: `committed`, `aborted`, or nobody knows.
+    XactStatus(Option<String>),
+    /// To [`Request::Detach`].
+    Detached(Result<(), String>),
+}
+
+/// What reaches a shard from outside.
+#[derive(Debug)]
+pub enum ShardMessage {
+    /// An answer.
+    Reply { token: u64, reply: Reply },
+    /// A CancelRequest that came in elsewhere.
+    Cancel { pid: u32, secret: u32 },
+    /// Idle appliers of this database are to be closed: it is about to be dropped on replicas.
+    ForgetDatabase { database: String },
+    /// No new clients; end when the last transaction has.
+    Drain,
+    /// End now.
+    Stop,
+}
+
+/// How a shard is reached.
+#[derive(Clone)]
+pub struct ShardHandle {
+    /// Its inbox.
+    pub inbox: Arc<ArrayQueue<ShardMessage>>,
+    /// Wakes it.
+    pub doorbell: Arc<dyn Doorbell>,
+}
+
+enum ToControl {
+    Ask(Ticket, Request),
+    ShardDone,
+}
+
+/// How shards reach the control plane.
+#[derive(Clone)]
+pub struct ControlHandle {
+    to: mpsc::UnboundedSender<ToControl>,
+}
+
+impl ControlHandle {
+    /// Asks. Bound: a session has at most a few questions open, so their number is that of the sessions.
+    pub fn ask(&self, ticket: Ticket, request: Request) {
+        // The control plane outlives the shards; if it is gone, the process is ending.
+        let _ = self.to.send(ToControl::Ask(ticket, request));
+    }
+
+    /// A shard has ended.
+    pub fn shard_done(&self, _shard: usize) {
+        let _ = self.to.send(ToControl::ShardDone);
+    }
+}
+
+/// What the start leaves for the running control plane.
+pub struct Startup {
+    runtime: tokio::runtime::Runtime,
+    state: State,
+    guards: Vec<Option<Connection>>,
+}
+
+/// The running control plane.
+pub struct Control {
+    handle: ControlHandle,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+struct Plane {
+    config: ControlConfig,
+    membership: Arc<SharedMembership>,
+    sequencer: Arc<Sequencer>,
+    shards: Vec<ShardHandle>,
+    /// The state file's contents; its lock makes detaching one at a time.
+    state: tokio::sync::Mutex<State>,
+    /// Bounds the connections that questions open.
+    permits: Semaphore,
+    /// A connection to main for roles and backends, kept open.
+    auth: tokio::sync::Mutex<Option<Arc<Connection>>>,
+}
+
+impl Control {
+    /// Looks at all nodes, and at what the state file says of them.
+    ///
+    /// # Errors
+    /// No node can be used, another proxy serves them, or they are of different versions.
+    pub fn startup(config: &ControlConfig, sequencer: &Sequencer) -> Result<(Arc<SharedMembership>, Startup), String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+        let addresses: Vec<String> = config.nodes.iter().map(|n| format!("{}:{}", n.host, n.port)).collect();
+        let mut state = match State::load(&config.work_dir).map_err(|e| e.to_string())? {
+            Some(s) if s.nodes.len() == addresses.len() => s,
+            Some(_) => return Err("the state file is of a cluster with another number of nodes: set [cluster] work_dir to a directory of this cluster".into()),
+            None => State::new(addresses.clone()),
+        };
+        for (node, address) in state.nodes.iter_mut().zip(addresses) {
+            node.address = address;
+        }
+        let (guards, versions, mut problems) = runtime.block_on(look_at_all(config));
+        for (i, found) in guards.iter().enumerate() {
+            let node = &mut state.nodes[i];
+            if found.is_some() && node.status == NodeStatus::Down {
+                node.status = NodeStatus::Stale;
+                node.reason = "it was not there while the others were used".into();
+            }
+            if found.is_none() && node.status == NodeStatus::Up {
+                node.status = NodeStatus::Down;
+                node.reason = problems[i].clone();
+            }
+            if node.status != NodeStatus::Up {
+                tracing::warn!(node = i, status = ?node.status, reason = %node.reason, "node is not used");
+                sequencer.release(NodeId(u8::try_from(i).unwrap_or(u8::MAX)));
+            }
+        }
+        let up = |i: &usize| state.nodes[*i].status == NodeStatus::Up;
+        let Some(main) = (0..state.nodes.len()).find(up) else {
+            problems.retain(|p| !p.is_empty());
+            return Err(format!("no node can be used: {}", problems.join("; ")));
+        };
+        let majors: std::collections::BTreeSet<u32> = versions.iter().flatten().map(|v| v / 10_000).collect();
+        if majors.len() > 1 {
+            return Err(format!("the nodes are of different major versions ({majors:?}): all must be of one"));
+        }
+        state.epoch += 1;
+        state.main = u8::try_from(main).unwrap_or(u8::MAX);
+        state.save(&config.work_dir).map_err(|e| e.to_string())?;
+        let first = Membership {
+            epoch: state.epoch,
+            main: NodeId(state.main),
+            status: state.nodes.iter().map(|n| n.status).collect(),
+        };
+        tracing::info!(epoch = first.epoch, main = main, up = first.up(), "membership");
+        Ok((Arc::new(SharedMembership::new(first)), Startup { runtime, state, guards }))
+    }
+
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The thread cannot be made.
+    pub fn start(
+        config: ControlConfig,
+        startup: Startup,
+        membership: Arc<SharedMembership>,
+        sequencer: Arc<Sequencer>,
+        shards: Vec<ShardHandle>,
+    ) -> std::io::Result<Control> {
+        let (to, from) = mpsc::unbounded_channel();
+        let Startup { runtime, state, guards } = startup;
+        let plane = Arc::new(Plane {
+            config,
+            membership,
+            sequencer,
+            shards,
+            state: tokio::sync::Mutex::new(state),
+            permits: Semaphore::new(AT_ONCE),
+            auth: tokio::sync::Mutex::new(None),
+        });
+        let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
+            let local = tokio::task::LocalSet::new();
+            local.block_on(&runtime, plane.run(from));
+            drop(guards);
+        })?;
+        Ok(Control { handle: ControlHandle { to }, thread: Some(thread) })
+    }
+
+    /// How shards reach it.
+    #[must_use]
+    pub fn handle(&self) -> ControlHandle {
+        self.handle.clone()
+    }
+
+    /// Waits for its end: it ends when all shards have.
+    pub fn stop(mut self) {
+        if let Some(t) = self.thread.take() {
+            let _ = t.join();
+        }
+    }
+}
+
+/// Connects to every node, waits a little for those that are starting, and takes the lock that keeps other proxies out.
+async fn look_at_all(config: &ControlConfig) -> (Vec<Option<Connection>>, Vec<Option<u32>>, Vec<String>) {
+    let (mut guards, mut versions, mut problems) = (Vec::new(), Vec::new(), Vec::new());
+    let end = tokio::time::Instant::now() + STARTUP_WAIT;
+    for (i, node) in config.nodes.iter().enumerate() {
+        loop {
+            match look_at(config, node).await {
+                Ok((c, v)) => {
+                    guards.push(Some(c));
+                    versions.push(Some(v));
+                    problems.push(String::new());
+                    break;
+                }
+                Err(e) if tokio::time::Instant::now() < end && is_passing(&e) => {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                Err(e) => {
+                    guards.push(None);
+                    versions.push(None);
+                    problems.push(format!("node {i} ({}:{}): {e}", node.host, node.port));
+                    break;
+                }
+            }
+        }
+    }
+    (guards, versions, problems)
+}
+
+/// A server that is starting, or whose last proxy's connection is not gone yet.
+fn is_passing(e: &str) -> bool {
+    e.contains("57P03") || e.contains("refused") || e.contains("another pglockstep")
+}
+
+async fn look_at(config: &ControlConfig, node: &NodeAddress) -> Result<(Connection, u32), String> {
+    let c = connect(node, &config.apply, &config.auth_database, config.connect_timeout).await.map_err(|e| {
+        if e.contains("28P01") || e.contains("28000") {
+            format!("{e}; run \"pglockstep setup\" to create apply_user on all nodes")
+        } else {
+            e
+        }
+    })?;
+    let key = literal(&format!("pglockstep {}", config.cluster));
+    let locked = c.value(&format!("SELECT pg_try_advisory_lock(hashtext({key})::bigint)")).await?;
+    if locked.as_deref() != Some("t") {
+        return Err("another pglockstep holds the advisory lock of this cluster: stop it first".into());
+    }
+    let version = c.value("SHOW server_version_num").await?.and_then(|v| v.parse().ok()).unwrap_or(0);
+    Ok((c, version))
+}
+
+impl Plane {
+    async fn run(self: Arc<Self>, mut from: mpsc::UnboundedReceiver<ToControl>) {
+        tokio::task::spawn_local(self.clone().signals());
+        if !self.config.health_check_period.is_zero() {
+            for i in 0..self.config.nodes.len() {
+                tokio::task::spawn_local(self.clone().health(i));
+            }
+        }
+        let mut running = self.shards.len();
+        while running > 0 {
+            match from.recv().await {
+                Some(ToControl::Ask(ticket, request)) => {
+                    tokio::task::spawn_local(self.clone().answer(ticket, request));
+                }
+                Some(ToControl::ShardDone) => running -= 1,
+                None => return,
+            }
+        }
+    }
+
+    async fn answer(self: Arc<Self>, ticket: Ticket, request: Request) {
+        let Ok(_permit) = self.permits.acquire().await else { return };
+        let reply = match request {
+            Request::Role { user } => Reply::Role(self.role(&user).await),
+            Request::Catalogue { database } => Reply::Catalogue(self.catalogue(&database).await),
+            Request::BackendGone { node, pid } => {
+                let gone = async {
+                    let c = self.connect_to(node, &self.config.auth_database).await?;
+                    backend_gone(&c, pid, GONE_WITHIN).await
+                };
+                Reply::BackendGone(gone.await.unwrap_or(false))
+            }
+            Request::TerminateBackend { node, pid } => {
+                if let Ok(c) = self.connect_to(node, &self.config.auth_database).await {
+                    let _ = c.value(&format!("SELECT pg_terminate_backend({pid})")).await;
+                }
+                Reply::Terminated
+            }
+            Request::XactStatus { node, database, xid } => {
+                let status = async {
+                    let c = self.connect_to(node, &database).await?;
+                    c.value(&format!("SELECT txid_status({xid})")).await
+                };
+                Reply::XactStatus(status.await.ok().flatten())
+            }
+            Request::Detach { node, reason } => Reply::Detached(self.detach(node, &reason).await),
+        };
+        self.tell(ticket.shard, ShardMessage::Reply { token: ticket.token, reply }).await;
+    }
+
+    async fn connect_to(&self, node: NodeId, database: &str) -> Result<Connection, String> {
+        let address = self.config.nodes.get(usize::from(node.0)).ok_or("no such node")?;
+        connect(address, &self.config.apply, database, self.config.connect_timeout).await
+    }
+
+    async fn role(&self, user: &str) -> Result<Option<RoleRow>, String> {
+        let main = self.membership.load().main;
+        for attempt in 0..2 {
+            let c = self.auth_connection(main).await?;
+            match role(&c, user).await {
+                Ok(r) => return Ok(r),
+                Err(e) if attempt == 1 => return Err(e),
+                Err(_) => *self.auth.lock().await = None,
+            }
+        }
+        Err("main could not be asked".into())
+    }
+
+    async fn auth_connection(&self, main: NodeId) -> Result<Arc<Connection>, String> {
+        let mut slot = self.auth.lock().await;
+        if let Some(c) = &*slot {
+            if !c.client.is_closed() {
+                return Ok(c.clone());
+            }
+        }
+        let address = self.config.nodes.get(usize::from(main.0)).ok_or("no such node")?;
+        let c = connect(address, &self.config.auth, &self.config.auth_database, self.config.connect_timeout).await?;
+        let c = Arc::new(c);
+        *slot = Some(c.clone());
+        Ok(c)
+    }
+
+    /// A connection of its own, closed at once: one that stayed would keep the database from being dropped.
+    async fn catalogue(&self, database: &str) -> Result<Vec<Rows>, String> {
+        let main = self.membership.load().main;
+        let c = self.connect_to(main, database).await?;
+        let mut all = Vec::new();
+        for sql in self.config.catalogue_queries {
+            all.push(c.rows(sql).await?);
+        }
+        Ok(all)
+    }
+
+    /// Takes a node out: durably first, then for all shards.
+    async fn detach(&self, node: NodeId, reason: &str) -> Result<(), String> {
+        let mut state = self.state.lock().await;
+        let now = self.membership.load();
+        if !now.is_up(node) {
+            return Ok(());
+        }
+        let next = now.without(node)?;
+        let mut wanted = state.clone();
+        wanted.epoch = next.epoch;
+        let entry = &mut wanted.nodes[usize::from(node.0)];
+        entry.status = NodeStatus::Stale;
+        reason.clone_into(&mut entry.reason);
+        wanted.save(&self.config.work_dir).map_err(|e| e.to_string())?;
+        *state = wanted;
+        let epoch = next.epoch;
+        self.membership.store(next);
+        self.sequencer.release(node);
+        tracing::error!(%node, epoch, reason, "node detached; it is stale until it is brought back");
+        for shard in &self.shards {
+            shard.doorbell.ring();
+        }
+        Ok(())
+    }
+
+    /// Puts a message into a shard's inbox; a full one is waited for, nothing is lost.
+    async fn tell(&self, shard: usize, message: ShardMessage) {
+        let Some(handle) = self.shards.get(shard) else { return };
+        let mut message = message;
+        loop {
+            match handle.inbox.push(message) {
+                Ok(()) => return handle.doorbell.ring(),
+                Err(back) => {
+                    message = back;
+                    handle.doorbell.ring();
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+        }
+    }
+
+    /// One node's health: a new connection and a query each period.
+    async fn health(self: Arc<Self>, at: usize) {
+        let node = NodeId(u8::try_from(at).unwrap_or(u8::MAX));
+        let mut failures = 0;
+        let mut incarnation: Option<String> = None;
+        loop {
+            let pause = if failures == 0 { self.config.health_check_period } else { self.config.health_check_retry_delay };
+            tokio::time::sleep(pause).await;
+            if !self.membership.load().is_up(node) {
+                return;
+            }
+            match self.probe(at).await {
+                Ok(now) => {
+                    failures = 0;
+                    // Unknown (no right to see it) proves nothing; a change is a crash restart (hazard 38).
+                    if let (Some(before), Some(now)) = (&incarnation, &now) {
+                        if before != now {
+                            self.lost(node, "it has restarted").await;
+                        }
+                    }
+                    incarnation = now.or(incarnation);
+                }
+                Err(e) => {
+                    failures += 1;
+                    tracing::warn!(%node, failures, error = %e, "health check failed");
+                    if failures > self.config.health_check_max_retries {
+                        self.lost(node, &format!("health check failed: {e}")).await;
+                        failures = 0;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn probe(&self, at: usize) -> Result<Option<String>, String> {
+        let c = &self.config;
+        let limit = if c.health_check_timeout.is_zero() { c.connect_timeout } else { c.health_check_timeout };
+        let probe = async {
+            let conn = connect(&c.nodes[at], &c.health_check, &c.health_check_database, limit).await?;
+            conn.value("SELECT backend_start FROM pg_stat_activity WHERE backend_type = 'checkpointer'").await
+        };
+        tokio::time::timeout(limit, probe).await.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")))
+    }
+
+    async fn lost(&self, node: NodeId, why: &str) {
+        if let Err(e) = self.detach(node, why).await {
+            tracing::error!(%node, why, error = %e, "node is lost and cannot be detached");
+        }
+    }
+
+    /// The first SIGTERM or SIGINT drains, the second one stops at once.
+    async fn signals(self: Arc<Self>) {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+            return tracing::error!("signals cannot be received");
+        };
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        tracing::info!(drain_timeout = ?self.config.drain_timeout, "shutting down: open transactions may finish");
+        for shard in 0..self.shards.len() {
+            self.tell(shard, ShardMessage::Drain).await;
+        }
+        tokio::select! {
+            _ = term.recv() => tracing::warn!("second signal: stopping at once"),
+            _ = int.recv() => tracing::warn!("second signal: stopping at once"),
+            () = tokio::time::sleep(self.config.drain_timeout) => tracing::warn!("drain_timeout reached: stopping"),
+        }
+        for shard in 0..self.shards.len() {
+            self.tell(shard, ShardMessage::Stop).await;
+        }
+    }
+}

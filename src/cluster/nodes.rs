@@ -1,0 +1,170 @@
+//! SQL on nodes, in the control plane's name: every call has a timeout, every connection is its own.
+
+use std::time::Duration;
+
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+/// Where a node listens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeAddress {
+    /// Host name, address, or the directory of a Unix-domain socket.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+/// A role to log in with.
+#[derive(Clone)]
+pub struct Login {
+    /// Its name.
+    pub user: String,
+    /// Its password; may be empty.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Login({})", self.user)
+    }
+}
+
+/// A role as pg_authid has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RoleRow {
+    /// `rolpassword`.
+    pub password: Option<String>,
+    /// `rolcanlogin`.
+    pub can_login: bool,
+    /// `rolvaliduntil` has passed.
+    pub expired: bool,
+}
+
+/// Rows of one query, as text.
+pub type Rows = Vec<Vec<Option<String>>>;
+
+/// A connection that ends with this value.
+pub struct Connection {
+    /// To query by.
+    pub client: Client,
+    task: tokio::task::JoinHandle<()>,
+    timeout: Duration,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Connects and logs in, within `timeout`.
+///
+/// # Errors
+/// Why not, in one line.
+pub async fn connect(
+    node: &NodeAddress,
+    login: &Login,
+    database: &str,
+    timeout: Duration,
+) -> Result<Connection, String> {
+    let mut config = tokio_postgres::Config::new();
+    config
+        .host(&node.host)
+        .port(node.port)
+        .user(&login.user)
+        .dbname(database)
+        .application_name("pglockstep control")
+        .connect_timeout(timeout);
+    if !login.password.is_empty() {
+        config.password(&login.password);
+    }
+    let connected = tokio::time::timeout(timeout, config.connect(NoTls)).await;
+    let (client, connection) =
+        connected.map_err(|_| format!("no answer within {timeout:?}"))?.map_err(|e| describe(&e))?;
+    let task = tokio::spawn(async move {
+        // Its errors reach whoever queries.
+        let _ = connection.await;
+    });
+    Ok(Connection { client, task, timeout })
+}
+
+/// One line for an error of tokio-postgres, whose Display hides the cause.
+#[must_use]
+pub fn describe(e: &tokio_postgres::Error) -> String {
+    match e.as_db_error() {
+        Some(db) => format!("{} ({})", db.message(), db.code().code()),
+        None => match std::error::Error::source(e) {
+            Some(cause) => format!("{e}: {cause}"),
+            None => e.to_string(),
+        },
+    }
+}
+
+impl Connection {
+    /// Runs a query by the simple protocol.
+    ///
+    /// # Errors
+    /// Why not, in one line.
+    pub async fn rows(&self, sql: &str) -> Result<Rows, String> {
+        let answer = tokio::time::timeout(self.timeout, self.client.simple_query(sql)).await;
+        let messages = answer.map_err(|_| format!("no answer within {:?}", self.timeout))?.map_err(|e| describe(&e))?;
+        let rows = messages.into_iter().filter_map(|m| match m {
+            SimpleQueryMessage::Row(row) => Some((0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect()),
+            _ => None,
+        });
+        Ok(rows.collect())
+    }
+
+    /// The first column of the first row.
+    ///
+    /// # Errors
+    /// As [`Self::rows`].
+    pub async fn value(&self, sql: &str) -> Result<Option<String>, String> {
+        Ok(self.rows(sql).await?.into_iter().next().and_then(|r| r.into_iter().next()).flatten())
+    }
+}
+
+/// A string as an SQL literal (standard_conforming_strings on, which tokio-postgres's own connections have).
+#[must_use]
+pub fn literal(text: &str) -> String {
+    if text.contains('\\') {
+        format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+    } else {
+        format!("'{}'", text.replace('\'', "''"))
+    }
+}
+
+/// The role's secret and rights.
+///
+/// # Errors
+/// Main could not be asked.
+pub async fn role(c: &Connection, user: &str) -> Result<Option<RoleRow>, String> {
+    let sql = format!(
+        "SELECT rolpassword, rolcanlogin, coalesce(rolvaliduntil < now(), false) FROM pg_authid WHERE rolname = {}",
+        literal(user)
+    );
+    let rows = c.rows(&sql).await?;
+    let is = |v: &Option<String>| v.as_deref() == Some("t");
+    Ok(rows.into_iter().next().map(|r| RoleRow {
+        password: r.first().cloned().flatten(),
+        can_login: r.get(1).is_some_and(is),
+        expired: r.get(2).is_some_and(is),
+    }))
+}
+
+/// Waits until a backend is gone.
+///
+/// # Errors
+/// The node could not be asked.
+pub async fn backend_gone(c: &Connection, pid: u32, limit: Duration) -> Result<bool, String> {
+    let end = tokio::time::Instant::now() + limit;
+    let sql = format!("SELECT 1 FROM pg_stat_activity WHERE pid = {pid}");
+    loop {
+        if c.value(&sql).await?.is_none() {
+            return Ok(true);
+        }
+        if tokio::time::Instant::now() >= end {
+            return Ok(false);
+        }
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+}

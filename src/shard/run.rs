@@ -1,0 +1,309 @@
+//! The `run` command: from a configuration to running shards, and back to nothing.
+//!
+//! Order matters: the configuration is checked and the work directory locked before any port is bound; nodes are
+//! looked at before any client is let in; at the end shards drain first and the control plane goes last.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use super::Shard;
+use super::core::{Core, node_address};
+use super::driver::Driver;
+use super::ring::{Listener, RingDriver, RingOptions, listen_tcp};
+use crate::auth::{PoolPasswd, Role, Secret};
+use crate::cluster::control::{Control, ControlConfig, ControlHandle, Login, NodeAddress, RoleRow, ShardHandle};
+use crate::cluster::lock::WorkDirLock;
+use crate::cluster::membership::SharedMembership;
+use crate::config::{Config, IoDriver};
+use crate::sequencer::Sequencer;
+use crate::session::catalogue::Versions;
+use crate::session::io::Env;
+use crate::sql::cache::VerdictCache;
+use crate::sql::proof::Catalogue;
+use crate::telemetry::Recorder;
+
+/// What the commands come back with.
+pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Messages that may wait for a shard before the control plane must wait itself.
+const INBOX: usize = 4096;
+/// Commits that may be between their number and their last acknowledgement.
+const COMMIT_WINDOW: usize = 1 << 16;
+
+/// What all shards share.
+#[derive(Clone)]
+struct Shared {
+    config: Arc<Config>,
+    membership: Arc<SharedMembership>,
+    sequencer: Arc<Sequencer>,
+    versions: Arc<Versions>,
+    clients: Arc<AtomicUsize>,
+    pool_passwd: Option<PoolPasswd>,
+    mock_secret: [u8; 32],
+}
+
+/// Runs the proxy until it is told to stop.
+///
+/// # Errors
+/// What kept it from starting, with what to do about it.
+pub fn run(config: Config, _path: &Path) -> Result<()> {
+    if config.shards.io_driver != IoDriver::Glommio {
+        let report = RingDriver::probe()?;
+        tracing::info!(driver = "ring", %report, "io driver chosen");
+    }
+    std::fs::create_dir_all(&config.cluster.work_dir)
+        .map_err(|e| format!("work_dir {}: {e}", config.cluster.work_dir.display()))?;
+    let _lock = WorkDirLock::take(&config.cluster.work_dir)?;
+    let pool_passwd = read_pool_passwd(&config)?;
+    let count = match config.shards.count {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        n => n,
+    };
+    let listeners = bind_all(&config, count)?;
+    let sequencer = Arc::new(Sequencer::new(config.nodes.len(), COMMIT_WINDOW, 0));
+    let (membership, startup) = Control::startup(&control_config(&config), &sequencer)?;
+    let mut mock_secret = [0u8; 32];
+    getrandom::fill(&mut mock_secret)?;
+    let shared = Shared {
+        config: Arc::new(config),
+        membership,
+        sequencer,
+        versions: Arc::new(Versions::default()),
+        clients: Arc::new(AtomicUsize::new(0)),
+        pool_passwd,
+        mock_secret,
+    };
+    serve(&shared, listeners, startup)
+}
+
+/// Starts the shards, then the control plane, then waits for the shards' end.
+fn serve(shared: &Shared, listeners: Vec<Vec<Listener>>, startup: crate::cluster::control::Startup) -> Result<()> {
+    let count = listeners.len();
+    let (handles_out, handles_in) = std::sync::mpsc::channel();
+    let mut starters = Vec::new();
+    let mut threads = Vec::new();
+    for (number, listeners) in listeners.into_iter().enumerate() {
+        let (start, started) = std::sync::mpsc::channel::<(ControlHandle, Vec<ShardHandle>)>();
+        starters.push(start);
+        let (shared, handles) = (shared.clone(), handles_out.clone());
+        let thread = std::thread::Builder::new().name(format!("shard-{number}"));
+        threads.push(thread.spawn(move || shard_thread(number, &shared, listeners, &handles, &started))?);
+    }
+    drop(handles_out);
+    let mut handles: Vec<Option<ShardHandle>> = (0..count).map(|_| None).collect();
+    for _ in 0..count {
+        match handles_in.recv() {
+            Ok(Ok((number, handle))) => handles[number] = Some(handle),
+            Ok(Err(e)) => return Err(e),
+            Err(_) => return Err("a shard ended before it had begun".into()),
+        }
+    }
+    let handles: Vec<ShardHandle> = handles.into_iter().flatten().collect();
+    let control = Control::start(control_config(&shared.config), startup, shared.membership.clone(), shared.sequencer.clone(), handles.clone())?;
+    for start in starters {
+        // A shard that is gone already has reported why.
+        let _ = start.send((control.handle(), handles.clone()));
+    }
+    tracing::info!(port = shared.config.listen.port, shards = count, "ready for connections");
+    let mut merged = Recorder::default();
+    let mut failed = None;
+    for thread in threads {
+        match thread.join() {
+            Ok(Ok(recorder)) => merged.merge(&recorder),
+            Ok(Err(e)) => failed = Some(e),
+            Err(_) => failed = Some("a shard has panicked".into()),
+        }
+    }
+    merged.dump();
+    control.stop();
+    match failed {
+        Some(e) => Err(e),
+        None => Ok(()),
+    }
+}
+
+type HandleSender = std::sync::mpsc::Sender<Result<(usize, ShardHandle)>>;
+
+fn shard_thread(
+    number: usize,
+    shared: &Shared,
+    listeners: Vec<Listener>,
+    handles: &HandleSender,
+    started: &std::sync::mpsc::Receiver<(ControlHandle, Vec<ShardHandle>)>,
+) -> Result<Recorder> {
+    if shared.config.shards.pin {
+        pin(number);
+    }
+    let made = make_core(shared, listeners);
+    let core = match made {
+        Ok(core) => core,
+        Err(e) => {
+            let text = e.to_string();
+            let _ = handles.send(Err(e));
+            return Err(text.into());
+        }
+    };
+    let handle = ShardHandle { inbox: Arc::new(crossbeam::queue::ArrayQueue::new(INBOX)), doorbell: core.driver.doorbell() };
+    let _ = handles.send(Ok((number, handle)));
+    let Ok((control, peers)) = started.recv() else { return Ok(Recorder::default()) };
+    let config = &shared.config;
+    let env = Env {
+        config: config.clone(),
+        membership: shared.membership.clone(),
+        sequencer: shared.sequencer.clone(),
+        verdicts: VerdictCache::new(config.limits.statement_cache).into(),
+        catalogues: std::cell::RefCell::default(),
+        catalogue_versions: shared.versions.clone(),
+        recorder: Recorder::default().into(),
+        pool_passwd: shared.pool_passwd.clone(),
+        mock_secret: shared.mock_secret,
+        clients: shared.clients.clone(),
+        draining: std::cell::Cell::new(false),
+    };
+    let mut shard = Shard::new(number, core, env, control.clone(), peers);
+    let end = shard.run();
+    control.shard_done(number);
+    end?;
+    Ok(shard.recorder())
+}
+
+fn make_core(shared: &Shared, listeners: Vec<Listener>) -> Result<Core<RingDriver>> {
+    let config = &shared.config;
+    let nodes = config.nodes.iter().map(|n| node_address(&n.backend_hostname, n.backend_port));
+    let nodes = nodes.collect::<std::io::Result<Vec<_>>>()?;
+    // A client has a lane, a reader and, while it commits, an applier per replica.
+    let connections_max = config.limits.num_init_children * (3 + nodes.len()) + 64;
+    let driver = RingDriver::new(RingOptions {
+        listeners,
+        receive_buffers: config.shards.receive_buffers,
+        receive_buffer_size: usize::try_from(config.shards.receive_buffer_size).unwrap_or(64 * 1024),
+        connections_max,
+    })?;
+    Ok(Core::new(driver, nodes))
+}
+
+/// One listener per address and shard: the kernel spreads clients over them (SO_REUSEPORT).
+fn bind_all(config: &Config, count: usize) -> Result<Vec<Vec<Listener>>> {
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    let port = config.listen.port;
+    for name in &config.listen.listen_addresses {
+        if name == "*" {
+            addresses.push(SocketAddr::from(([0, 0, 0, 0], port)));
+            continue;
+        }
+        let found = (name.as_str(), port).to_socket_addrs();
+        let found = found.map_err(|e| config.source.error("listen.listen_addresses", format!("\"{name}\": {e}")))?;
+        addresses.extend(found);
+    }
+    addresses.sort_unstable();
+    addresses.dedup();
+    check_port_free(&addresses)?;
+    let backlog = i32::try_from(config.listen.listen_backlog).unwrap_or(i32::MAX);
+    let mut all = Vec::new();
+    for number in 0..count {
+        let mut listeners = Vec::new();
+        for a in &addresses {
+            match listen_tcp(*a, backlog) {
+                Ok(l) => listeners.push(Listener::Tcp(l)),
+                // "localhost" may name ::1 on a host without IPv6: the other addresses do.
+                Err(e) if addresses.len() > 1 && a.is_ipv6() => {
+                    tracing::warn!(address = %a, error = %e, "not listening there");
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        if number == 0 {
+            for dir in &config.listen.unix_socket_directories {
+                listeners.push(Listener::Unix(listen_unix(dir, port)?));
+            }
+        }
+        all.push(listeners);
+    }
+    Ok(all)
+}
+
+/// SO_REUSEPORT would let a second proxy of the same user share the port without a word (hazard 44).
+fn check_port_free(addresses: &[SocketAddr]) -> Result<()> {
+    for a in addresses {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(*a), socket2::Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        if let Err(e) = socket.bind(&(*a).into()) {
+            if e.kind() == std::io::ErrorKind::AddrInUse {
+                return Err(format!("port {} on {} is taken by another process: choose another [listen] port, or stop it", a.port(), a.ip()).into());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn listen_unix(dir: &Path, port: u16) -> Result<std::os::unix::net::UnixListener> {
+    let path = dir.join(format!(".s.PGSQL.{port}"));
+    // The work directory's lock keeps a second proxy out, so a socket that is there is a left-over.
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(format!("{}: {e}", path.display()).into()),
+        _ => {}
+    }
+    std::os::unix::net::UnixListener::bind(&path).map_err(|e| format!("{}: {e}", path.display()).into())
+}
+
+fn pin(number: usize) {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(number % cores);
+    if let Err(e) = rustix::thread::sched_setaffinity(None, &set) {
+        tracing::warn!(shard = number, error = %e, "cannot pin the shard to a core");
+    }
+}
+
+fn read_pool_passwd(config: &Config) -> Result<Option<PoolPasswd>> {
+    let path = &config.authentication.pool_passwd;
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| format!("pool_passwd {}: {e}", path.display()))?;
+    let passwd = PoolPasswd::parse(&text).map_err(|e| format!("pool_passwd {}: {e}", path.display()))?;
+    for p in passwd.problems() {
+        tracing::warn!(file = %path.display(), problem = %p, "pool_passwd");
+    }
+    Ok(Some(passwd))
+}
+
+fn control_config(config: &Config) -> ControlConfig {
+    let login = |(user, password): (&str, &crate::config::Password)| Login { user: user.to_owned(), password: password.expose().to_owned() };
+    let nodes = config.nodes.iter().map(|n| NodeAddress { host: n.backend_hostname.clone(), port: n.backend_port }).collect();
+    ControlConfig {
+        cluster: config.cluster.name.clone(),
+        work_dir: config.cluster.work_dir.clone(),
+        nodes,
+        apply: login(config.apply_login()),
+        auth: login(config.auth_login()),
+        auth_database: config.authentication.auth_database.clone(),
+        health_check: login(config.health_check_login()),
+        health_check_database: config.health_check.health_check_database.clone(),
+        health_check_period: config.health_check.health_check_period,
+        health_check_timeout: config.health_check.health_check_timeout,
+        health_check_max_retries: config.health_check.health_check_max_retries,
+        health_check_retry_delay: config.health_check.health_check_retry_delay,
+        connect_timeout: config.limits.connect_timeout,
+        drain_timeout: config.limits.drain_timeout,
+        catalogue_queries: Catalogue::QUERIES,
+    }
+}
+
+/// pg_authid's row as the password exchange wants it.
+pub(super) fn role_from_row(row: RoleRow) -> std::result::Result<Role, String> {
+    let secret = Secret::parse_shadow(row.password.as_deref().unwrap_or_default()).map_err(|e| e.to_string())?;
+    Ok(Role { secret, can_login: row.can_login, valid_until_passed: row.expired })
+}
+
+/// The catalogue queries' rows, with the configured function lists.
+pub(super) fn catalogue_from_rows(
+    version: u64,
+    rows: &[Vec<Vec<Option<String>>>],
+    config: &Config,
+) -> std::result::Result<Catalogue, String> {
+    let lists = (&config.load_balance.read_only_function_list[..], &config.load_balance.write_function_list[..]);
+    Catalogue::from_rows(version, rows, lists.0, lists.1)
+}

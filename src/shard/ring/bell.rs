@@ -16,8 +16,10 @@
 //! of several that ring at once, one pays for the system call. (Those others then depend on that one thread to get to
 //! its write; it has nothing to do in between.) A write that comes too late ends some later sleep early: harmless.
 //!
-//! `rung` changes by read-modify-write only. The shard's swap in [`Bell::awake`] therefore synchronises with *every*
-//! thread that rang before it, not just the last, and sees each message that was queued before its ring.
+//! Both flags change by read-modify-write only, so the changes of each form one chain. For `rung` it matters to the
+//! program: the shard's swap in [`Bell::awake`] synchronises with *every* thread that rang before it, not just the
+//! last, and sees each message that was queued before its ring. For `asleep` it matters to the proof: with plain
+//! stores loom tries orders of changes that the language excludes, and reports a ring that cannot be lost.
 //!
 //! The atomics are the parent module's, so that the test can run this very file under loom.
 
@@ -46,14 +48,14 @@ impl Bell {
     /// The shard, before it waits: from here on it has to be woken. False if it must not sleep because the bell has
     /// been rung already.
     pub(super) fn fall_asleep(&self) -> bool {
-        self.asleep.store(true, Ordering::Relaxed);
+        self.asleep.swap(true, Ordering::AcqRel);
         fence(Ordering::SeqCst);
         !self.rung.load(Ordering::Relaxed)
     }
 
     /// The shard, after it has waited: it needs no waking now. True if the bell was rung since the last call.
     pub(super) fn awake(&self) -> bool {
-        self.asleep.store(false, Ordering::Relaxed);
+        self.asleep.swap(false, Ordering::AcqRel);
         self.rung.load(Ordering::Relaxed) && self.rung.swap(false, Ordering::AcqRel)
     }
 }

@@ -107,8 +107,10 @@ enum Accept {
     Armed,
     /// Out of descriptors or the like: wanted again from this time on.
     Retry(Time),
-    /// The listener is shut down; it is closed when the accept has completed.
+    /// The listener is shut down; the next turn cancels the accept.
     Stopping,
+    /// The cancellation is in flight; the listener is closed when the accept has completed.
+    Cancelling,
 }
 
 /// The io_uring driver of one shard. To be created, used and dropped on the shard's own thread (and therefore not
@@ -116,7 +118,8 @@ enum Accept {
 ///
 /// What it leaves to the shard: a time limit for connects (the kernel's own is minutes; `abort` ends one), the bound
 /// on queued bytes (`queued`, [`Event::Drained`]), and the discarding of events that were handed out in the same turn
-/// for a connection that the shard closes while it works through them.
+/// for a connection that the shard closes while it works through them. While a connection is paused, nobody listens to
+/// it: that its peer has gone shows after `resume`, or when a send fails.
 pub struct RingDriver {
     /// First, because it is dropped first: it names the sockets below by number until it is gone.
     ring: Ring,
@@ -217,15 +220,18 @@ impl RingDriver {
 
     fn submit_accept(&mut self, position: usize) {
         let Some(door) = &mut self.doors[position] else { return };
-        let due = match door.accept {
-            Accept::Wanted => true,
-            Accept::Retry(time) => time <= self.now,
-            Accept::Armed | Accept::Stopping => false,
-        };
-        if due {
-            door.accept = Accept::Armed;
-            let tag = Tag { operation: Operation::Accept, generation: 0, index: position as u32 };
-            self.ring.accept(tag, door.listener.as_fd());
+        let accept = Tag { operation: Operation::Accept, generation: 0, index: position as u32 };
+        match door.accept {
+            Accept::Retry(time) if time > self.now => {}
+            Accept::Wanted | Accept::Retry(_) => {
+                door.accept = Accept::Armed;
+                self.ring.accept(accept, door.listener.as_fd());
+            }
+            Accept::Stopping => {
+                door.accept = Accept::Cancelling;
+                self.ring.cancel(Tag { operation: Operation::Stop, ..accept }, accept);
+            }
+            Accept::Armed | Accept::Cancelling => {}
         }
     }
 
@@ -306,7 +312,7 @@ impl RingDriver {
     fn patience(&self, until: Option<Time>) -> Option<Duration> {
         let retries = self.doors.iter().flatten().filter_map(|door| match door.accept {
             Accept::Retry(time) => Some(time),
-            Accept::Wanted | Accept::Armed | Accept::Stopping => None,
+            Accept::Wanted | Accept::Armed | Accept::Stopping | Accept::Cancelling => None,
         });
         let deadline = self.deadlines.peek().map(|Reverse((time, ..))| *time);
         let first = retries.chain(deadline).chain(until).min()?;
@@ -367,11 +373,12 @@ impl Driver for RingDriver {
     fn stop_listening(&mut self) {
         for place in &mut self.doors {
             let Some(door) = place else { continue };
-            // Ends the accept, too. The kernel resets clients that nobody has accepted.
+            // At once; the kernel resets clients that nobody has accepted.
             let _ = SockRef::from(&door.listener).shutdown(std::net::Shutdown::Both);
             match door.accept {
                 Accept::Wanted | Accept::Retry(_) => *place = None,
-                Accept::Armed | Accept::Stopping => door.accept = Accept::Stopping,
+                Accept::Armed => door.accept = Accept::Stopping,
+                Accept::Stopping | Accept::Cancelling => {}
             }
         }
     }

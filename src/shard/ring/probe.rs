@@ -80,7 +80,7 @@ pub enum RingUnavailable {
         source: io::Error,
     },
     /// Locked memory ran out.
-    #[error("io_uring may not lock enough memory: RLIMIT_MEMLOCK is {}; raise it to 8 MiB or more (`ulimit -l`, LimitMEMLOCK= in the systemd unit, --ulimit memlock= in Docker) or grant CAP_IPC_LOCK", limit_text(*.limit_bytes))]
+    #[error("io_uring may not lock enough memory: RLIMIT_MEMLOCK is {}, each shard needs 256 KiB of it, and all processes of this user share it; raise it to 8 MiB or more (`ulimit -l`, LimitMEMLOCK= in the systemd unit, --ulimit memlock= in Docker) or grant CAP_IPC_LOCK", limit_text(*.limit_bytes))]
     MemoryLock {
         /// The limit now; `None`: unlimited, so that it is plainly memory that ran out.
         limit_bytes: Option<u64>,

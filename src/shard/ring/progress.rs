@@ -34,12 +34,13 @@ impl RingDriver {
             Completion::Connected { at, result } => self.connected(at, result, events),
             Completion::Cancelled { at, result } => self.cancelled(at, &result),
             Completion::Rung { more } => self.bell_watched = more,
+            Completion::Stopped { listener } => self.stopped(listener as usize),
         }
     }
 
     fn accepted(&mut self, position: usize, socket: io::Result<OwnedFd>, more: bool, events: &mut Vec<Event>) {
         let Some(door) = self.doors.get_mut(position).and_then(Option::as_mut) else { return };
-        if door.accept == Accept::Stopping {
+        if matches!(door.accept, Accept::Stopping | Accept::Cancelling) {
             // A client that was accepted meanwhile is closed with `socket`.
             if !more {
                 self.doors[position] = None;
@@ -69,6 +70,16 @@ impl RingDriver {
                 events.push(Event::Accepted { conn: self.slots.id(index), peer });
             }
             Err(_closed) => self.clients_refused += 1,
+        }
+    }
+
+    /// The cancellation of an accept has completed. If the accept has not, the cancellation may have missed it: once
+    /// more, with the next turn.
+    fn stopped(&mut self, position: usize) {
+        if let Some(door) = self.doors.get_mut(position).and_then(Option::as_mut) {
+            if door.accept == Accept::Cancelling {
+                door.accept = Accept::Stopping;
+            }
         }
     }
 

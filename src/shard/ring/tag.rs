@@ -13,10 +13,12 @@ pub(super) enum Operation {
     Receive = 2,
     Send = 3,
     Connect = 4,
-    /// Cancels operations of a connection, or a listener's accept; always its own completion.
+    /// Cancels operations of a connection; always its own completion.
     Cancel = 5,
     /// Waits for the doorbell's eventfd.
     Bell = 6,
+    /// Cancels a listener's accept.
+    Stop = 7,
 }
 
 /// Who submitted an operation, and which one it is.
@@ -25,7 +27,7 @@ pub(super) struct Tag {
     pub(super) operation: Operation,
     /// Of the slot when the operation was submitted, cut to [`GENERATION_BITS`].
     pub(super) generation: u32,
-    /// Slot of the connection; position of the listener for `Accept`.
+    /// Slot of the connection; position of the listener for `Accept` and `Stop`.
     pub(super) index: u32,
 }
 
@@ -49,6 +51,7 @@ impl Tag {
             4 => Operation::Connect,
             5 => Operation::Cancel,
             6 => Operation::Bell,
+            7 => Operation::Stop,
             _ => return None,
         };
         let generation = (bits >> 32) as u32 & ((1 << GENERATION_BITS) - 1);
@@ -63,7 +66,7 @@ mod tests {
     #[test]
     fn a_tag_comes_back_from_the_kernel_as_it_left() {
         use Operation::*;
-        for operation in [Accept, Receive, Send, Connect, Cancel, Bell] {
+        for operation in [Accept, Receive, Send, Connect, Cancel, Bell, Stop] {
             let tag = Tag { operation, generation: 0x00ab_cdef, index: u32::MAX };
             assert_eq!(Tag::unpack(tag.pack()), Some(tag));
         }

@@ -21,7 +21,7 @@ use io_uring::types::BufRingEntry;
 
 /// What is left of a buffer is given to the kernel again if it is at least this long, in bytes. Shorter, it would cut
 /// a bulk transfer into small receives.
-pub(in crate::shard::ring) const REMAINDER_MIN: usize = 4096;
+const REMAINDER_MIN: usize = 4096;
 
 /// The kernel wants the ring of buffers at the start of a page (io_uring_register_buf_ring(3)).
 const PAGE: usize = 4096;

@@ -28,9 +28,6 @@ use socket2::SockAddr;
 use super::tag::{Operation, Tag};
 use buffers::{GROUP, ReceiveBuffers};
 
-#[cfg(test)]
-pub(super) use buffers::REMAINDER_MIN;
-
 /// Submissions that fit between two system calls; a fuller turn makes another call.
 const SUBMISSIONS: u32 = 1024;
 /// Completions that fit before the kernel keeps the rest in a list of its own (slower, nothing is lost).
@@ -91,6 +88,10 @@ pub(super) enum Completion {
     },
     Rung {
         more: bool,
+    },
+    /// A listener's accept was cancelled, or could not be.
+    Stopped {
+        listener: u32,
     },
 }
 
@@ -281,6 +282,7 @@ impl Ring {
             }
             Operation::Cancel => Completion::Cancelled { at, result: result.map(drop) },
             Operation::Bell => Completion::Rung { more },
+            Operation::Stop => Completion::Stopped { listener: at.index },
         }
     }
 

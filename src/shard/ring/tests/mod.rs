@@ -1,0 +1,350 @@
+//! The driver on real sockets of the loopback interface. Here: how connections come and go.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::shard::driver::Peer;
+
+mod flow;
+mod waking;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A driver with one listener, and a small shard around it that tests look into.
+struct Shard {
+    driver: RingDriver,
+    address: SocketAddr,
+    events: VecDeque<Event>,
+}
+
+impl Shard {
+    fn new() -> Shard {
+        Shard::with(RingOptions::default())
+    }
+
+    fn with(mut options: RingOptions) -> Shard {
+        let listener = listen_tcp("127.0.0.1:0".parse().unwrap(), 4096).unwrap();
+        let address = listener.local_addr().unwrap();
+        options.listeners.push(Listener::Tcp(listener));
+        Shard { driver: RingDriver::new(options).unwrap(), address, events: VecDeque::new() }
+    }
+
+    /// One turn of at most `limit`.
+    fn turn(&mut self, limit: Duration) {
+        let until = self.driver.clock().after(limit);
+        let mut events = Vec::new();
+        self.driver.wait(Some(until), &mut events).unwrap();
+        self.events.extend(events);
+    }
+
+    /// The next event; panics when none comes.
+    fn next(&mut self) -> Event {
+        let started = Instant::now();
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return event;
+            }
+            assert!(started.elapsed() < PATIENCE, "no event");
+            self.turn(Duration::from_millis(200));
+        }
+    }
+
+    /// No event for this long.
+    fn silence(&mut self, time: Duration) {
+        let started = Instant::now();
+        while started.elapsed() < time {
+            self.turn(Duration::from_millis(10));
+            assert!(self.events.is_empty(), "{:?}", self.events);
+        }
+    }
+
+    /// A client of this shard, and its connection.
+    fn client(&mut self) -> (TcpStream, ConnId) {
+        self.turn(Duration::ZERO);
+        let client = TcpStream::connect(self.address).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        match self.next() {
+            Event::Accepted { conn, peer } => {
+                assert_eq!(peer, Peer::Tcp(client.local_addr().unwrap()));
+                (client, conn)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn settle_to(&mut self, connections: usize) {
+        let started = Instant::now();
+        while self.driver.counters().connections != connections {
+            assert!(started.elapsed() < PATIENCE, "{:?}", self.driver.counters());
+            self.turn(Duration::from_millis(10));
+        }
+    }
+
+    fn received(&mut self, conn: ConnId) -> Bytes {
+        match self.next() {
+            Event::Received { conn: from, bytes } if from == conn => bytes,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn closed(&mut self, conn: ConnId) -> Option<io::Error> {
+        match self.next() {
+            Event::Closed { conn: gone, error } if gone == conn => error,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// A small generator of its own: the tests want repeatable cuts, not good randomness.
+fn random(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+/// The byte at a position of the test stream.
+fn pattern(position: usize) -> u8 {
+    (position.wrapping_mul(2_654_435_761) >> 11) as u8
+}
+
+#[test]
+fn two_hundred_connections_come_and_go_again_and_again() {
+    let mut shard = Shard::new();
+    let mut seen = std::collections::HashSet::new();
+    for round in 0..10 {
+        let mut clients = Vec::new();
+        shard.turn(Duration::ZERO);
+        for _ in 0..200 {
+            clients.push(TcpStream::connect(shard.address).unwrap());
+        }
+        let mut conns = Vec::new();
+        while conns.len() < 200 {
+            let Event::Accepted { conn, .. } = shard.next() else { panic!() };
+            assert!(seen.insert(conn), "an id is never used twice");
+            shard.driver.send(conn, Bytes::from_static(b"hello"));
+            conns.push(conn);
+        }
+        match round % 3 {
+            // The peer closes.
+            0 => {
+                for mut client in clients {
+                    shard.turn(Duration::ZERO);
+                    client.read_exact(&mut [0; 5]).unwrap();
+                }
+                for _ in 0..200 {
+                    assert!(matches!(shard.next(), Event::Closed { error: None, .. }));
+                }
+            }
+            // The shard closes; the peer sees everything and then the end.
+            1 => {
+                conns.iter().for_each(|conn| shard.driver.close(*conn));
+                for mut client in clients {
+                    shard.turn(Duration::ZERO);
+                    let mut text = String::new();
+                    client.read_to_string(&mut text).unwrap();
+                    assert_eq!(text, "hello");
+                }
+            }
+            _ => {
+                conns.iter().for_each(|conn| shard.driver.abort(*conn));
+                drop(clients);
+            }
+        }
+        shard.settle_to(0);
+        assert!(shard.events.is_empty(), "{:?}", shard.events);
+    }
+}
+
+#[test]
+fn an_abort_during_a_send_resets_the_peer_and_frees_the_slot() {
+    let mut shard = Shard::new();
+    let (mut client, conn) = shard.client();
+    for _ in 0..64 {
+        shard.driver.send(conn, Bytes::from(vec![1; 1 << 20]));
+    }
+    for _ in 0..20 {
+        shard.turn(Duration::from_millis(5));
+    }
+    assert!(shard.driver.queued(conn) > 0, "the peer does not read, so a send is in flight");
+    shard.driver.abort(conn);
+    assert_eq!(shard.driver.queued(conn), 0);
+    shard.settle_to(0);
+    let mut bytes = Vec::new();
+    let error = client.read_to_end(&mut bytes).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "truncation does not look like an end");
+    shard.silence(Duration::from_millis(20));
+}
+
+#[test]
+fn a_peer_that_does_not_read_is_given_up_some_seconds_after_close() {
+    let mut shard = Shard::new();
+    let (client, conn) = shard.client();
+    shard.driver.send(conn, Bytes::from(vec![1; 64 << 20]));
+    shard.turn(Duration::from_millis(10));
+    let started = Instant::now();
+    shard.driver.close(conn);
+    shard.settle_to(0);
+    let taken = started.elapsed();
+    assert!(taken > progress::FLUSH_MAX - Duration::from_millis(100), "{taken:?}");
+    assert!(taken < progress::FLUSH_MAX + Duration::from_secs(2), "{taken:?}");
+    assert!(shard.events.is_empty());
+    drop(client);
+}
+
+#[test]
+fn a_reset_by_the_peer_is_closed_with_an_error_and_its_end_without() {
+    let mut shard = Shard::new();
+    let (client, conn) = shard.client();
+    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    let error = shard.closed(conn).expect("a reset is an error");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    let (client, conn) = shard.client();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert!(shard.closed(conn).is_none());
+    shard.settle_to(0);
+}
+
+#[test]
+fn a_refused_connect_is_closed_with_an_error() {
+    let mut shard = Shard::new();
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let conn = shard.driver.connect(&Address::Tcp(nobody));
+    assert_eq!(shard.closed(conn).unwrap().kind(), io::ErrorKind::ConnectionRefused);
+    let conn = shard.driver.connect(&Address::Unix("/nonexistent/.s.PGSQL.5432".into()));
+    assert_eq!(shard.closed(conn).unwrap().kind(), io::ErrorKind::NotFound);
+    let conn = shard.driver.connect(&Address::Unix("x".repeat(300).into()));
+    assert!(shard.closed(conn).is_some());
+    shard.settle_to(0);
+}
+
+#[test]
+fn connections_beyond_the_maximum_are_refused_in_both_directions() {
+    let mut shard = Shard::with(RingOptions { connections_max: 2, ..RingOptions::default() });
+    let _two = (shard.client(), shard.client());
+    let mut third = TcpStream::connect(shard.address).unwrap();
+    shard.silence(Duration::from_millis(20));
+    assert!(matches!(third.read(&mut [0; 1]), Ok(0) | Err(_)));
+    assert_eq!(shard.driver.counters().clients_refused, 1);
+    let conn = shard.driver.connect(&Address::Tcp(shard.address));
+    assert_eq!(shard.closed(conn).unwrap().kind(), io::ErrorKind::QuotaExceeded);
+}
+
+#[test]
+#[ignore = "lowers the process's limit of descriptors; run it alone"]
+fn running_out_of_descriptors_neither_spins_nor_loses_clients() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let mut shard = Shard::new();
+    let clients: Vec<_> = (0..10).map(|_| TcpStream::connect(shard.address).unwrap()).collect();
+    let limit = getrlimit(Resource::Nofile);
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+    setrlimit(Resource::Nofile, Rlimit { current: Some(open + 2), maximum: limit.maximum }).unwrap();
+    let before = shard.driver.counters().system_calls;
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(1) {
+        shard.turn(Duration::from_secs(1));
+    }
+    let calls = shard.driver.counters().system_calls - before;
+    assert!(calls < 40, "{calls} system calls in a second");
+    assert!(shard.events.len() < clients.len());
+    setrlimit(Resource::Nofile, limit).unwrap();
+    for _ in &clients {
+        assert!(matches!(shard.next(), Event::Accepted { .. }));
+    }
+}
+
+#[test]
+fn a_cancel_request_is_connect_send_and_close_in_one_breath() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut shard = Shard::new();
+    let conn = shard.driver.connect(&Address::Tcp(server.local_addr().unwrap()));
+    shard.driver.send(conn, Bytes::from_static(b"cancel request"));
+    shard.driver.close(conn);
+    let reader = thread::spawn(move || {
+        let mut text = String::new();
+        server.accept().unwrap().0.read_to_string(&mut text).unwrap();
+        text
+    });
+    shard.turn(Duration::from_millis(50));
+    shard.settle_to(0);
+    assert_eq!(reader.join().unwrap(), "cancel request");
+    assert!(shard.events.is_empty(), "{:?}", shard.events);
+}
+
+#[test]
+fn a_connect_can_be_aborted() {
+    let mut shard = Shard::new();
+    // An address of the range kept for documentation: nobody answers.
+    let conn = shard.driver.connect(&Address::Tcp("192.0.2.1:5432".parse().unwrap()));
+    shard.turn(Duration::from_millis(5));
+    shard.driver.abort(conn);
+    let conn = shard.driver.connect(&Address::Tcp("192.0.2.1:5432".parse().unwrap()));
+    shard.driver.abort(conn);
+    let started = Instant::now();
+    shard.settle_to(0);
+    assert!(started.elapsed() < Duration::from_secs(1));
+}
+
+#[test]
+fn actions_on_a_dead_id_do_nothing() {
+    let mut shard = Shard::new();
+    let (client, old) = shard.client();
+    drop(client);
+    assert!(shard.closed(old).is_none());
+    shard.settle_to(0);
+    let (mut client, new) = shard.client();
+    assert_eq!((old.index, old.generation + 1), (new.index, new.generation));
+    shard.driver.send(old, Bytes::from_static(b"stale"));
+    shard.driver.close(old);
+    shard.driver.abort(old);
+    shard.driver.pause(old);
+    client.write_all(b"x").unwrap();
+    assert_eq!(&shard.received(new)[..], b"x");
+    assert_eq!((shard.driver.queued(old), shard.driver.queued(new)), (0, 0));
+}
+
+#[test]
+fn unix_clients_and_servers_work_alike() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(".s.PGSQL.5432");
+    let listener = Listener::Unix(UnixListener::bind(&path).unwrap());
+    let mut shard = Shard::with(RingOptions { listeners: vec![listener], ..RingOptions::default() });
+    shard.turn(Duration::ZERO);
+    let mut client = UnixStream::connect(&path).unwrap();
+    let Event::Accepted { conn: front, peer: Peer::Unix } = shard.next() else { panic!() };
+    client.write_all(b"hello").unwrap();
+    assert_eq!(&shard.received(front)[..], b"hello");
+    let back = shard.driver.connect(&Address::Unix(path));
+    let (mut connected, mut accepted) = (false, false);
+    while !(connected && accepted) {
+        match shard.next() {
+            Event::Connected { conn } if conn == back => connected = true,
+            Event::Accepted { peer: Peer::Unix, .. } => accepted = true,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn no_client_is_accepted_after_listening_stops() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let listener = Listener::Unix(UnixListener::bind(&path).unwrap());
+    let mut shard = Shard::with(RingOptions { listeners: vec![listener], ..RingOptions::default() });
+    let (mut client, conn) = shard.client();
+    shard.driver.stop_listening();
+    assert!(TcpStream::connect(shard.address).is_err());
+    shard.silence(Duration::from_millis(20));
+    assert!(shard.driver.doors.iter().all(Option::is_none), "the listeners are closed");
+    assert!(UnixStream::connect(&path).is_err());
+    client.write_all(b"still here").unwrap();
+    assert_eq!(&shard.received(conn)[..], b"still here");
+}

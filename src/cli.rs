@@ -1,8 +1,8 @@
 //! The command line: what can be typed, and what `--help` says. What the commands do is elsewhere.
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use pglockstep::admin::check;
-use std::net::SocketAddr;
+use pglockstep::sandbox::SandboxArgs;
 use std::path::PathBuf;
 
 /// One port in front of several PostgreSQL servers that it keeps identical
@@ -29,6 +29,13 @@ pub enum Command {
     /// Prepare the servers, once: roles, node ids, and which server settings to change
     Setup(SetupArgs),
     /// Make PostgreSQL servers with a proxy in front of them, to try things out
+    #[command(
+        after_help = "Prints one line per server, then a line that starts with `ready` and holds a psql command. \
+                        DIR/sandbox.json has the same for programs. Ctrl-C or SIGTERM stops everything; without --dir \
+                        nothing is left behind.\n\n\
+                        Examples:\n  pglockstep sandbox\n  \
+                        pglockstep sandbox --nodes 2 --listen 127.0.0.1:6432 --dir /tmp/sandbox"
+    )]
     Sandbox(SandboxArgs),
     /// Make a sandbox, walk through the tutorial on it, and prove that the servers are identical
     Demo(DemoArgs),
@@ -70,81 +77,9 @@ pub struct SetupArgs {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Prints one line per server, then a line that starts with `ready` and holds a psql command. \
-                        DIR/sandbox.json has the same for programs. Ctrl-C or SIGTERM stops everything; without --dir \
-                        nothing is left behind.\n\n\
-                        Examples:\n  pglockstep sandbox\n  \
-                        pglockstep sandbox --nodes 2 --listen 127.0.0.1:6432 --dir /tmp/sandbox")]
-pub struct SandboxArgs {
-    /// Number of PostgreSQL servers
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=16))]
-    pub nodes: u8,
-    /// How the servers are kept identical
-    #[arg(long, value_enum, default_value_t = Mode::NativeReplication)]
-    pub mode: Mode,
-    /// Address and port of the proxy
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9999")]
-    pub listen: SocketAddr,
-    /// Port of the first server, the others follow it; without this, free ports
-    #[arg(long, value_name = "BASE", value_parser = clap::value_parser!(u16).range(1..))]
-    pub node_port: Option<u16>,
-    /// Port of the PCP administration protocol
-    #[arg(long, value_name = "PORT", default_value_t = 9898, value_parser = clap::value_parser!(u16).range(1..))]
-    pub pcp_port: u16,
-    /// Number of the proxy's event loops; 0 is one per core
-    #[arg(long, value_name = "K", default_value_t = 0)]
-    pub shards: u16,
-    /// What carries out socket operations
-    #[arg(long, value_enum, default_value_t = IoDriver::Auto)]
-    pub io_driver: IoDriver,
-    /// Where everything is kept; without this, a directory that is removed at the end
-    #[arg(long, value_name = "DIR")]
-    pub dir: Option<PathBuf>,
-    /// A configuration file whose keys are taken over, except those that the sandbox itself sets
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-}
-
-#[derive(Debug, clap::Args)]
 #[command(after_help = "Each step is printed with its command and outcome. Exit status 0 only if everything held.\n\n\
                         Example:\n  pglockstep demo")]
 pub struct DemoArgs {}
-
-/// The words are those of the configuration's key backend_clustering_mode.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub enum Mode {
-    NativeReplication,
-    SnapshotIsolation,
-}
-
-/// The words are those of the configuration's key io_driver.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub enum IoDriver {
-    Auto,
-    Ring,
-    Glommio,
-}
-
-impl From<Mode> for pglockstep::config::Mode {
-    fn from(mode: Mode) -> Self {
-        match mode {
-            Mode::NativeReplication => Self::NativeReplication,
-            Mode::SnapshotIsolation => Self::SnapshotIsolation,
-        }
-    }
-}
-
-impl From<IoDriver> for pglockstep::config::IoDriver {
-    fn from(driver: IoDriver) -> Self {
-        match driver {
-            IoDriver::Auto => Self::Auto,
-            IoDriver::Ring => Self::Ring,
-            IoDriver::Glommio => Self::Glommio,
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -163,20 +98,6 @@ mod tests {
         for command in cli.get_subcommands_mut().filter(|command| command.get_name() != "help") {
             let help = command.render_help().to_string();
             assert!(help.contains("Example") && help.contains(&format!("pglockstep {}", command.get_name())), "{help}");
-        }
-    }
-
-    #[test]
-    fn words_are_the_configurations_words() {
-        for (mode, word) in
-            [(Mode::NativeReplication, "native_replication"), (Mode::SnapshotIsolation, "snapshot_isolation")]
-        {
-            assert_eq!(mode.to_possible_value().unwrap().get_name(), word);
-            assert_eq!(serde_json::to_value(pglockstep::config::Mode::from(mode)).unwrap(), word);
-        }
-        for (driver, word) in [(IoDriver::Auto, "auto"), (IoDriver::Ring, "ring"), (IoDriver::Glommio, "glommio")] {
-            assert_eq!(driver.to_possible_value().unwrap().get_name(), word);
-            assert_eq!(serde_json::to_value(pglockstep::config::IoDriver::from(driver)).unwrap(), word);
         }
     }
 }

@@ -8,8 +8,8 @@ use crossbeam::queue::ArrayQueue;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::membership::{Membership, NodeStatus, SharedMembership};
-pub use super::nodes::{Login, NodeAddress, RoleRow, Rows};
 use super::nodes::{Connection, backend_gone, connect, literal, role};
+pub use super::nodes::{Login, NodeAddress, RoleRow, Rows};
 use super::state::State;
 use crate::sequencer::{NodeId, Sequencer};
 use crate::shard::driver::Doorbell;
@@ -460,7 +460,8 @@ impl Plane {
         let mut failures = 0;
         let mut incarnation: Option<String> = None;
         loop {
-            let pause = if failures == 0 { self.config.health_check_period } else { self.config.health_check_retry_delay };
+            let pause =
+                if failures == 0 { self.config.health_check_period } else { self.config.health_check_retry_delay };
             tokio::time::sleep(pause).await;
             if !self.membership.load().is_up(node) {
                 return;

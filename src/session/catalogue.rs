@@ -1,9 +1,9 @@
 //! Versions of the databases' catalogues: raised before a COMMIT with DDL is sent, by whichever session sends it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Arc;
 
 /// One counter per database of the process. The map is locked only when a session begins, to find its database's
 /// counter; looking and raising are atomic.

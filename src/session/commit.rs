@@ -582,7 +582,8 @@ impl Session {
             let text = d.index().and_then(|k| commit.script().get(k)).map(|e| e.statement().sql.clone());
             text.map_or_else(|| "(the proxy's own)".to_owned(), |t| String::from_utf8_lossy(&t).into_owned())
         };
-        let told: Vec<String> = odd.iter().map(|(_, n, d)| format!("node {n}: {d}; statement: {}", statement(d))).collect();
+        let told: Vec<String> =
+            odd.iter().map(|(_, n, d)| format!("node {n}: {d}; statement: {}", statement(d))).collect();
         if go_on {
             for ((i, _, _), why) in odd.into_iter().zip(told) {
                 self.detach_replica(i, format!("it diverged from main: {why}"), cx);
@@ -746,7 +747,8 @@ impl Session {
             }
         }
         if commit.unknown {
-            let e = PgError::error("08007", "main was lost while the transaction was committing; its outcome is unknown");
+            let e =
+                PgError::error("08007", "main was lost while the transaction was committing; its outcome is unknown");
             return self.commit_failed(commit.after, e.encode(), cx);
         }
         self.commit_done(commit.after, cx);

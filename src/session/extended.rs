@@ -174,8 +174,10 @@ impl Session {
                 }
                 b'B' => {
                     let Some(b) = Bind::read(f.body()) else { continue };
-                    let of = parsed.iter().rev().find(|(n, _, _)| n == b.statement).map(|(_, v, t)| (v.clone(), t.clone()));
-                    let of = of.or_else(|| self.registry.statement(b.statement).map(|p| (p.verdict.clone(), p.sql.clone())));
+                    let of =
+                        parsed.iter().rev().find(|(n, _, _)| n == b.statement).map(|(_, v, t)| (v.clone(), t.clone()));
+                    let of =
+                        of.or_else(|| self.registry.statement(b.statement).map(|p| (p.verdict.clone(), p.sql.clone())));
                     bound.push((b.portal.to_owned(), of));
                 }
                 b'E' => {
@@ -213,7 +215,7 @@ impl Session {
             Plan::Begin(_) | Plan::Commit { .. } | Plan::Rollback { .. } => s.control = true,
             Plan::Everywhere => s.everywhere = Some(sql),
             Plan::Write(..) => s.writes = true,
-            Plan::Plain(_) => s.read = verdict.read,
+            Plan::Plain(_) => s.read = verdict.is_read(),
             Plan::Refused(_) => {}
         }
     }
@@ -231,10 +233,12 @@ impl Session {
         });
         let limit = cx.env.config.limits.prepared_statements;
         if !p.name.is_empty() && self.registry.len() >= limit {
-            let e = PgError::error("54000", format!("too many prepared statements: prepared_statements allows {limit}"));
+            let e =
+                PgError::error("54000", format!("too many prepared statements: prepared_statements allows {limit}"));
             return self.refuse_in_batch(&e, cx);
         }
-        let control = is_control(&prepared.verdict.class) && self.registry.statement(p.name).is_none_or(|_| p.name.is_empty());
+        let control =
+            is_control(&prepared.verdict.class) && self.registry.statement(p.name).is_none_or(|_| p.name.is_empty());
         if control {
             self.registry.insert(p.name, prepared, true);
             self.local(Bytes::from_static(back::PARSE_COMPLETE), Asked::Parse, Note::Nothing, cx);
@@ -347,8 +351,11 @@ impl Session {
             }
             Plan::Plain(note) => {
                 if self.tx.target() == Some(Target::Reader) && !portal.statement.verdict.fits_read_only() {
-                    let e = PgError::error("25006", "cannot execute this statement in a read-only transaction that runs on a replica")
-                        .hint("Begin the transaction without READ ONLY to run it on main.");
+                    let e = PgError::error(
+                        "25006",
+                        "cannot execute this statement in a read-only transaction that runs on a replica",
+                    )
+                    .hint("Begin the transaction without READ ONLY to run it on main.");
                     return self.refuse_in_batch(&e, cx);
                 }
                 self.send_client(self.target(), frame.raw.clone(), Asked::Execute, note, cx);

@@ -487,7 +487,13 @@ impl Session {
     }
 
     /// A statement of the proxy's own, kept prepared under a name that begins with `_pgls_`.
-    pub(super) fn send_own(&mut self, target: Target, statement: (&'static str, &'static str), own: Own, cx: &mut Cx<'_>) {
+    pub(super) fn send_own(
+        &mut self,
+        target: Target,
+        statement: (&'static str, &'static str),
+        own: Own,
+        cx: &mut Cx<'_>,
+    ) {
         self.send_own_in(target, statement, own, "", front::BIND_NOTHING, cx);
     }
 
@@ -553,7 +559,9 @@ impl Session {
     fn deferrable_constraints(&self, cx: &Cx<'_>) -> bool {
         let catalogues = cx.env.catalogues.borrow();
         // Unknown counts as yes: the cost is one statement, the other way is a COMMIT that waits inside the window.
-        catalogues.get(&self.database).is_none_or(|c| c.has_deferrable_constraints || c.version < self.version.current())
+        catalogues
+            .get(&self.database)
+            .is_none_or(|c| c.has_deferrable_constraints || c.version < self.version.current())
     }
 
     /// A SET that outlives its transaction: readers must have it too.

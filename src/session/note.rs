@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::script::{CopyData, Statement};
+use crate::sql::literals::{Now, time_literals, timestamp};
 
 /// Taken when main (or a reader) has completed the request.
 #[derive(Debug, Default)]
@@ -53,6 +54,8 @@ pub enum Forgets {
 pub struct PendingWrite {
     /// As a replica would get it; its expectation is filled in at completion.
     pub statement: Statement,
+    /// Where in the statement's bind the transaction's time is to be written.
+    pub moments: Vec<usize>,
     /// Time functions stand in the text: they become literals when the transaction's time is known.
     pub time: bool,
     /// The command tag carries a count of rows, and none means that nothing was done.
@@ -63,6 +66,36 @@ pub struct PendingWrite {
     pub copy: Option<CopyData>,
     /// Already an entry (its portal was suspended once).
     pub noted: bool,
+}
+
+impl PendingWrite {
+    /// Puts the transaction's time where its time functions stood.
+    pub fn at_time(&mut self, now: Now, std_strings: bool) {
+        if !self.moments.is_empty() {
+            let text = timestamp(now.micros);
+            let mut bind = self.statement.bind.to_vec();
+            for at in std::mem::take(&mut self.moments) {
+                if let Some(place) = bind.get_mut(at..at + text.len()) {
+                    place.copy_from_slice(text.as_bytes());
+                }
+            }
+            self.statement.bind = Bytes::from(bind);
+        }
+        if std::mem::take(&mut self.time) {
+            // Time functions are ASCII in every client encoding; bytes that are no UTF-8 pass as one character each.
+            let sql = &self.statement.sql;
+            let utf8 = std::str::from_utf8(sql);
+            let text = utf8.map_or_else(|_| sql.iter().map(|&b| char::from(b)).collect(), str::to_owned);
+            if let Some(replaced) = time_literals(&text, std_strings, &now) {
+                let bytes = match utf8 {
+                    Ok(_) => replaced.into_bytes(),
+                    Err(_) => replaced.chars().filter_map(|c| u8::try_from(u32::from(c)).ok()).collect(),
+                };
+                self.statement.sql = Bytes::from(bytes);
+                self.statement.keep = false;
+            }
+        }
+    }
 }
 
 /// A SET that the server is working on.

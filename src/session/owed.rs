@@ -197,7 +197,8 @@ impl OwedQueue {
                 skipped.sync_sent = true;
                 break;
             }
-            skipped.query |= matches!(head.asked, Asked::Query | Asked::Function) && !matches!(head.whose, Whose::Local(..));
+            skipped.query |=
+                matches!(head.asked, Asked::Query | Asked::Function) && !matches!(head.whose, Whose::Local(..));
             self.queue.pop_front();
         }
         skipped

@@ -111,7 +111,7 @@ impl Session {
                 PgError::error("0A000", "two-phase commit by the client is not supported")
                     .hint("pglockstep commits on all nodes by itself; use COMMIT."),
             ),
-            Class::Select { .. } | Class::CopyTo { .. } if verdict.stays_on_one_node() => plain,
+            Class::Select { .. } | Class::CopyTo { .. } if verdict.changes_nothing() => plain,
             Class::Select { into: false, .. } | Class::CopyTo { .. } => self.opaque(given, verdict),
             Class::Select { into: true, .. } => {
                 Plan::Write(self.pending(given, verdict, false, false), Writes { rows: true, ddl: true })
@@ -142,7 +142,7 @@ impl Session {
             | Class::Lock
             | Class::Discard(_)
             | Class::Prepare(_)
-            | Class::Declare { .. }
+            | Class::Declare
             | Class::Fetch
             | Class::Move
             | Class::ClosePortal
@@ -155,20 +155,19 @@ impl Session {
             | Class::Empty => plain,
             Class::Execute(name) => self.execute_prepared(given, name),
             Class::WithDml | Class::Call | Class::Do | Class::Other => self.opaque(given, verdict),
-            Class::NonTransactional(_) => Plan::Everywhere,
+            Class::NonTransactional | Class::DropDatabase(_) => Plan::Everywhere,
             Class::CreateTemp => Plan::Plain(Note::Temporary),
-            Class::Ddl(_) | Class::Analyze | Class::Cluster => self.ddl(given, verdict),
+            Class::Ddl | Class::Analyze | Class::Cluster => self.ddl(given, verdict),
         }
     }
 
     fn pending(&self, given: &Given, verdict: &Verdict, counted: bool, opaque: bool) -> Box<PendingWrite> {
-        let (sql, types, bind, keep) = match verdict.parameterised(&String::from_utf8_lossy(&given.sql)) {
-            Some((sql, types, bind)) if !given.extended => (sql, types, bind, true),
-            _ => (given.sql.clone(), given.types.clone(), given.bind.clone(), given.extended),
-        };
+        let f = verdict.replica_form(&given.sql, &given.types, &given.bind, given.extended);
+        let statement = Statement { sql: f.sql, types: f.types, bind: f.bind, keep: f.keep, expect: Expect::Success };
         Box::new(PendingWrite {
-            statement: Statement { sql, types, bind, keep, expect: Expect::Success },
-            time: verdict.uses_time(),
+            statement,
+            moments: f.moments,
+            time: f.time,
             counted,
             opaque,
             copy: None,

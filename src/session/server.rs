@@ -11,7 +11,7 @@ use super::settings::Settings;
 use super::transaction::{Columns, Target, Tx, read_info};
 use super::{AfterRollback, Reader, Request, Session, Stage};
 use crate::script::{Entry, Expect};
-use crate::sql::literals::{Now, time_literals};
+use crate::sql::literals::Now;
 use crate::wire::error::ErrorFields;
 use crate::wire::frame::Piece;
 use crate::wire::{PgError, TxStatus, back, front};
@@ -225,9 +225,10 @@ impl Session {
                 }
             }
         }
-        let own = self.link_ref(target).and_then(|l| l.owed.head()).is_some_and(
-            |h| matches!(h.whose, Whose::Own(Own::Settings | Own::Tidy | Own::Replay)),
-        );
+        let own = self
+            .link_ref(target)
+            .and_then(|l| l.owed.head())
+            .is_some_and(|h| matches!(h.whose, Whose::Own(Own::Settings | Own::Tidy | Own::Replay)));
         if !own {
             self.out.relay(chunk, &piece.place);
         }
@@ -474,13 +475,7 @@ impl Session {
         link.forget_fresh();
         self.registry.drop_unconfirmed();
         if skipped.query {
-            self.forward(
-                target,
-                Bytes::from_static(front::SYNC),
-                Asked::Sync,
-                Whose::Client(Note::Nothing),
-                cx,
-            );
+            self.forward(target, Bytes::from_static(front::SYNC), Asked::Sync, Whose::Client(Note::Nothing), cx);
         } else if !skipped.sync_sent {
             self.batch_failed();
         }
@@ -608,14 +603,8 @@ impl Session {
         let std_strings = self.std_strings;
         let limit = self.script_limit;
         let Some(open) = self.tx.open_mut().filter(|o| o.on == Target::Lane) else { return true };
-        if write.time {
-            if let Some(info) = &open.info {
-                let text = String::from_utf8_lossy(&write.statement.sql);
-                if let Some(replaced) = time_literals(&text, std_strings, &Now { micros: info.now }) {
-                    write.statement.sql = Bytes::from(replaced);
-                    write.statement.keep = false;
-                }
-            }
+        if let Some(info) = &open.info {
+            write.at_time(Now { micros: info.now }, std_strings);
         }
         open.opaque |= write.opaque;
         write.statement.expect = if write.opaque { Expect::Success } else { Expect::Same { tag: tag.into(), rows } };

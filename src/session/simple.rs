@@ -237,14 +237,14 @@ impl Session {
             }
             Tx::Open(_) => {}
             Tx::Begun(modes) => {
-                let spread = verdict.read && !force_main && self.read_only_spread(&modes.clone(), cx);
+                let spread = verdict.is_read() && !force_main && self.read_only_spread(&modes.clone(), cx);
                 let target = if spread { self.reader_is(cx) } else { ReaderIs::None };
                 if target == ReaderIs::Coming {
                     return self.wait_for_reader();
                 }
                 self.enter_block(if target == ReaderIs::Ready { Target::Reader } else { Target::Lane }, cx);
             }
-            Tx::Idle if single && verdict.read && !force_main && self.may_spread(cx) => match self.reader_is(cx) {
+            Tx::Idle if single && verdict.is_read() && !force_main && self.may_spread(cx) => match self.reader_is(cx) {
                 ReaderIs::Ready => return self.send_read(cx),
                 ReaderIs::Coming => return self.wait_for_reader(),
                 ReaderIs::None => {}
@@ -423,7 +423,9 @@ impl Session {
     pub(super) fn commit_done(&mut self, after: After, cx: &mut Cx<'_>) {
         self.registry.drop_portals();
         self.tx = match (after, self.chained.take()) {
-            (After::SimpleCommit { chain: true } | After::ExecuteCommit { chain: true }, Some(modes)) => Tx::Begun(modes),
+            (After::SimpleCommit { chain: true } | After::ExecuteCommit { chain: true }, Some(modes)) => {
+                Tx::Begun(modes)
+            }
             _ => Tx::Idle,
         };
         match after {

@@ -113,8 +113,9 @@ impl Session {
                 Ok(None) => {}
                 Err(e) => {
                     tracing::error!(user = %self.user, error = %e, "pool_passwd entry cannot be used");
-                    let e = PgError::fatal("28000", format!("pool_passwd entry of user \"{}\" cannot be used", self.user))
-                        .detail(e.to_string());
+                    let e =
+                        PgError::fatal("28000", format!("pool_passwd entry of user \"{}\" cannot be used", self.user))
+                            .detail(e.to_string());
                     return self.fatal(&e, cx);
                 }
             }

@@ -279,4 +279,3 @@ pub fn node_address(host: &str, port: u16) -> std::io::Result<Address> {
     let found = (host, port).to_socket_addrs()?.next();
     found.map(Address::Tcp).ok_or_else(|| std::io::Error::other(format!("host name \"{host}\" has no address")))
 }
-

@@ -142,7 +142,8 @@ impl<D: Driver> Shard<D> {
                 match owner {
                     Owner::Client(s) => self.tell(s, SessionEvent::ClientGone),
                     Owner::Server(s) => {
-                        let why = error.map_or_else(|| "the server closed the connection".to_owned(), |e| e.to_string());
+                        let why =
+                            error.map_or_else(|| "the server closed the connection".to_owned(), |e| e.to_string());
                         self.tell(s, SessionEvent::ServerGone(conn, why));
                     }
                     Owner::Pooled(key) => self.core.drop_pooled(&key, conn),
@@ -273,7 +274,8 @@ impl<D: Driver> Shard<D> {
 
     fn tell_all(&mut self, event: impl Fn() -> SessionEvent) {
         for slot in 0..self.sessions.len() {
-            let id = SessionId { slot: u32::try_from(slot).unwrap_or(u32::MAX), generation: self.sessions[slot].generation };
+            let id =
+                SessionId { slot: u32::try_from(slot).unwrap_or(u32::MAX), generation: self.sessions[slot].generation };
             self.tell(id, event());
             self.settle();
         }
@@ -287,8 +289,8 @@ impl<D: Driver> Shard<D> {
             Reply::BackendGone(gone) => Answer::Gone(gone),
             Reply::Terminated => return,
             Reply::XactStatus(s) => Answer::Fate(match s.as_deref() {
-                Ok("committed") => Fate::Committed,
-                Ok("aborted") => Fate::Aborted,
+                Some("committed") => Fate::Committed,
+                Some("aborted") => Fate::Aborted,
                 _ => Fate::Unknown,
             }),
             Reply::Detached(r) => Answer::Detached(r),

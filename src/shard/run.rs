@@ -101,7 +101,13 @@ fn serve(shared: &Shared, listeners: Vec<Vec<Listener>>, startup: crate::cluster
         }
     }
     let handles: Vec<ShardHandle> = handles.into_iter().flatten().collect();
-    let control = Control::start(control_config(&shared.config), startup, shared.membership.clone(), shared.sequencer.clone(), handles.clone())?;
+    let control = Control::start(
+        control_config(&shared.config),
+        startup,
+        shared.membership.clone(),
+        shared.sequencer.clone(),
+        handles.clone(),
+    )?;
     for start in starters {
         // A shard that is gone already has reported why.
         let _ = start.send((control.handle(), handles.clone()));
@@ -145,7 +151,8 @@ fn shard_thread(
             return Err(text.into());
         }
     };
-    let handle = ShardHandle { inbox: Arc::new(crossbeam::queue::ArrayQueue::new(INBOX)), doorbell: core.driver.doorbell() };
+    let handle =
+        ShardHandle { inbox: Arc::new(crossbeam::queue::ArrayQueue::new(INBOX)), doorbell: core.driver.doorbell() };
     let _ = handles.send(Ok((number, handle)));
     let Ok((control, peers)) = started.recv() else { return Ok(Recorder::default()) };
     let config = &shared.config;
@@ -231,7 +238,12 @@ fn check_port_free(addresses: &[SocketAddr]) -> Result<()> {
         socket.set_reuse_address(true)?;
         if let Err(e) = socket.bind(&(*a).into()) {
             if e.kind() == std::io::ErrorKind::AddrInUse {
-                return Err(format!("port {} on {} is taken by another process: choose another [listen] port, or stop it", a.port(), a.ip()).into());
+                return Err(format!(
+                    "port {} on {} is taken by another process: choose another [listen] port, or stop it",
+                    a.port(),
+                    a.ip()
+                )
+                .into());
             }
         }
     }
@@ -271,8 +283,12 @@ fn read_pool_passwd(config: &Config) -> Result<Option<PoolPasswd>> {
 }
 
 fn control_config(config: &Config) -> ControlConfig {
-    let login = |(user, password): (&str, &crate::config::Password)| Login { user: user.to_owned(), password: password.expose().to_owned() };
-    let nodes = config.nodes.iter().map(|n| NodeAddress { host: n.backend_hostname.clone(), port: n.backend_port }).collect();
+    let login = |(user, password): (&str, &crate::config::Password)| Login {
+        user: user.to_owned(),
+        password: password.expose().to_owned(),
+    };
+    let nodes =
+        config.nodes.iter().map(|n| NodeAddress { host: n.backend_hostname.clone(), port: n.backend_port }).collect();
     ControlConfig {
         cluster: config.cluster.name.clone(),
         work_dir: config.cluster.work_dir.clone(),

@@ -1,14 +1,281 @@
-use super::class::Class; use std::sync::Arc; use bytes::Bytes;
+//! Verdicts: what is known of a statement, found once per shape and kept.
+//!
+//! A verdict rests on the catalogue version it was found under. Under a newer one its class stands (that is lexical) and
+//! its proof is made again. Without a fresh catalogue nothing is proved.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hasher};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::class::{Class, classify};
+use super::literals::{has_moment, time_calls, time_parameter};
+use super::proof::{Catalogue, Effect, effect};
+use super::shape::{Parameterised, ShapeHash, TIMESTAMPTZ, append_time, parameterise, parameters, shape_hash};
+
+/// What is known of all statements of one shape.
 #[derive(Debug)]
-pub struct Verdict { pub class: Class, pub read: bool }
-impl Verdict {
- pub fn stays_on_one_node(&self) -> bool { self.read }
- pub fn fits_read_only(&self) -> bool { self.read }
- pub fn uses_time(&self) -> bool { false }
- pub fn parameterised(&self, _t: &str) -> Option<(Bytes, Arc<[u32]>, Bytes)> { None }
+pub struct Verdict {
+    /// What it is, by its keywords.
+    pub class: Class,
+    effect: Effect,
+    std_strings: bool,
+    /// Time functions stand in it.
+    time: bool,
+    /// A string that means a moment ('now') stands in it.
+    moment: bool,
+    /// A write whose literals may be parameters.
+    parameterised: Option<Parameterised>,
+    /// A write with parameters of the client's, its time functions replaced by one more; and how many there are.
+    timed: Option<(Bytes, usize)>,
 }
-pub struct VerdictCache;
+
+/// A write, as replicas will get it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReplicaForm {
+    /// The text.
+    pub sql: Bytes,
+    /// Parameter types by OID.
+    pub types: Arc<[u32]>,
+    /// The Bind behind its names.
+    pub bind: Bytes,
+    /// Worth keeping prepared.
+    pub keep: bool,
+    /// Where in `bind` the transaction's time is to be written ([`super::literals::timestamp`]'s 29 bytes).
+    pub moments: Vec<usize>,
+    /// Time functions are left in the text: they become literals when the time is known.
+    pub time: bool,
+}
+
+impl Verdict {
+    fn new(sql: &str, std_strings: bool, catalogue: Option<&Catalogue>) -> Verdict {
+        let class = classify(sql, std_strings);
+        let time = !time_calls(sql, std_strings).is_empty();
+        let writes = matches!(class, Class::Insert | Class::Update | Class::Delete | Class::Merge | Class::WithDml);
+        let timed = (time && writes)
+            .then(|| {
+                let n = parameters(sql, std_strings);
+                time_parameter(sql, std_strings, n + 1).map(|text| (Bytes::from(text), n))
+            })
+            .flatten();
+        Verdict {
+            effect: catalogue.map_or(Effect::Unknown, |c| effect(sql, std_strings, &class, c)),
+            std_strings,
+            time,
+            moment: has_moment(sql, std_strings),
+            parameterised: parameterise(sql, std_strings, &class),
+            timed,
+            class,
+        }
+    }
+
+    /// A proven read: any up node may serve it.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        self.effect == Effect::Read
+    }
+
+    /// Proven to change no rows: whichever server runs it, no other need hear of it.
+    #[must_use]
+    pub fn changes_nothing(&self) -> bool {
+        self.effect != Effect::Unknown
+    }
+
+    /// May stand in a READ ONLY transaction on a replica, which has not main's catalogue OIDs, sequences and locks.
+    #[must_use]
+    pub fn fits_read_only(&self) -> bool {
+        let control = matches!(
+            self.class,
+            Class::Savepoint(_)
+                | Class::RollbackTo(_)
+                | Class::Release(_)
+                | Class::Show
+                | Class::Fetch
+                | Class::Move
+                | Class::ClosePortal
+                | Class::Deallocate(_)
+                | Class::Empty
+        );
+        let harmless_set =
+            matches!(&self.class, Class::Set { name, .. } | Class::Reset(name) if is_harmless_setting(name));
+        self.is_read() || control || harmless_set
+    }
+
+    /// A string that means a moment stands in it: its replicas would take it for a moment of their own.
+    #[must_use]
+    pub fn has_moment(&self) -> bool {
+        self.moment
+    }
+
+    /// The statement as replicas will get it. `extended`: types and bind are the client's.
+    #[must_use]
+    pub fn replica_form(&self, sql: &Bytes, types: &Arc<[u32]>, bind: &Bytes, extended: bool) -> ReplicaForm {
+        let form = if extended { self.with_time_parameter(types, bind) } else { self.with_parameters(sql) };
+        form.unwrap_or_else(|| ReplicaForm {
+            sql: sql.clone(),
+            types: types.clone(),
+            bind: bind.clone(),
+            keep: extended && !self.time,
+            moments: Vec::new(),
+            time: self.time,
+        })
+    }
+
+    fn with_parameters(&self, sql: &Bytes) -> Option<ReplicaForm> {
+        let p = self.parameterised.as_ref()?;
+        // Values must be the client's bytes; text in another encoding goes as it is.
+        let (bind, moments) = p.bind(std::str::from_utf8(sql).ok()?, self.std_strings)?;
+        let (sql, types, bind) = (p.sql.clone(), p.types.clone(), bind.freeze());
+        Some(ReplicaForm { sql, types, bind, keep: true, moments, time: false })
+    }
+
+    fn with_time_parameter(&self, types: &Arc<[u32]>, bind: &Bytes) -> Option<ReplicaForm> {
+        let (sql, n) = self.timed.as_ref()?;
+        let (bind, moments) = append_time(bind, *n)?;
+        let mut all = types.to_vec();
+        all.resize(*n, 0);
+        all.push(TIMESTAMPTZ);
+        Some(ReplicaForm {
+            sql: sql.clone(),
+            types: Arc::from(all),
+            bind: bind.freeze(),
+            keep: true,
+            moments,
+            time: false,
+        })
+    }
+}
+
+/// Settings that change how values are printed or how a query is planned, and nothing that a read could do.
+fn is_harmless_setting(name: &str) -> bool {
+    const NAMES: [&str; 12] = [
+        "application_name",
+        "bytea_output",
+        "client_encoding",
+        "client_min_messages",
+        "datestyle",
+        "extra_float_digits",
+        "intervalstyle",
+        "jit",
+        "lc_numeric",
+        "lc_time",
+        "timezone",
+        "work_mem",
+    ];
+    NAMES.contains(&name) || name.starts_with("enable_")
+}
+
+/// Hash of a shape in a database.
+type Key = u128;
+
+struct Kept {
+    verdict: Arc<Verdict>,
+    /// Catalogue version of its proof; 0: there was none.
+    version: u64,
+}
+
+/// Verdicts of one shard, by shape and database.
+///
+/// Bound: two generations of at most `limit` shapes; when the young one is full it becomes the old one and the old one
+/// is dropped, so shapes in use stay.
+pub struct VerdictCache {
+    young: HashMap<Key, Kept>,
+    old: HashMap<Key, Kept>,
+    limit: usize,
+}
+
 impl VerdictCache {
- pub fn judge(&mut self, _t: &str, _s: bool, _d: &str, _c: Option<&super::proof::Catalogue>) -> Arc<Verdict> { todo!() }
- pub fn refute(&mut self, _t: &str, _s: bool, _d: &str) {}
+    /// Keeps `limit` shapes for certain, up to twice as many.
+    #[must_use]
+    pub fn new(limit: usize) -> VerdictCache {
+        VerdictCache { young: HashMap::new(), old: HashMap::new(), limit: limit.max(1) }
+    }
+
+    /// What is known of the statement.
+    pub fn judge(
+        &mut self,
+        sql: &str,
+        std_strings: bool,
+        database: &str,
+        catalogue: Option<&Catalogue>,
+    ) -> Arc<Verdict> {
+        let key = key(shape_hash(sql, std_strings), database);
+        let version = catalogue.map_or(0, |c| c.version);
+        if let Some(k) = self.young.get(&key).filter(|k| k.version >= version) {
+            return k.verdict.clone();
+        }
+        let kept = match self.old.remove(&key).filter(|k| k.version >= version) {
+            Some(k) => k,
+            None => Kept { verdict: Arc::new(Verdict::new(sql, std_strings, catalogue)), version },
+        };
+        let verdict = kept.verdict.clone();
+        if self.young.len() >= self.limit {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key, kept);
+        verdict
+    }
+
+    /// A server has refused to run it as a read: it is none, whatever was proved.
+    pub fn refute(&mut self, sql: &str, std_strings: bool, database: &str) {
+        let key = key(shape_hash(sql, std_strings), database);
+        let verdict = Arc::new(Verdict::new(sql, std_strings, None));
+        self.young.insert(key, Kept { verdict, version: u64::MAX });
+    }
+}
+
+fn key(shape: ShapeHash, database: &str) -> Key {
+    let mut h = DefaultHasher::new();
+    h.write(database.as_bytes());
+    shape ^ (u128::from(h.finish()) << 32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn form(sql: &'static str) -> ReplicaForm {
+        let v = Verdict::new(sql, true, None);
+        v.replica_form(&Bytes::from_static(sql.as_bytes()), &Arc::from([]), &Bytes::from_static(&[0; 6]), false)
+    }
+
+    #[test]
+    fn statements_of_one_shape_share_one_verdict_and_shapes_in_use_stay() {
+        let mut cache = VerdictCache::new(2);
+        let first = cache.judge("update t set a = 1", true, "d", None);
+        assert!(Arc::ptr_eq(&first, &cache.judge("update t set a = 2", true, "d", None)));
+        assert!(!Arc::ptr_eq(&first, &cache.judge("update t set a = 2", true, "other", None)));
+        for i in 0..20 {
+            cache.judge(&format!("select c{i} from t"), true, "d", None);
+            assert!(Arc::ptr_eq(&first, &cache.judge("update t set a = 3", true, "d", None)));
+        }
+        assert!(cache.young.len() + cache.old.len() <= 4);
+    }
+
+    #[test]
+    fn nothing_is_proved_without_a_catalogue_or_after_a_server_has_refuted_it() {
+        let mut cache = VerdictCache::new(8);
+        assert!(!cache.judge("select 1", true, "d", None).is_read());
+        cache.refute("select f()", true, "d");
+        assert!(!cache.judge("select f()", true, "d", None).is_read());
+    }
+
+    #[test]
+    fn a_simple_write_becomes_a_statement_with_parameters() {
+        let f = form("update t set a = a + 5 where id = 7");
+        assert_eq!((&f.sql[..], f.keep, f.time), (&b"update t set a = a + $1 where id = $2"[..], true, false));
+        let f = form("insert into t select now()");
+        assert_eq!((f.keep, f.time, f.moments.len()), (false, true, 0));
+    }
+
+    #[test]
+    fn time_in_a_write_with_the_clients_parameters_is_one_more_parameter() {
+        let sql = Bytes::from_static(b"insert into t values ($1, now())");
+        let v = Verdict::new("insert into t values ($1, now())", true, None);
+        let bind = Bytes::from_static(&[0, 0, 0, 1, 0, 0, 0, 1, b'5', 0, 0]);
+        let f = v.replica_form(&sql, &Arc::from([]), &bind, true);
+        assert_eq!(&f.sql[..], b"insert into t values ($1, ($2))");
+        assert_eq!((&f.types[..], f.moments.len(), f.keep), (&[0, TIMESTAMPTZ][..], 1, true));
+    }
 }

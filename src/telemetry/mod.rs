@@ -59,8 +59,12 @@ pub struct Recorder {
 impl Default for Recorder {
     fn default() -> Recorder {
         // Three significant digits up to ten minutes: about 200 KiB each, and the bounds are constants that fit.
-        let one = || Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("constant bounds that HdrHistogram accepts");
-        Recorder { histograms: (0..CLASSES.len() * PHASES.len()).map(|_| one()).collect(), counters: Counters::default() }
+        let one =
+            || Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("constant bounds that HdrHistogram accepts");
+        Recorder {
+            histograms: (0..CLASSES.len() * PHASES.len()).map(|_| one()).collect(),
+            counters: Counters::default(),
+        }
     }
 }
 
@@ -105,11 +109,17 @@ impl Recorder {
             }
         }
         if !lines.is_empty() {
-            let head = format!("{:<7}{:<9}{:>10} {:>9} {:>9} {:>9} {:>9}", "class", "phase", "count", "p50 us", "p95 us", "p99 us", "max us");
+            let head = format!(
+                "{:<7}{:<9}{:>10} {:>9} {:>9} {:>9} {:>9}",
+                "class", "phase", "count", "p50 us", "p95 us", "p99 us", "max us"
+            );
             lines.insert(0, head);
         }
         let c = &self.counters;
-        lines.push(format!("sessions {} commits {} retries {} divergences {}", c.sessions, c.commits, c.retries, c.divergences));
+        lines.push(format!(
+            "sessions {} commits {} retries {} divergences {}",
+            c.sessions, c.commits, c.retries, c.divergences
+        ));
         lines
     }
 

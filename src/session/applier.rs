@@ -58,6 +58,8 @@ pub enum Report {
     RolledBack,
     /// The statement outside a transaction was answered.
     Ran(Result<(), ErrorFields>),
+    /// The server ends the connection, and says why.
+    Farewell(String),
     /// The backend no longer makes sense; close it.
     Violation,
 }
@@ -291,6 +293,9 @@ impl Applier {
         let bytes = self.link.framer.bytes(piece);
         if piece.tag == b'C' && matches!(self.doing, Doing::Committing | Doing::RollingBack) {
             crate::wire::back::tag(&bytes[5..]).clone_into(&mut self.tag);
+        }
+        if piece.tag == b'E' && self.checker.answers.is_empty() {
+            return Some(Report::Farewell(ErrorFields::parse(&bytes[5..]).message));
         }
         match self.checker.message(script, piece.tag, bytes, piece.last) {
             Progress::More => None,

@@ -195,6 +195,8 @@ pub struct Session {
     retry: Option<route::Retry>,
     draining: bool,
     logged_in: bool,
+    /// The lane's server has said why it ends the connection, and the client has been told.
+    lane_said_farewell: bool,
     /// Modes of the transaction that AND CHAIN begins.
     chained: Option<crate::sql::class::TxModes>,
     /// A simple query's next step waits for the answers to own requests behind the last one.
@@ -261,6 +263,7 @@ impl Session {
             retry: None,
             draining: false,
             logged_in: false,
+            lane_said_farewell: false,
             chained: None,
             steps_wait: false,
             temporary_names: HashSet::new(),

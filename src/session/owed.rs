@@ -100,6 +100,8 @@ pub enum Fits {
     Fails,
     /// Asynchronous: belongs to no request (ParameterStatus, NotificationResponse, NoticeResponse).
     Async,
+    /// An error although nothing is owed: the server ends the connection (57P01 and the like).
+    Farewell,
     /// Protocol violation.
     Not,
 }
@@ -172,7 +174,7 @@ impl OwedQueue {
         if matches!(tag, b'S' | b'A' | b'N') {
             return Fits::Async;
         }
-        let Some(head) = self.queue.front() else { return Fits::Not };
+        let Some(head) = self.queue.front() else { return if tag == b'E' { Fits::Farewell } else { Fits::Not } };
         use Asked::*;
         match (head.asked, tag) {
             (Query | Function | Sync, b'Z') => Fits::Completes,
@@ -227,6 +229,7 @@ mod tests {
     fn a_reply_that_was_not_asked_for_does_not_fit() {
         let mut q = OwedQueue::default();
         assert_eq!(q.fits(b'C'), Fits::Not);
+        assert_eq!(q.fits(b'E'), Fits::Farewell);
         q.push(Asked::Parse, client());
         assert_eq!(q.fits(b'2'), Fits::Not);
         assert_eq!(q.fits(b'Z'), Fits::Not);

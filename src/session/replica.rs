@@ -220,13 +220,16 @@ impl Session {
                 self.give_applier_back(i, cx);
             }
             Report::Ran(Err(e)) => self.statement_failed(i, &e, cx),
-            Report::Violation => {
-                if let Some(a) = &self.replicas[i].applier {
-                    cx.io.abort(a.link.conn);
-                }
-                self.applier_lost(i, "protocol violation", cx);
-            }
+            Report::Farewell(why) => self.applier_useless(i, &why, cx),
+            Report::Violation => self.applier_useless(i, "protocol violation", cx),
         }
+    }
+
+    fn applier_useless(&mut self, i: usize, why: &str, cx: &mut Cx<'_>) {
+        if let Some(a) = &self.replicas[i].applier {
+            cx.io.abort(a.link.conn);
+        }
+        self.applier_lost(i, why, cx);
     }
 
     fn replica_committed(&mut self, i: usize, cx: &mut Cx<'_>) {

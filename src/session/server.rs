@@ -114,6 +114,13 @@ impl Session {
             Fits::Completes => self.completes(target, chunk, piece, cx),
             Fits::Fails => self.fails(target, chunk, piece, false, cx),
             Fits::FailsToSync => self.fails(target, chunk, piece, true, cx),
+            // The client is told in the server's own words; the connection's end follows.
+            Fits::Farewell if target == Target::Lane => {
+                self.out.relay(chunk, &piece.place);
+                self.out.end_run(chunk);
+                self.lane_said_farewell = true;
+            }
+            Fits::Farewell => {}
             Fits::Not => {
                 self.out.end_run(chunk);
                 let what = format!("message '{}' was not asked for", char::from(piece.tag));
@@ -623,6 +630,9 @@ impl Session {
                 // Finished by its own means; the client hears of it when that is done.
                 return;
             }
+        }
+        if self.lane_said_farewell {
+            return self.end(cx);
         }
         let e = PgError::fatal("57P01", "terminating connection: the session's backend on main is gone")
             .detail(why.to_owned());

@@ -104,9 +104,12 @@ SELECT t, o.oprcode::pg_catalog.oid FROM pg_catalog.pg_amop a
  WHERE a.oid OPERATOR(pg_catalog.>=) 16384";
 
 /// What views, policies, domain checks and default arguments use, by their stored trees, and the children of tables.
-/// Columns: kind of the user (r relation, t type, f function), its OID, field of the tree, values with blanks between.
+/// Columns: kind of the user (r relation, t type, f function), its OID, field of the tree with its values.
+///
+/// The trees are cut at their fields' colons (a blank inside a name has a backslash in front of it): for 500 views that
+/// took 70 ms on a busy machine, a regular expression 200 to 400.
 const USES: &str = "\
-SELECT DISTINCT s.kind, s.oid, m[1], m[2] FROM (
+SELECT DISTINCT s.kind, s.oid, pg_catalog.split_part(pg_catalog.split_part(f, '}', 1), ')', 1) FROM (
   SELECT 'r' AS kind, r.ev_class AS oid, r.ev_action::pg_catalog.text AS tree FROM pg_catalog.pg_rewrite r
    JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) r.ev_class
    WHERE c.oid OPERATOR(pg_catalog.>=) 16384 AND c.relkind OPERATOR(pg_catalog.=) 'v'
@@ -119,11 +122,12 @@ SELECT DISTINCT s.kind, s.oid, m[1], m[2] FROM (
   UNION ALL
   SELECT 'f', f.oid, f.proargdefaults::pg_catalog.text FROM pg_catalog.pg_proc f
    WHERE f.oid OPERATOR(pg_catalog.>=) 16384 AND f.proargdefaults IS NOT NULL
- ) s, LATERAL pg_catalog.regexp_matches(s.tree,
-  ':(funcid|aggfnoid|winfnoid|tsmhandler|opno|opnos|eqop|sortop|relid|consttype|resulttype|minmaxtype|typid|'
-   'row_typeid|array_typeid|funccoltypes|coltypes|strength|varattno(?= -)) (?:\\(o )?(-?[0-9]+(?: [0-9]+)*)', 'g') m
+ ) s, LATERAL pg_catalog.unnest(pg_catalog.string_to_array(s.tree, ' :')) f
+ WHERE pg_catalog.split_part(f, ' ', 1) OPERATOR(pg_catalog.=) ANY ('{funcid,aggfnoid,winfnoid,tsmhandler,opno,opnos,eqop,
+sortop,relid,consttype,resulttype,minmaxtype,typid,row_typeid,array_typeid,funccoltypes,coltypes,
+strength}'::pg_catalog.text[]) OR pg_catalog.starts_with(f, 'varattno -')
 UNION ALL
-SELECT 'r', i.inhparent, 'relid', i.inhrelid::pg_catalog.text FROM pg_catalog.pg_inherits i
+SELECT 'r', i.inhparent, pg_catalog.concat('relid ', i.inhrelid) FROM pg_catalog.pg_inherits i
  JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid
  WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,f}'::pg_catalog.\"char\"[])";
 

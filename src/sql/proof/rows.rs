@@ -201,14 +201,17 @@ pub(super) fn use_row(c: &Cells<'_>) -> Result<(Key, Vec<Need>), String> {
         'f' => Key::Function(c.oid(1)?),
         other => return Err(format!("a user of an unknown kind {other:?}")),
     };
-    let all = |key: fn(u32) -> Key| Ok(c.oids(3)?.into_iter().map(|oid| Need::all(key(oid))).collect());
-    let needs: Result<Vec<Need>, String> = match c.text(2)? {
+    let (field, values) = c.text(2)?.split_once(' ').ok_or("a field without a value")?;
+    // A list of OIDs is written `(o 96 97`.
+    let oids = values.split_whitespace().filter_map(|v| v.parse().ok()).filter(|oid| *oid != 0);
+    let all = |key: fn(u32) -> Key| oids.map(|oid| Need::all(key(oid))).collect();
+    let needs: Vec<Need> = match field {
         "funcid" | "aggfnoid" | "winfnoid" | "tsmhandler" => all(Key::Function),
         "opno" | "opnos" | "eqop" | "sortop" => all(Key::Operator),
         "relid" => all(Key::Relation),
         // A row lock, a system column: as if a catalogue were read.
-        "strength" | "varattno" => Ok(vec![Need::main_only()]),
+        "strength" | "varattno" => vec![Need::main_only()],
         _ => all(Key::Type),
     };
-    Ok((user, needs?))
+    Ok((user, needs))
 }

@@ -98,18 +98,18 @@ fn what_views_policies_checks_and_defaults_use_is_theirs_through_any_number_of_s
         .add(RELATIONS, &["20011", "v2", "v", "f", "23"])
         .add(RELATIONS, &["20012", "v3", "v", "f", "23"])
         .add(RELATIONS, &["20013", "guarded", "r", "t", "23"])
-        .add(USES, &["r", "20010", "relid", "20011"])
-        .add(USES, &["r", "20011", "relid", "20012"]);
+        .add(USES, &["r", "20010", "relid 20011"])
+        .add(USES, &["r", "20011", "relid 20012"]);
     assert_eq!(a.judge("select * from v1"), Effect::Read);
     assert_eq!(a.judge("select * from guarded"), Effect::MainOnly);
-    a.add(USES, &["r", "20012", "varattno", "-1"]);
+    a.add(USES, &["r", "20012", "varattno -1"]);
     assert_eq!(a.judge("select * from v1"), Effect::MainOnly);
-    a.add(USES, &["r", "20012", "funcid", "1574"]);
+    a.add(USES, &["r", "20012", "funcid 1574"]);
     assert_eq!(a.judge("select * from v1"), Effect::Unknown);
     assert_eq!(a.judge("select v1 from t"), Effect::Unknown, "a doubtful name counts wherever it stands");
-    a.add(USES, &["r", "20013", "opnos", "96 20200"]);
+    a.add(USES, &["r", "20013", "opnos (o 96 20200"]);
     assert_eq!(a.judge("select * from guarded"), Effect::Unknown, "an operator that is not in the catalogue");
-    a.add(USES, &["f", "20100", "funcid", "1574"]);
+    a.add(USES, &["f", "20100", "funcid 1574"]);
     assert_eq!(a.judge("select f()"), Effect::Unknown);
 }
 
@@ -128,7 +128,7 @@ fn a_type_is_as_doubtful_as_what_its_casts_checks_and_parts_call() {
     };
     use Effect::{MainOnly, Read, Unknown};
     assert_eq!(judged(&a), [MainOnly, MainOnly, MainOnly, Read, MainOnly]);
-    a.add(USES, &["t", "20030", "funcid", "20110"]);
+    a.add(USES, &["t", "20030", "funcid 20110"]);
     assert_eq!(judged(&a), [Unknown; 5]);
     assert_eq!(a.judge("select 1"), Read);
     // A cast between built-in types may stand anywhere.

@@ -97,8 +97,8 @@ impl Relay {
         }
     }
 
-    /// Sleeps until a socket has something (true) or the first parcel is due. An epoll descriptor can itself be polled, and
-    /// poll's time-out has nanoseconds where epoll_wait's has milliseconds.
+    /// Sleeps until a socket has something (true) or the first parcel is due (false). An epoll descriptor can itself be
+    /// polled, and poll's time-out has nanoseconds where epoll_wait's has milliseconds.
     fn wait(&self) -> Result<bool, Error> {
         let left = self.under_way.front().map(|parcel| parcel.due.saturating_duration_since(Instant::now()));
         let timeout = left.map(Timespec::try_from).transpose()?;

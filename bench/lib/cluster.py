@@ -205,8 +205,8 @@ class Cluster:
         def work(node):
             found = {}
             for table in TABLES:
-                query = f"SELECT count(*), sum(('x' || left(md5(t::text), 16))::bit(64)::bigint::numeric) FROM {table} t"
-                found[table] = node.sql([query], database)
+                row_hash = "('x' || left(md5(t::text), 16))::bit(64)::bigint::numeric"
+                found[table] = node.sql([f"SELECT count(*), sum({row_hash}) FROM {table} t"], database)
             return found
         return self.each(work)
 

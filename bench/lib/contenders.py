@@ -8,7 +8,8 @@ import time
 
 from .cluster import ROLE
 from .system import (
-    Failure, accepts, environment, find_program, free_port, server_account, spawn, stop, tail, wait_until, write_private,
+    Failure, accepts, environment, find_program, free_port, server_account, spawn, stop, tail, wait_until,
+    write_private,
 )
 
 SELECT_ONLY = "select-only"

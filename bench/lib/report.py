@@ -41,9 +41,9 @@ def describe(about, options):
         f"load average before the run {about['load_average_before']:.1f}",
         f"PostgreSQL {about['postgresql']}; {'; '.join(programs)}",
         f"{settings}; autovacuum off, checkpoints and VACUUM between measurements",
-        "nodes, contenders and pgbench share this machine; the benchmark's role logs in to the nodes without a password "
-        "(trust), on pglockstep with SCRAM",
-        f"scale {options.scale}, {options.rounds} rounds of {options.seconds} s, medians; ms: latency; "
+        "nodes, contenders and pgbench share this machine; the benchmark's role logs in to the nodes without a "
+        "password (trust), on pglockstep with SCRAM",
+        f"scale {options.scale}, {options.rounds} round{'s' if options.rounds > 1 else ''} of {options.seconds} s, medians; ms: latency; "
         "µs: processor time per transaction of the proxy, node 0 (main), nodes 1 and 2 (replicas), and pgbench",
     ]
 
@@ -80,7 +80,8 @@ def cells_of(name, row):
     """One line of a table, as text."""
     share = "" if row["share"] is None else f"{row['share']:.0%}"
     latencies = [f"{row['latency'][n] / 1000:.2f}" for n in LATENCIES]
-    return [name, f"{row['tps']:,.0f}", share, *latencies, *(f"{row['cpu'][n]:.0f}" for n in PARTS), f"{row['failed']:.0f}"]
+    processor = [f"{row['cpu'][n]:.0f}" for n in PARTS]
+    return [name, f"{row['tps']:,.0f}", share, *latencies, *processor, f"{row['failed']:.0f}"]
 
 
 def heading(cell):

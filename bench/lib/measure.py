@@ -76,7 +76,8 @@ class Bench:
                 except subprocess.TimeoutExpired:
                     raise Failure(f"pgbench did not end within {seconds} + 30 s: something hangs") from None
                 if child.returncode:
-                    raise Failure("pgbench failed: " + " / ".join(errors.strip().splitlines()[-3:]))
+                    lines = [line for line in errors.splitlines() if "error" in line or "FATAL" in line]
+                    raise Failure("pgbench failed: " + " / ".join(lines[:3] or [f"status {child.returncode}"]))
                 reports.append(out)
             return reports
         finally:

@@ -15,7 +15,7 @@ fn run_all_modes(script: &[&str]) {
     sandbox.assert_nodes_equal("bench");
     for mode in ["simple", "extended", "prepared"] {
         for clients in ["1", "8", "32"] {
-            let run = ["-M", mode, "-c", clients, "-j", "2", "-T", SECONDS, "bench"];
+            let run = ["-n", "-M", mode, "-c", clients, "-j", "2", "-T", SECONDS, "bench"];
             let report = sandbox.pgbench(&[script, &run].concat());
             assert!(!report.contains("actually processed: 0\n"), "{mode} with {clients} clients: {report}");
             sandbox.assert_nodes_equal("bench");

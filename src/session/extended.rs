@@ -14,8 +14,9 @@ use super::io::Cx;
 use super::link::Fresh;
 use super::note::Note;
 use super::owed::{Asked, Own, Whose};
+use super::reader::ReaderIs;
 use super::registry::{Portal, Prepared};
-use super::route::{Given, Plan, ReaderIs, Retry};
+use super::route::{Given, Plan, Retry};
 use super::transaction::{Target, Tx, begin_tag};
 use super::{AfterRollback, Request, Session};
 use crate::sql::cache::Verdict;
@@ -224,10 +225,13 @@ impl Session {
         let Some(p) = Parse::read(frame.body()) else { return self.malformed("Parse", cx) };
         let verdict = self.judge(p.sql, cx);
         let version = self.registry.next_version();
+        // Kept for long: not as a slice of what the kernel received into.
+        let raw = Bytes::copy_from_slice(&frame.raw);
+        let at = p.sql.as_ptr() as usize - frame.raw.as_ptr() as usize;
         let prepared = Arc::new(Prepared {
             version,
-            raw: frame.raw.clone(),
-            sql: frame.raw.slice_ref(p.sql),
+            sql: raw.slice(at..at + p.sql.len()),
+            raw,
             types: Arc::from(p.types),
             verdict,
         });
@@ -346,6 +350,7 @@ impl Session {
             Plan::Rollback { chain } => self.execute_rollback(chain, cx),
             Plan::Refused(e) => self.refuse_in_batch(&e, cx),
             Plan::Everywhere => {
+                self.forget_databases(&given.sql, cx);
                 self.send_client(self.target(), frame.raw.clone(), Asked::Execute, Note::Nothing, cx);
                 true
             }
@@ -358,6 +363,7 @@ impl Session {
                     .hint("Begin the transaction without READ ONLY to run it on main.");
                     return self.refuse_in_batch(&e, cx);
                 }
+                self.mark_unpreparable(&portal.statement.verdict.class);
                 self.send_client(self.target(), frame.raw.clone(), Asked::Execute, note, cx);
                 true
             }

@@ -5,10 +5,11 @@
 //! run the same code.
 //!
 //! Where to look:
-//! - [`startup`]: start-up packets, passwords, the lane's login;
+//! - [`startup`]: start-up packets, passwords, the lane's login; [`reader`]: the backends for reads;
 //! - [`simple`], [`extended`]: what the client asks, by either protocol; [`route`]: where it goes;
 //! - [`server`]: what the lane and the reader answer, held against [`owed`];
-//! - [`transaction`], [`commit`], [`applier`]: the client's transaction, its script, and the commit on all nodes;
+//! - [`transaction`], [`commit`]: the client's transaction, its script, and the commit on all nodes; [`replica`],
+//!   [`applier`]: one replica's part in it; [`early`]: large ones start before COMMIT;
 //! - [`registry`], [`settings`]: what the session has prepared and set.
 //!
 //! Invariants: at most one of lane and reader has replies of the client's outstanding, so replies reach the client in
@@ -18,13 +19,16 @@
 pub mod applier;
 pub mod catalogue;
 pub mod commit;
+pub mod early;
 pub mod extended;
 pub mod io;
 pub mod link;
 pub mod note;
 pub mod out;
 pub mod owed;
+pub mod reader;
 pub mod registry;
+pub mod replica;
 pub mod route;
 pub mod server;
 pub mod settings;
@@ -43,13 +47,14 @@ use self::io::{Answer, Cx, Question, TimerKind};
 use self::link::Link;
 use self::out::ClientOut;
 use self::owed::{Asked, Own, Whose};
+use self::reader::Reader;
 use self::registry::Registry;
 use self::settings::Settings;
 use self::transaction::{Target, Tx};
 use crate::auth::Credentials;
 use crate::script::RowHasher;
 use crate::sequencer::NodeId;
-use crate::shard::driver::{ConnId, Peer};
+use crate::shard::driver::{ConnId, Peer, Time};
 use crate::wire::frame::{Frame, FrontendFramer};
 use crate::wire::{PgError, TxStatus, front};
 
@@ -139,20 +144,6 @@ pub(super) enum AfterRollback {
     Execute { chain: bool },
 }
 
-/// The session's backend for reads.
-#[derive(Debug, Default)]
-pub(super) enum Reader {
-    /// None yet.
-    #[default]
-    None,
-    /// Logging in.
-    Opening(Box<Link>),
-    /// Serves.
-    Ready(Box<Link>),
-    /// Could not be opened or was lost: this session reads on main. Tried again when the membership changes.
-    Off,
-}
-
 /// One client connection.
 #[derive(Debug)]
 pub struct Session {
@@ -187,7 +178,10 @@ pub struct Session {
     settings_dirty: bool,
     settings_rows: Vec<String>,
     replay: Vec<Bytes>,
-    replayed: usize,
+    /// Readers of other nodes, with `statement_level_load_balance`.
+    parked: Vec<Box<Link>>,
+    /// The node that is to serve the next read.
+    chosen: Option<NodeId>,
     main_only: bool,
     temporary: bool,
     version: Version,
@@ -207,10 +201,12 @@ pub struct Session {
     steps_wait: bool,
     /// Names of temporary tables, lower-case.
     temporary_names: HashSet<String>,
-    /// `script_limit`, bytes.
-    script_limit: usize,
-    /// Bytes of the COPY FROM STDIN that is under way.
-    copied: usize,
+    /// Replicas that are sent the script of the transaction that commits, or (early start) that still runs.
+    replicas: Vec<replica::Replica>,
+    right_of_way_armed: bool,
+    commit_timer_armed: bool,
+    /// When the client last sent something.
+    heard: Time,
     /// A statement of an extended batch that goes to every replica once main has done it.
     everywhere: Option<Bytes>,
     /// The transaction that is being ended by ROLLBACK had only read: the client asked for COMMIT.
@@ -251,7 +247,8 @@ impl Session {
             settings_dirty: true,
             settings_rows: Vec::new(),
             replay: Vec::new(),
-            replayed: 0,
+            parked: Vec::new(),
+            chosen: None,
             main_only: false,
             temporary: false,
             version: cx.env.catalogue_versions.of(&Arc::from("")),
@@ -267,8 +264,10 @@ impl Session {
             chained: None,
             steps_wait: false,
             temporary_names: HashSet::new(),
-            script_limit: usize::try_from(cx.env.config.replication.script_limit).unwrap_or(usize::MAX),
-            copied: 0,
+            replicas: Vec::new(),
+            right_of_way_armed: false,
+            commit_timer_armed: false,
+            heard: cx.io.now(),
             everywhere: None,
             commit_as_rollback: false,
         }
@@ -303,21 +302,24 @@ impl Session {
             }
             Event::Connected(conn) => self.server_connected(conn, cx),
             Event::Server(conn, bytes) => self.server_bytes(conn, bytes, cx),
-            Event::ServerDrained => self.pump(cx),
+            Event::ServerDrained => {
+                if self.commit.is_some() {
+                    self.feed_replicas(cx);
+                }
+                self.pump(cx);
+            }
             Event::ServerGone(conn, why) => self.server_gone(conn, &why, cx),
             Event::Timer(kind) => self.timer(kind, cx),
             Event::Answer(token, answer) => self.answered(token, answer, cx),
             Event::Watermarks => self.advance_commit(cx),
             Event::Membership => {
-                if matches!(self.reader, Reader::Off) {
-                    self.reader = Reader::None;
-                }
                 self.check_reader_node(cx);
                 self.commit_membership(cx);
             }
             Event::Cancel => self.cancel_running(cx),
             Event::Drain => self.draining = true,
         }
+        self.early(cx);
         self.drain_if_idle(cx);
         self.flush(cx);
     }
@@ -330,7 +332,10 @@ impl Session {
                 self.end(cx);
             }
             TimerKind::Replica(node) => self.replica_timer(node, cx),
-            TimerKind::Authentication | TimerKind::Idle | TimerKind::Drain => {}
+            TimerKind::RightOfWay => self.right_of_way(cx),
+            TimerKind::Commit => self.commit_timer(cx),
+            TimerKind::Idle => self.idle_timer(cx),
+            TimerKind::Authentication => {}
         }
     }
 
@@ -347,9 +352,35 @@ impl Session {
         self.pump(cx);
     }
 
+    /// `client_idle_limit`: as PostgreSQL's idle_session_timeout, and inside a transaction block too.
+    fn idle_timer(&mut self, cx: &mut Cx<'_>) {
+        let limit = cx.env.config.limits.client_idle_limit;
+        if limit.is_zero() || matches!(self.stage, Stage::Over) {
+            return;
+        }
+        let silent = cx.io.now().since(self.heard);
+        if silent < limit || !self.is_quiet() {
+            let rest = limit.saturating_sub(silent).max(std::time::Duration::from_secs(1));
+            return cx.io.arm(rest, TimerKind::Idle);
+        }
+        let e = PgError::fatal("57P05", "terminating connection due to idle-session timeout")
+            .detail("client_idle_limit has passed.");
+        self.fatal(&e, cx);
+    }
+
+    /// Nothing is under way for the client.
+    fn is_quiet(&self) -> bool {
+        matches!(self.request, Request::None)
+            && self.commit.is_none()
+            && self.after_rollback.is_none()
+            && self.inbox.is_empty()
+            && [Target::Lane, Target::Reader].iter().all(|&t| self.link_ref(t).is_none_or(|l| l.owed.is_empty()))
+    }
+
     /// Bytes of the client: frames first, then as many requests as can go.
     fn client_bytes(&mut self, bytes: Bytes, cx: &mut Cx<'_>) {
         let mut rest = bytes;
+        self.heard = cx.io.now();
         if matches!(self.stage, Stage::Startup(_)) {
             match self.startup_bytes(rest, cx) {
                 Some(more) => rest = more,
@@ -626,14 +657,12 @@ impl Session {
         if self.logged_in {
             cx.env.clients.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
         }
-        match std::mem::take(&mut self.reader) {
-            Reader::Ready(l) | Reader::Opening(l) => self.close_link(&l, cx),
-            Reader::None | Reader::Off => {}
-        }
+        self.close_readers(cx);
         if self.commit.as_ref().is_some_and(|c| c.is_decided()) {
             return;
         }
         self.drop_commit(cx);
+        self.drop_replicas(cx);
         if let Some(l) = self.lane.take() {
             self.close_link(&l, cx);
         }
@@ -679,9 +708,7 @@ impl Session {
         if !self.draining || self.commit.is_some() || !matches!(self.tx, Tx::Idle) {
             return;
         }
-        let quiet = matches!(self.request, Request::None)
-            && [Target::Lane, Target::Reader].iter().all(|&t| self.link_ref(t).is_none_or(|l| l.owed.is_empty()));
-        if quiet && self.inbox.is_empty() {
+        if self.is_quiet() {
             let e = PgError::fatal("57P01", "terminating connection due to administrator command");
             self.fatal(&e, cx);
         }

@@ -11,7 +11,8 @@ use super::commit::After;
 use super::io::Cx;
 use super::note::{Note, without_nul};
 use super::owed::{Asked, Own, Whose};
-use super::route::{Given, Plan, ReaderIs, Retry, Writes};
+use super::reader::ReaderIs;
+use super::route::{Given, Plan, Retry, Writes};
 use super::transaction::{Target, Tx, XID, begin_tag};
 use super::{AfterRollback, Request, Session};
 use crate::sql::cache::Verdict;
@@ -216,6 +217,8 @@ impl Session {
         // In a block, or in a string of several statements, the server refuses it.
         if s.steps.len() == 1 && matches!(self.tx, Tx::Idle) {
             s.everywhere = true;
+            let text = s.text.clone();
+            self.forget_databases(&text, cx);
             if self.settings_dirty {
                 self.settings_rows.clear();
                 self.send_own(Target::Lane, ("_pgls_g", super::settings::QUERY), Own::Settings, cx);
@@ -255,6 +258,7 @@ impl Session {
         if let Note::Temporary = note {
             self.note_temporary_name();
         }
+        self.mark_unpreparable(&verdict.class);
         self.send_step(note, None, cx)
     }
 
@@ -518,20 +522,16 @@ impl Session {
         }
         match frame.tag {
             b'd' => {
-                let limit = self.script_limit;
                 let Some(lane) = &mut self.lane else { return true };
-                if let Some(Whose::Client(Note::Write(p))) = lane.owed.head_mut().map(|h| &mut h.whose) {
-                    if let Some(data) = &mut p.copy {
-                        self.copied += frame.raw.len();
-                        data.messages.push(frame.raw.clone());
-                    }
-                }
+                let replicated = matches!(
+                    lane.owed.head().map(|h| &h.whose),
+                    Some(Whose::Client(Note::Write(p))) if p.copy
+                );
                 let conn = lane.conn;
                 cx.io.send(conn, frame.raw.clone());
-                if self.copied > limit {
-                    let e = PgError::fatal("54000", "the transaction's writes exceed script_limit")
-                        .hint("Load in smaller transactions, or raise script_limit.");
-                    self.fatal(&e, cx);
+                if replicated {
+                    let added = self.with_script(cx, |open, room| open.script.copy_data(&frame.raw, room));
+                    self.script_written(added, cx);
                 }
             }
             b'c' | b'f' => {
@@ -539,7 +539,6 @@ impl Session {
                     s.copy = false;
                 }
                 self.batch.copy = false;
-                self.copied = 0;
                 if let Some(lane) = &mut self.lane {
                     let conn = lane.conn;
                     cx.io.send(conn, frame.raw.clone());
@@ -555,8 +554,14 @@ impl Session {
     }
 
     /// CopyInResponse.
-    pub(super) fn copy_in_begins(&mut self, target: Target) {
-        self.copied = 0;
+    pub(super) fn copy_in_begins(&mut self, target: Target, cx: &mut Cx<'_>) {
+        if let Some(Whose::Client(Note::Write(p))) = self.link(target).and_then(|l| l.owed.head()).map(|h| &h.whose) {
+            if p.copy {
+                let statement = p.statement.clone();
+                let begun = self.with_script(cx, |open, room| open.script.copy_begin(statement, room));
+                self.script_written(begun, cx);
+            }
+        }
         if let Request::Simple(s) = &mut self.request {
             s.copy = true;
             return;

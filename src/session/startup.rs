@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 
-use super::io::{Answer, Cx, Question};
+use super::io::{Answer, Cx, Question, TimerKind};
 use super::link::{Link, Login};
 use super::transaction::Target;
 use super::{Session, Stage};
@@ -293,6 +293,10 @@ impl Session {
         self.out.push(out.freeze());
         self.out.push(back::ready(TxStatus::Idle));
         self.stage = Stage::Ready;
+        let limit = cx.env.config.limits.client_idle_limit;
+        if !limit.is_zero() {
+            cx.io.arm(limit, TimerKind::Idle);
+        }
         self.pump(cx);
     }
 }

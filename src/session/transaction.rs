@@ -62,6 +62,10 @@ pub struct Open {
     pub assigned: Option<u64>,
     /// A statement has run that changes catalogues.
     pub ddl: bool,
+    /// A statement has run that PREPARE TRANSACTION refuses to follow (NOTIFY, LISTEN, a cursor that may be held).
+    pub unpreparable: bool,
+    /// The script was started early once, and that was given up.
+    pub early_off: bool,
 }
 
 impl Open {
@@ -80,6 +84,8 @@ impl Open {
             opaque: false,
             assigned: None,
             ddl: false,
+            unpreparable: false,
+            early_off: false,
         }
     }
 

@@ -3,11 +3,14 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
 use super::driver::{Address, ConnId, Driver, Time};
+use super::spill::SpillFile;
+use crate::script::Spill;
 use crate::sequencer::NodeId;
 use crate::session::applier::Applier;
 use crate::session::io::{Io, PoolKey, Question, TimerKind};
@@ -55,6 +58,8 @@ pub struct Core<D> {
     pub driver: D,
     /// Addresses of the nodes, by id.
     pub nodes: Vec<Address>,
+    /// Where spill files are made.
+    work_dir: PathBuf,
     owners: Vec<(u32, Owner)>,
     /// Connections beyond the driver's table: they only live to be reported closed.
     strays: HashMap<ConnId, Owner>,
@@ -71,10 +76,11 @@ pub struct Core<D> {
 
 impl<D: Driver> Core<D> {
     /// A core with nothing under way.
-    pub fn new(driver: D, nodes: Vec<Address>) -> Core<D> {
+    pub fn new(driver: D, nodes: Vec<Address>, work_dir: PathBuf) -> Core<D> {
         Core {
             driver,
             nodes,
+            work_dir,
             owners: Vec::new(),
             strays: HashMap::new(),
             timers: BinaryHeap::new(),
@@ -131,7 +137,8 @@ impl<D: Driver> Core<D> {
             0 => TimerKind::Authentication,
             1 => TimerKind::Replica(NodeId(node)),
             2 => TimerKind::Idle,
-            _ => TimerKind::Drain,
+            3 => TimerKind::RightOfWay,
+            _ => TimerKind::Commit,
         };
         Some((session, kind))
     }
@@ -216,6 +223,10 @@ impl<D: Driver> Io for Core<D> {
         self.deferred.push(Deferred::Cancel { pid, secret });
     }
 
+    fn spill(&mut self) -> std::io::Result<Box<dyn Spill>> {
+        Ok(Box::new(SpillFile::create(&self.work_dir)?))
+    }
+
     fn random(&mut self, out: &mut [u8]) {
         self.driver.random(out);
     }
@@ -227,7 +238,8 @@ impl<D: Driver> Io for Core<D> {
             TimerKind::Authentication => (0, 0),
             TimerKind::Replica(n) => (1, n.0),
             TimerKind::Idle => (2, 0),
-            TimerKind::Drain => (3, 0),
+            TimerKind::RightOfWay => (3, 0),
+            TimerKind::Commit => (4, 0),
         };
         self.timers.push(Reverse((at, self.next, self.current, kind, node)));
     }

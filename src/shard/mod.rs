@@ -9,12 +9,14 @@
 //! | `driver` | the operating system, as a shard sees it |
 //! | `ring` | io_uring |
 //! | `core` | owners of connections, timers, the applier pool |
+//! | `spill` | files for scripts that exceed memory |
 //! | `run` | the `run` command: threads, control plane, signals |
 
 pub mod core;
 pub mod driver;
 pub mod ring;
 pub mod run;
+pub mod spill;
 
 use std::sync::Arc;
 
@@ -234,6 +236,10 @@ impl<D: Driver> Shard<D> {
                 Request::Catalogue { database }
             }
             Question::BackendGone { node, pid } => Request::BackendGone { node, pid },
+            Question::Blocks { node, pid } => Request::Blocks { node, pid },
+            Question::Probe { node, pid } => Request::Probe { node, pid },
+            Question::Prepared { database, gid, commit } => Request::Prepared { database, gid, commit },
+            Question::Forget { databases } => return self.control.forget(databases),
             Question::Terminate { node, pid } => Request::TerminateBackend { node, pid },
             Question::Fate { node, database, xid } => Request::XactStatus { node, database, xid },
             Question::Detach { node, reason } => Request::Detach { node, reason },
@@ -288,6 +294,9 @@ impl<D: Driver> Shard<D> {
             Reply::Catalogue(rows) => Answer::Catalogue(rows.and_then(|rows| self.take_catalogue(asked, &rows))),
             Reply::BackendGone(gone) => Answer::Gone(gone),
             Reply::Terminated => return,
+            Reply::Blocks(blocks) => Answer::Blocks(blocks),
+            Reply::Probe(probe) => Answer::Probe(probe),
+            Reply::Prepared(fate) => Answer::Fate(fate),
             Reply::XactStatus(s) => Answer::Fate(match s.as_deref() {
                 Some("committed") => Fate::Committed,
                 Some("aborted") => Fate::Aborted,

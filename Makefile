@@ -32,6 +32,7 @@ check:
 
 bench: deps bench-deps
 	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked --example delay
 	bench/compare
 
 # The same places as the sandbox looks in: PATH, pg_config, Debian's directories.

@@ -174,7 +174,8 @@ async fn terminate(urls: Vec<String>, stop: Arc<AtomicBool>) -> u64 {
     while !stop.load(Ordering::Relaxed) {
         tokio::time::sleep(Duration::from_millis(40)).await;
         let on_main = r.below(10) == 0;
-        let (node, whose) = if on_main { (0, "pglockstep stress") } else { (1 + r.below(2) as usize, "pglockstep applier") };
+        let (node, whose) =
+            if on_main { (0, "pglockstep stress") } else { (1 + r.below(2) as usize, "pglockstep applier") };
         // An applier that waits for a lock has applied nothing whole yet. One that is lost after COMMIT was sent to main
         // makes its node stale, as designed.
         let sql = "SELECT count(pg_terminate_backend(pid)) FROM (SELECT pid FROM pg_stat_activity \
@@ -202,6 +203,10 @@ fn whatever_clients_do_to_each_other_the_nodes_stay_identical() {
         let terminator = tokio::spawn(terminate(nodes, stop.clone()));
         tokio::time::sleep(WORK).await;
         stop.store(true, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        for c in &clients { if !c.is_finished() { eprintln!("HANG");
+           for _ in 0..2 { pglockstep::sandbox::process::signal(sandbox.proxy_pid(), pglockstep::sandbox::process::Signal::TERM); tokio::time::sleep(Duration::from_secs(2)).await; }
+           eprintln!("{}", sandbox.log()); break; } }
         let mut acknowledged = Vec::new();
         for (c, id) in clients.into_iter().zip(1..) {
             let all = tokio::time::timeout(Duration::from_secs(60), c).await.expect("a client hangs").unwrap();

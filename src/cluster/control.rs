@@ -96,7 +96,7 @@ pub enum Reply {
     /// To [`Request::Role`].
     Role(Result<Option<RoleRow>, String>),
     /// To [`Request::Catalogue`]: rows per query.
-    Catalogue(Result<Vec<Rows>, String>),
+    Catalogue { database: String, rows: Result<Vec<Rows>, String> },
     /// To [`Request::BackendGone`].
     BackendGone(bool),
     /// To [`Request::Blocks`].
@@ -410,7 +410,10 @@ impl Plane {
         let Ok(_permit) = self.permits.acquire().await else { return };
         let reply = match request {
             Request::Role { user } => Reply::Role(self.role(&user).await),
-            Request::Catalogue { database } => Reply::Catalogue(self.catalogue(&database).await),
+            Request::Catalogue { database } => {
+                let rows = self.catalogue(&database).await;
+                Reply::Catalogue { database, rows }
+            }
             Request::BackendGone { node, pid } => {
                 let gone = async { backend_gone(&*self.kept(node).await?, pid, GONE_WITHIN).await };
                 Reply::BackendGone(gone.await.unwrap_or(false))

@@ -109,6 +109,18 @@ impl Commit {
         }
     }
 
+    /// Main is at work on SET CONSTRAINTS.
+    #[must_use]
+    pub fn checks_constraints(&self) -> bool {
+        self.phase == Phase::Constraints
+    }
+
+    /// One line for the log.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        format!("{:?} need {} csn {:?} xid {}", self.phase, self.need, self.csn.map(Csn::get), self.xid)
+    }
+
     /// What replicas apply.
     #[must_use]
     pub fn script(&self) -> Option<&Script> {
@@ -141,6 +153,12 @@ impl Commit {
 impl Session {
     /// The transaction on the lane ends well. `open` has not failed.
     pub(super) fn start_commit(&mut self, open: Box<Open>, after: After, cx: &mut Cx<'_>) {
+        if self.cancels > 0 {
+            // The client's cancel came late; it must not hit COMMIT, which nothing may undo (hazard 63).
+            let e = PgError::error("57014", "canceling statement due to user request");
+            self.tx = super::transaction::Tx::Open(open);
+            return self.roll_back_lane(super::AfterRollback::Commit { after, error: e.encode() }, cx);
+        }
         let writes = open.has_writes();
         let gid = self.two_phase_name(&open, writes, cx);
         let (need, xid, ddl) = (open.need, open.xid().unwrap_or(0), open.ddl);
@@ -392,6 +410,10 @@ impl Session {
                     cx.env.sequencer.acknowledge(cx.env.membership.load().main, csn);
                 }
                 commit.phase = Phase::Replicas;
+                if commit.ddl {
+                    // Once more: what was read since the first time may be the old catalogue under the new version.
+                    self.version.raise();
+                }
                 self.measure(Measured::Main, cx);
                 self.commit_on_replicas(cx);
             }
@@ -465,6 +487,9 @@ impl Session {
                 }
                 commit.unknown = fate == Fate::Unknown;
                 commit.phase = Phase::Replicas;
+                if commit.ddl {
+                    self.version.raise();
+                }
                 self.commit_on_replicas(cx);
             }
         }
@@ -473,7 +498,8 @@ impl Session {
     /// Nothing happens on any node; the client gets this error.
     pub(super) fn refuse_commit(&mut self, error: Bytes, cx: &mut Cx<'_>) {
         let Some(after) = self.commit.as_ref().map(|c| c.after) else { return };
-        let at_main = self.commit.as_ref().is_some_and(|c| matches!(c.phase, Phase::Apply | Phase::Need));
+        let at_main =
+            self.commit.as_ref().is_some_and(|c| matches!(c.phase, Phase::Constraints | Phase::Apply | Phase::Need));
         self.drop_commit(cx);
         if at_main && self.lane.is_some() {
             // The lane's transaction is still open: COMMIT was never sent.

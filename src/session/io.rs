@@ -115,6 +115,8 @@ pub enum TimerKind {
     RightOfWay,
     /// replica_timeout, commit_timeout.
     Commit,
+    /// A CancelRequest has had connect_timeout.
+    Cancel,
 }
 
 /// Actions out.

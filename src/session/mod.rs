@@ -94,6 +94,9 @@ pub enum Event {
     Membership,
     /// Another connection asks for the running statement's end.
     Cancel,
+    /// The server has closed the connection of a CancelRequest of this session's: the cancel hits nothing any more that
+    /// is sent from here on.
+    CancelDone,
     /// Stop when no transaction is open.
     Drain,
 }
@@ -110,7 +113,7 @@ pub(super) enum Stage {
     /// The lane logs in.
     Lane,
     /// The catalogue is being read, so that reads can be proved from the first statement on.
-    Catalogue { token: u64 },
+    Catalogue,
     /// Queries.
     Ready,
     /// Over; the shard removes the session.
@@ -185,7 +188,8 @@ pub struct Session {
     main_only: bool,
     temporary: bool,
     version: Version,
-    catalogue_asked: Option<u64>,
+    /// Token of the question, and the version that is wanted.
+    catalogue_asked: Option<(u64, u64)>,
 
     rows: RowHasher,
     own_row: BytesMut,
@@ -209,10 +213,39 @@ pub struct Session {
     commit_timer_armed: bool,
     /// When the client last sent something.
     heard: Time,
+    /// CancelRequests under way: while there are any, nothing new is sent that they could hit.
+    cancels: usize,
+    /// Version of a catalogue that could not be had: under it nothing is proved.
+    catalogue_missing: Option<u64>,
     /// A statement of an extended batch that goes to every replica once main has done it.
     everywhere: Option<Bytes>,
     /// The transaction that is being ended by ROLLBACK had only read: the client asked for COMMIT.
     commit_as_rollback: bool,
+}
+
+impl Stage {
+    fn name(&self) -> &'static str {
+        match self {
+            Stage::Startup(_) => "startup",
+            Stage::Secret { .. } => "secret",
+            Stage::Password(_) => "password",
+            Stage::Lane => "lane",
+            Stage::Catalogue => "catalogue",
+            Stage::Ready => "ready",
+            Stage::Over => "over",
+        }
+    }
+}
+
+impl Request {
+    fn name(&self) -> &'static str {
+        match self {
+            Request::None => "none",
+            Request::Simple(_) => "simple",
+            Request::ImplicitEnd => "implicit end",
+            Request::ExecuteEnd => "execute end",
+        }
+    }
 }
 
 impl Session {
@@ -271,6 +304,8 @@ impl Session {
             right_of_way_armed: false,
             commit_timer_armed: false,
             heard: cx.io.now(),
+            cancels: 0,
+            catalogue_missing: None,
             everywhere: None,
             commit_as_rollback: false,
         }
@@ -320,6 +355,10 @@ impl Session {
                 self.commit_membership(cx);
             }
             Event::Cancel => self.cancel_running(cx),
+            Event::CancelDone => {
+                self.cancels = self.cancels.saturating_sub(1);
+                self.pump(cx);
+            }
             Event::Drain => self.draining = true,
         }
         self.early(cx);
@@ -338,17 +377,25 @@ impl Session {
             TimerKind::RightOfWay => self.right_of_way(cx),
             TimerKind::Commit => self.commit_timer(cx),
             TimerKind::Idle => self.idle_timer(cx),
+            TimerKind::Cancel => {
+                self.cancels = 0;
+                self.pump(cx);
+            }
             TimerKind::Authentication => {}
         }
     }
 
     fn answered(&mut self, token: u64, answer: Answer, cx: &mut Cx<'_>) {
-        if self.catalogue_asked == Some(token) {
-            self.catalogue_asked = None;
+        if self.catalogue_asked.is_some_and(|(t, _)| t == token) {
+            let asked = self.catalogue_asked.take();
+            if let Answer::Catalogue(Err(error)) = &answer {
+                tracing::warn!(database = %self.database, error, "no catalogue: nothing is proved to be a read");
+                self.catalogue_missing = asked.map(|(_, version)| version);
+            }
         }
         match self.stage {
             Stage::Secret { token: t } if t == token => return self.secret_found(answer, cx),
-            Stage::Catalogue { token: t } if t == token => return self.begin_queries(cx),
+            Stage::Catalogue if self.catalogue_asked.is_none() => return self.begin_queries(cx),
             _ => {}
         }
         self.commit_answer(token, &answer, cx);
@@ -437,7 +484,8 @@ impl Session {
     }
 
     fn may_go_on(&self, cx: &Cx<'_>) -> bool {
-        if self.commit.is_some() || self.after_rollback.is_some() {
+        let waits = self.cancels > 0 || self.catalogue_asked.is_some();
+        if waits || self.commit.is_some() || self.after_rollback.is_some() {
             return false;
         }
         let crowded = |l: &Link| cx.io.queued(l.conn) > QUEUE_HIGH;
@@ -698,13 +746,42 @@ impl Session {
                 return;
             }
             let e = PgError::error("57014", "canceling statement due to user request");
-            return self.cancel_commit(e.encode(), cx);
+            if !c.checks_constraints() {
+                return self.refuse_commit(e.encode(), cx);
+            }
         }
         for t in [Target::Lane, Target::Reader] {
             if let Some(l) = self.link_ref(t).filter(|l| !l.owed.is_empty()) {
                 cx.io.cancel(l.node, l.pid, &l.secret);
+                self.cancels += 1;
             }
         }
+        if self.cancels > 0 {
+            cx.io.arm(cx.env.config.limits.connect_timeout, TimerKind::Cancel);
+        }
+    }
+
+    /// One line for the log: what the session is about.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let owed = |t| self.link_ref(t).map(|l| (l.pid, l.owed.len(), l.owed.head().map(|h| h.asked)));
+        format!(
+            "user {} database {} stage {} transaction {:?} request {} commit {} replicas {:?} lane {:?} reader {:?} inbox {} cancels {} after_rollback {:?} steps_wait {} catalogue_asked {:?}",
+            self.user,
+            self.database,
+            self.stage.name(),
+            self.status(),
+            self.request.name(),
+            self.commit.as_ref().map_or_else(|| "none".to_owned(), |c| c.summary()),
+            self.replicas.iter().map(|r| (r.node, &r.step, r.applier.as_ref().map(|a| a.doing))).collect::<Vec<_>>(),
+            owed(Target::Lane),
+            owed(Target::Reader),
+            self.inbox.len(),
+            self.cancels,
+            self.after_rollback.is_some(),
+            self.steps_wait,
+            self.catalogue_asked,
+        )
     }
 
     fn drain_if_idle(&mut self, cx: &mut Cx<'_>) {
@@ -717,11 +794,19 @@ impl Session {
         }
     }
 
-    /// Asks for a fresh catalogue if the one at hand is out of date; meanwhile nothing is proved.
-    pub(super) fn refresh_catalogue(&mut self, cx: &mut Cx<'_>) -> Option<u64> {
-        let token = cx.io.ask(Question::Catalogue { database: self.database.to_string() });
-        self.catalogue_asked = Some(token);
-        Some(token)
+    /// The catalogue is fresh (or cannot be had): statements can be judged. Otherwise it is asked for, and the client's
+    /// messages wait for the answer: judged without it, every read would count as a write.
+    pub(super) fn has_catalogue(&mut self, cx: &mut Cx<'_>) -> bool {
+        let current = self.version.current();
+        let fresh = cx.env.catalogues.borrow().get(&self.database).is_some_and(|c| c.version >= current);
+        if fresh || self.catalogue_missing == Some(current) {
+            return true;
+        }
+        if self.catalogue_asked.is_none() {
+            let token = cx.io.ask(Question::Catalogue { database: self.database.to_string() });
+            self.catalogue_asked = Some((token, current));
+        }
+        false
     }
 
     /// The node a link is connected to, for messages.

@@ -49,8 +49,9 @@ pub enum Own {
     Prepare,
     /// Transaction id, now() and isolation level of the transaction on main.
     Info,
-    /// The transaction id, if there is one.
-    Xid,
+    /// What a statement of which nobody knows what it does has done: the transaction's id, if there is one now, and
+    /// whether catalogues have changed.
+    Opaque,
     /// Effective settings of the session on main.
     Settings,
     /// A SET of the client, brought to a reader.

@@ -68,15 +68,11 @@ pub(super) struct Given {
 
 impl Session {
     /// What the statement is; parsed once per shape.
-    pub(super) fn judge(&mut self, sql: &[u8], cx: &mut Cx<'_>) -> Arc<Verdict> {
+    pub(super) fn judge(&self, sql: &[u8], cx: &Cx<'_>) -> Arc<Verdict> {
         let text = String::from_utf8_lossy(sql);
         let catalogue = cx.env.catalogues.borrow().get(&self.database).cloned();
         let current = self.version.current();
-        let fresh = catalogue.as_ref().is_some_and(|c| c.version >= current);
-        if !fresh && self.catalogue_asked.is_none() {
-            self.refresh_catalogue(cx);
-        }
-        let catalogue = catalogue.filter(|_| fresh);
+        let catalogue = catalogue.filter(|c| c.version >= current);
         cx.env.verdicts.borrow_mut().judge(&text, self.std_strings, &self.database, catalogue.as_deref())
     }
 
@@ -263,6 +259,13 @@ impl Session {
         }
         self.send_own(target, begin_statement(&modes), Own::Begin, cx);
         self.tx = Tx::Open(Box::new(Open::new(target, implicit, modes)));
+    }
+
+    /// A statement of which nobody knows what it does may have changed the session's state: reads stay on main, and main
+    /// is asked for its settings anew.
+    pub(super) fn ran_opaque(&mut self) {
+        self.main_only = true;
+        self.settings_dirty = true;
     }
 
     /// A database that is dropped, renamed, moved or copied must have no other connection: idle appliers leave it.

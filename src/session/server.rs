@@ -266,11 +266,13 @@ impl Session {
                     open.info = Some(info);
                 }
             }
-            Own::Xid => {
-                let value = Columns::new(&row).and_then(|mut c| c.next()).flatten();
-                let xid = value.and_then(|v| Some(u64::from_be_bytes(v.try_into().ok()?)));
+            Own::Opaque => {
+                let mut columns = Columns::new(&row).into_iter().flatten();
+                let xid = columns.next().flatten().and_then(|v| Some(u64::from_be_bytes(v.try_into().ok()?)));
+                let catalogues = columns.next().flatten() != Some(&[0]);
                 if let Some(open) = self.tx.open_mut() {
                     open.assigned = open.assigned.or(xid);
+                    open.ddl |= catalogues;
                 }
             }
             Own::Settings => {
@@ -391,6 +393,11 @@ impl Session {
                 self.main_committed(error, &tag, cx);
             }
             Own::Constraints => self.constraints_checked(error, cx),
+            // A cancel has hit it.
+            Own::Rollback if error.is_some() && self.link_ref(target).is_some_and(|l| l.status != TxStatus::Idle) => {
+                self.send_own(target, ("_pgls_r", "ROLLBACK"), Own::Rollback, cx);
+                self.sync_own(target, Own::Rollback, cx);
+            }
             Own::Rollback => {
                 self.tx = Tx::Idle;
                 self.rolled_back(cx);
@@ -637,11 +644,6 @@ impl Session {
         let e = PgError::fatal("57P01", "terminating connection: the session's backend on main is gone")
             .detail(why.to_owned());
         self.fatal(&e, cx);
-    }
-
-    /// A cancel came while the commit was still undecided.
-    pub(super) fn cancel_commit(&mut self, error: Bytes, cx: &mut Cx<'_>) {
-        self.refuse_commit(error, cx);
     }
 }
 

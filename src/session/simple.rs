@@ -13,7 +13,7 @@ use super::note::{Note, without_nul};
 use super::owed::{Asked, Own, Whose};
 use super::reader::ReaderIs;
 use super::route::{Given, Plan, Retry, Writes};
-use super::transaction::{Target, Tx, XID, begin_tag};
+use super::transaction::{OPAQUE, Target, Tx, begin_tag};
 use super::{AfterRollback, Request, Session};
 use crate::sql::cache::Verdict;
 use crate::sql::class::TxModes;
@@ -62,7 +62,7 @@ impl Session {
     /// A Query message. False: it must wait until all earlier replies are there.
     pub(super) fn simple_query(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
         let quiet = self.barrier(Target::Lane, cx) & self.barrier(Target::Reader, cx);
-        if !quiet {
+        if !quiet || !self.has_catalogue(cx) {
             return false;
         }
         let text = without_nul(&frame.raw.slice(HEADER..));
@@ -288,11 +288,11 @@ impl Session {
             self.ask_info(false, cx);
         }
         if let Some(open) = self.tx.open_mut() {
-            open.ddl |= writes.ddl || pending.opaque;
+            open.ddl |= writes.ddl;
         }
         let opaque = pending.opaque;
         if opaque {
-            self.main_only = true;
+            self.ran_opaque();
         }
         self.send_step(Note::Write(pending), opaque.then_some(()), cx)
     }
@@ -318,11 +318,10 @@ impl Session {
             out.freeze()
         };
         self.forward_query(target, raw, note, cx);
-        let known = self.tx.open().is_none_or(|o| o.info_asked);
-        if ask_xid.is_some() && !known {
+        if ask_xid.is_some() && self.tx.open().is_some() {
             let bind = front::BIND_NOTHING_BINARY;
-            self.send_own_in(target, ("_pgls_x", XID), Own::Xid, "", bind, cx);
-            self.sync_own(target, Own::Xid, cx);
+            self.send_own_in(target, ("_pgls_x", OPAQUE), Own::Opaque, "", bind, cx);
+            self.sync_own(target, Own::Opaque, cx);
         }
         Went::Sent
     }

@@ -266,13 +266,10 @@ impl Session {
         if let Some(lane) = &self.lane {
             self.std_strings = lane.parameter("standard_conforming_strings") != Some("off");
         }
-        let fresh = cx.env.catalogues.borrow().get(&self.database).is_some_and(|c| c.version >= self.version.current());
-        if fresh {
+        if self.has_catalogue(cx) {
             return self.begin_queries(cx);
         }
-        if let Some(token) = self.refresh_catalogue(cx) {
-            self.stage = Stage::Catalogue { token };
-        }
+        self.stage = Stage::Catalogue;
     }
 
     /// Tells the client what main told the lane, with a cancel key of the proxy's own.

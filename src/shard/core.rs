@@ -39,8 +39,8 @@ pub enum Owner {
     Server(SessionId),
     /// An idle applier.
     Pooled(PoolKey),
-    /// A CancelRequest that leaves once the connection stands.
-    Cancel(Bytes),
+    /// A CancelRequest that leaves once the connection stands; the session is told when the server has closed it.
+    Cancel(SessionId, Bytes),
 }
 
 /// Something that must wait until the session at work has returned.
@@ -116,7 +116,11 @@ impl<D: Driver> Core<D> {
         if self.owners.len() <= at {
             self.owners.resize(at + 1, (0, Owner::Nobody));
         }
-        self.owners[at] = (conn.generation, owner);
+        // A late word about an old connection must not take the slot's new one from its owner.
+        let (generation, of) = &mut self.owners[at];
+        if conn.generation.wrapping_sub(*generation) < u32::MAX / 2 {
+            (*generation, *of) = (conn.generation, owner);
+        }
     }
 
     /// When the next timer is due.
@@ -138,7 +142,8 @@ impl<D: Driver> Core<D> {
             1 => TimerKind::Replica(NodeId(node)),
             2 => TimerKind::Idle,
             3 => TimerKind::RightOfWay,
-            _ => TimerKind::Commit,
+            4 => TimerKind::Commit,
+            _ => TimerKind::Cancel,
         };
         Some((session, kind))
     }
@@ -216,7 +221,7 @@ impl<D: Driver> Io for Core<D> {
         let mut out = BytesMut::new();
         front::cancel(&mut out, pid, secret);
         let conn = self.driver.connect(&self.nodes[usize::from(node.0)]);
-        self.own(conn, Owner::Cancel(out.freeze()));
+        self.own(conn, Owner::Cancel(self.current, out.freeze()));
     }
 
     fn cancel_client(&mut self, pid: u32, secret: u32) {
@@ -240,6 +245,7 @@ impl<D: Driver> Io for Core<D> {
             TimerKind::Idle => (2, 0),
             TimerKind::RightOfWay => (3, 0),
             TimerKind::Commit => (4, 0),
+            TimerKind::Cancel => (5, 0),
         };
         self.timers.push(Reverse((at, self.next, self.current, kind, node)));
     }
@@ -290,4 +296,57 @@ pub fn node_address(host: &str, port: u16) -> std::io::Result<Address> {
     }
     let found = (host, port).to_socket_addrs()?.next();
     found.map(Address::Tcp).ok_or_else(|| std::io::Error::other(format!("host name \"{host}\" has no address")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::driver::Event;
+    use std::sync::Arc;
+
+    /// A driver whose connections are never heard of.
+    struct Silent;
+
+    impl Driver for Silent {
+        fn connect(&mut self, _to: &Address) -> ConnId {
+            ConnId { index: 0, generation: 0 }
+        }
+        fn send(&mut self, _conn: ConnId, _bytes: Bytes) {}
+        fn queued(&self, _conn: ConnId) -> usize {
+            0
+        }
+        fn pause(&mut self, _conn: ConnId) {}
+        fn resume(&mut self, _conn: ConnId) {}
+        fn close(&mut self, _conn: ConnId) {}
+        fn abort(&mut self, _conn: ConnId) {}
+        fn stop_listening(&mut self) {}
+        fn now(&self) -> Time {
+            Time(0)
+        }
+        fn doorbell(&self) -> Arc<dyn crate::shard::driver::Doorbell> {
+            struct Bell;
+            impl crate::shard::driver::Doorbell for Bell {
+                fn ring(&self) {}
+            }
+            Arc::new(Bell)
+        }
+        fn random(&mut self, _out: &mut [u8]) {}
+        fn wait(&mut self, _until: Option<Time>, _events: &mut Vec<Event>) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn closing_an_old_connection_twice_leaves_the_slots_new_one_to_its_owner() {
+        let mut core = Core::new(Silent, Vec::new(), PathBuf::new());
+        let session = SessionId { slot: 1, generation: 0 };
+        let (old, new) = (ConnId { index: 3, generation: 7 }, ConnId { index: 3, generation: 8 });
+        core.own(old, Owner::Server(session));
+        Io::abort(&mut core, old);
+        core.own(new, Owner::Server(session));
+        Io::abort(&mut core, old);
+        assert_eq!((core.owner(old), core.owner(new)), (Owner::Nobody, Owner::Server(session)));
+        Io::abort(&mut core, new);
+        assert_eq!(core.owner(new), Owner::Nobody);
+    }
 }

@@ -164,11 +164,9 @@ impl Session {
                 let alone = survey.complete && survey.executes <= 1;
                 if let Some(sql) = survey.everywhere.filter(|_| alone) {
                     self.batch.everywhere = Some(sql);
-                } else if !survey.complete || survey.executes > 1 || survey.writes {
-                    if !(alone && survey.control) {
-                        self.open_transaction(Target::Lane, true, TxModes::default(), cx);
-                        self.batch.sent = true;
-                    }
+                } else if (!survey.complete || survey.executes > 1 || survey.writes) && !(alone && survey.control) {
+                    self.open_transaction(Target::Lane, true, TxModes::default(), cx);
+                    self.batch.sent = true;
                 }
             }
             _ => {}

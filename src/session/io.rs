@@ -103,7 +103,7 @@ pub struct PoolKey {
 }
 
 /// What a timer was armed for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum TimerKind {
     /// authentication_timeout.
     Authentication,

@@ -213,5 +213,6 @@ fn pick_node(cx: &mut Cx<'_>) -> Option<NodeId> {
             return Some(id);
         }
     }
-    weights().last().map(|(id, _)| id)
+    // Rounding left a little over.
+    weights().next_back().map(|(id, _)| id)
 }

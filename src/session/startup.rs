@@ -159,7 +159,7 @@ impl Session {
         let mut random = [0u8; 40];
         cx.io.random(&mut random);
         let (auth, first) = ClientAuth::with_mock_secret(method, &self.user, role, random, &cx.env.mock_secret);
-        self.stage = Stage::Password(auth);
+        self.stage = Stage::Password(Box::new(auth));
         self.out.push(Bytes::from(first));
         self.pump(cx);
     }

@@ -43,6 +43,15 @@ pub enum Owner {
     Cancel(SessionId, Bytes),
 }
 
+/// A timer of a session. Ordered by time; those of one moment in the order in which they were armed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Timer {
+    at: Time,
+    number: u64,
+    session: SessionId,
+    kind: TimerKind,
+}
+
 /// Something that must wait until the session at work has returned.
 #[derive(Debug)]
 pub enum Deferred {
@@ -63,8 +72,9 @@ pub struct Core<D> {
     owners: Vec<(u32, Owner)>,
     /// Connections beyond the driver's table: they only live to be reported closed.
     strays: HashMap<ConnId, Owner>,
-    timers: BinaryHeap<Reverse<(Time, u64, SessionId, u8, u8)>>,
+    timers: BinaryHeap<Reverse<Timer>>,
     next: u64,
+    #[allow(clippy::vec_box)] // moved whole between here and sessions
     pools: HashMap<PoolKey, Vec<Box<Applier>>>,
     /// Sessions with a commit under way.
     pub watchers: Vec<SessionId>,
@@ -126,25 +136,16 @@ impl<D: Driver> Core<D> {
     /// When the next timer is due.
     #[must_use]
     pub fn next_timer(&self) -> Option<Time> {
-        self.timers.peek().map(|Reverse((at, ..))| *at)
+        self.timers.peek().map(|Reverse(t)| t.at)
     }
 
     /// Timers that are due.
     pub fn due(&mut self) -> Option<(SessionId, TimerKind)> {
         let now = self.driver.now();
-        let Reverse((at, ..)) = self.timers.peek()?;
-        if *at > now {
+        if self.timers.peek()?.0.at > now {
             return None;
         }
-        let Reverse((_, _, session, kind, node)) = self.timers.pop()?;
-        let kind = match kind {
-            0 => TimerKind::Authentication,
-            1 => TimerKind::Replica(NodeId(node)),
-            2 => TimerKind::Idle,
-            3 => TimerKind::RightOfWay,
-            4 => TimerKind::Commit,
-            _ => TimerKind::Cancel,
-        };
+        let Reverse(Timer { session, kind, .. }) = self.timers.pop()?;
         Some((session, kind))
     }
 
@@ -237,17 +238,9 @@ impl<D: Driver> Io for Core<D> {
     }
 
     fn arm(&mut self, after: Duration, what: TimerKind) {
-        let at = self.driver.now().after(after);
         self.next += 1;
-        let (kind, node) = match what {
-            TimerKind::Authentication => (0, 0),
-            TimerKind::Replica(n) => (1, n.0),
-            TimerKind::Idle => (2, 0),
-            TimerKind::RightOfWay => (3, 0),
-            TimerKind::Commit => (4, 0),
-            TimerKind::Cancel => (5, 0),
-        };
-        self.timers.push(Reverse((at, self.next, self.current, kind, node)));
+        let at = self.driver.now().after(after);
+        self.timers.push(Reverse(Timer { at, number: self.next, session: self.current, kind: what }));
     }
 
     fn ask(&mut self, question: Question) -> u64 {

@@ -87,7 +87,7 @@ impl<D: Driver> Shard<D> {
     /// The driver has become unusable.
     pub fn run(&mut self) -> std::io::Result<()> {
         let mut events = Vec::new();
-        while !self.stopping && !(self.env.draining.get() && self.live == 0) {
+        while !self.stopping && (self.live > 0 || !self.env.draining.get()) {
             let until = self.before_sleep();
             self.core.driver.wait(until, &mut events)?;
             for event in events.drain(..) {

@@ -16,6 +16,7 @@ use super::note::Note;
 use super::owed::{Asked, Own, Whose};
 use super::reader::ReaderIs;
 use super::registry::{Portal, Prepared};
+use super::simple::already_in_progress;
 use super::route::{Given, Plan, Retry};
 use super::transaction::{Target, Tx, begin_tag};
 use super::{AfterRollback, Request, Session};
@@ -441,11 +442,7 @@ impl Session {
                 self.batch.begun = true;
             }
             Tx::Begun(_) | Tx::Open(_) => {
-                let w = PgError {
-                    severity: crate::wire::Severity::Warning,
-                    ..PgError::error("25001", "there is already a transaction in progress")
-                };
-                self.local(w.encode(), Asked::Execute, Note::Nothing, cx);
+                self.local(already_in_progress().encode(), Asked::Execute, Note::Nothing, cx);
             }
         }
         self.local(back::command_complete(begin_tag(sql)), Asked::Execute, Note::Nothing, cx);

@@ -28,8 +28,8 @@ pub enum Note {
     Forgets(Forgets),
     /// The client's named statement is now prepared on the link that answered.
     Prepared,
-    /// A temporary object was made: it lives on main alone.
-    Temporary,
+    /// A temporary object was made: it lives on main alone. Its name, lower-case, if that is plain.
+    Temporary(Option<String>),
     /// ReadyForQuery that the client sees, in the session's own words.
     Ready,
     /// ReadyForQuery at the end of an implicit transaction: commit or roll back now.

@@ -13,7 +13,7 @@ use crate::auth::{DEFAULT_ITERATIONS, ScramVerifier};
 use crate::config::Mode;
 use crate::script::{Expect, Statement};
 use crate::sql::cache::Verdict;
-use crate::sql::class::{Class, DiscardWhat, Isolation, TxModes};
+use crate::sql::class::{Class, DiscardWhat, Isolation, TxModes, written_relation};
 use crate::wire::frame::Frame;
 use crate::wire::{PgError, front};
 
@@ -101,9 +101,13 @@ impl Session {
             Class::Select { into: true, .. } => {
                 Plan::Write(self.pending(given, verdict, false, false), Writes { rows: true, ddl: true })
             }
+            Class::Update | Class::Delete if verdict.is_positioned() => Plan::Refused(
+                PgError::error("0A000", "WHERE CURRENT OF is not replicated: cursors exist on main only")
+                    .hint("Name the row by its primary key."),
+            ),
             Class::Insert | Class::Update | Class::Delete | Class::Merge => self.dml(given, verdict),
             Class::CopyFrom { stdin } => {
-                if let Some(plan) = self.temporary_write(given).filter(|_| self.temporary) {
+                if let Some(plan) = self.temporary_write(given, verdict) {
                     return plan;
                 }
                 let mut p = self.pending(given, verdict, true, false);
@@ -144,7 +148,10 @@ impl Session {
             Class::Execute(name) => self.execute_prepared(given, name),
             Class::WithDml | Class::Call | Class::Do | Class::Other => self.opaque(given, verdict),
             Class::NonTransactional | Class::DropDatabase(_) => Plan::Everywhere,
-            Class::CreateTemp => Plan::Plain(Note::Temporary),
+            Class::CreateTemp => {
+                let text = String::from_utf8_lossy(&given.sql);
+                Plan::Plain(Note::Temporary(written_relation(&text, self.std_strings)))
+            }
             Class::Ddl | Class::Analyze | Class::Cluster => self.ddl(given, verdict),
         }
     }
@@ -167,28 +174,22 @@ impl Session {
     }
 
     fn dml(&self, given: &Given, verdict: &Verdict) -> Plan {
-        if self.temporary {
-            if let Some(plan) = self.temporary_write(given) {
-                return plan;
-            }
+        if let Some(plan) = self.temporary_write(given, verdict) {
+            return plan;
         }
         Plan::Write(self.pending(given, verdict, true, false), Writes { rows: true, ddl: false })
     }
 
     fn dml_uncounted(&self, given: &Given, verdict: &Verdict) -> Plan {
-        if self.temporary {
-            if let Some(plan) = self.temporary_write(given) {
-                return plan;
-            }
+        if let Some(plan) = self.temporary_write(given, verdict) {
+            return plan;
         }
         Plan::Write(self.pending(given, verdict, false, false), Writes { rows: true, ddl: false })
     }
 
     fn ddl(&self, given: &Given, verdict: &Verdict) -> Plan {
-        if self.temporary {
-            if let Some(plan) = self.temporary_write(given) {
-                return plan;
-            }
+        if let Some(plan) = self.temporary_write(given, verdict) {
+            return plan;
         }
         Plan::Write(self.pending(given, verdict, false, false), Writes { rows: true, ddl: true })
     }
@@ -200,21 +201,34 @@ impl Session {
 
     /// Temporary tables live on main alone. A statement that writes one stays there; one that brings rows from one
     /// into a permanent table cannot be replicated as it stands.
-    fn temporary_write(&self, given: &Given) -> Option<Plan> {
+    ///
+    /// Whether a temporary table still exists is known to main only (ON COMMIT DROP, a rollback). Where no permanent
+    /// relation has its name that does not matter: main then says itself that there is none. Where one has, nobody can
+    /// say here which of the two main will write, so that is refused.
+    fn temporary_write(&self, given: &Given, verdict: &Verdict) -> Option<Plan> {
+        if self.temporary_names.is_empty() {
+            return None;
+        }
         let text = String::from_utf8_lossy(&given.sql);
-        let names = crate::sql::lexer::identifiers(&text, self.std_strings);
-        let target = crate::sql::class::written_relation(&text, self.std_strings);
         let is_temporary = |n: &String| self.temporary_names.contains(n);
-        if target.as_ref().is_some_and(is_temporary) {
+        let refused = |what: &str, hint: &str| {
+            let e = PgError::error("0A000", what).detail("Temporary tables exist on main only.").hint(hint);
+            Some(Plan::Refused(e))
+        };
+        if let Some(target) = written_relation(&text, self.std_strings).filter(is_temporary) {
+            let creates = verdict.class == Class::Ddl && crate::sql::class::creates_relation(&text, self.std_strings);
+            if creates || verdict.hides_permanent(&target) {
+                let what = format!("\"{target}\" is the name of a temporary table of this session and of a permanent one");
+                return refused(&what, "Give one of them another name, or DISCARD TEMP first.");
+            }
             return Some(Plan::Plain(Note::Nothing));
         }
-        names.iter().any(is_temporary).then(|| {
-            Plan::Refused(
-                PgError::error("0A000", "a temporary table cannot be the source of a replicated write")
-                    .detail("Temporary tables exist on main only.")
-                    .hint("Use an ordinary (UNLOGGED is not enough) table, or send the rows with COPY."),
-            )
-        })
+        let names = crate::sql::lexer::identifiers(&text, self.std_strings);
+        if names.iter().any(is_temporary) {
+            let hint = "Use an ordinary table, or send the rows with COPY.";
+            return refused("a temporary table cannot be the source of a replicated write", hint);
+        }
+        None
     }
 
     fn setting(&self, given: &Given, name: &str, local: bool) -> Plan {

@@ -504,9 +504,10 @@ impl Session {
             Note::Ended { chain } => self.transaction_ended(chain),
             Note::Forgets(what) => self.forget(&what, cx),
             Note::Prepared => self.registry.confirm(),
-            Note::Temporary => {
+            Note::Temporary(name) => {
                 self.temporary = true;
                 self.main_only = true;
+                self.temporary_names.extend(name);
             }
         }
     }
@@ -538,6 +539,7 @@ impl Session {
                 self.replay.clear();
                 self.settings_dirty = true;
                 self.temporary = false;
+                self.temporary_names.clear();
                 self.main_only = false;
                 self.close_readers(cx);
                 self.forget_own_statements();
@@ -552,7 +554,10 @@ impl Session {
                     l.statements.remove(name.as_str());
                 }
             }
-            Forgets::Temporary => self.temporary = false,
+            Forgets::Temporary => {
+                self.temporary = false;
+                self.temporary_names.clear();
+            }
         }
     }
 

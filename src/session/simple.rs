@@ -19,7 +19,7 @@ use crate::sql::cache::Verdict;
 use crate::sql::class::TxModes;
 use crate::sql::lexer::split;
 use crate::wire::frame::{Frame, HEADER, Piece};
-use crate::wire::{PgError, TxStatus, back, front};
+use crate::wire::{PgError, Severity, TxStatus, back, front};
 
 /// A simple query that is being run.
 #[derive(Debug)]
@@ -173,8 +173,13 @@ impl Session {
                 self.out.push(back::command_complete(begin_tag(sql)));
                 Went::Done
             }
+            Tx::Begun(_) => {
+                self.out.push(already_in_progress().encode());
+                self.out.push(back::command_complete(begin_tag(sql)));
+                Went::Done
+            }
             // The server has the right warning for it.
-            _ => self.send_step(Note::Nothing, None, cx),
+            Tx::Open(_) => self.send_step(Note::Nothing, None, cx),
         }
     }
 
@@ -281,9 +286,6 @@ impl Session {
             },
             Tx::Idle if single => {}
             Tx::Idle => self.enter_block(Target::Lane, cx),
-        }
-        if let Note::Temporary = note {
-            self.note_temporary_name();
         }
         self.mark_unpreparable(&verdict.class);
         self.send_step(note, None, cx)
@@ -594,17 +596,14 @@ impl Session {
         }
         self.extended_copy_begins(target);
     }
-
-    fn note_temporary_name(&mut self) {
-        let Request::Simple(s) = &self.request else { return };
-        let text = String::from_utf8_lossy(&s.text[s.steps[s.next].clone()]).into_owned();
-        if let Some(name) = crate::sql::class::written_relation(&text, self.std_strings) {
-            self.temporary_names.insert(name);
-        }
-    }
 }
 
 fn not_on_reader() -> PgError {
     PgError::error("25006", "cannot execute this statement in a read-only transaction that runs on a replica")
         .hint("Begin the transaction without READ ONLY to run it on main.")
+}
+
+/// BEGIN in a transaction block (`BeginTransactionBlock` in xact.c).
+pub(super) fn already_in_progress() -> PgError {
+    PgError { severity: Severity::Warning, ..PgError::error("25001", "there is already a transaction in progress") }
 }

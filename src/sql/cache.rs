@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::class::{Class, classify};
+use super::class::{Class, classify, is_positioned};
+use super::lexer::identifiers;
 use super::literals::{has_moment, time_calls, time_parameter};
 use super::proof::{Catalogue, Effect, effect};
 use super::shape::{Parameterised, ShapeHash, TIMESTAMPTZ, append_time, parameterise, parameters, shape_hash};
@@ -27,6 +28,10 @@ pub struct Verdict {
     time: bool,
     /// A string that means a moment ('now') stands in it.
     moment: bool,
+    /// It names its row by a cursor.
+    positioned: bool,
+    /// Permanent relations whose names stand in it.
+    relations: Vec<String>,
     /// A write whose literals may be parameters.
     parameterised: Option<Parameterised>,
     /// A write with parameters of the client's, its time functions replaced by one more; and how many there are.
@@ -64,6 +69,8 @@ impl Verdict {
         Verdict {
             version: catalogue.map_or(0, |c| c.version),
             effect: catalogue.map_or(Effect::Unknown, |c| effect(sql, std_strings, &class, c)),
+            positioned: is_positioned(sql, std_strings),
+            relations: catalogue.map_or_else(Vec::new, |c| c.relations_among(identifiers(sql, std_strings))),
             std_strings,
             time,
             moment: has_moment(sql, std_strings),
@@ -109,6 +116,18 @@ impl Verdict {
         let harmless_set =
             matches!(&self.class, Class::Set { name, .. } | Class::Reset(name) if is_harmless_setting(name));
         self.is_read() || control || harmless_set
+    }
+
+    /// WHERE CURRENT OF.
+    #[must_use]
+    pub fn is_positioned(&self) -> bool {
+        self.positioned
+    }
+
+    /// There is, or for all that is known may be, a permanent relation of this name, which stands in the statement.
+    #[must_use]
+    pub fn hides_permanent(&self, name: &str) -> bool {
+        self.version == 0 || self.relations.iter().any(|r| r == name)
     }
 
     /// A string that means a moment stands in it: its replicas would take it for a moment of their own.

@@ -231,6 +231,9 @@ fn only_locks(w: &Words<'_>) -> bool {
 }
 
 fn select(w: &Words<'_>) -> Class {
+    if w.pair("into", &["temp", "temporary"]) {
+        return Class::CreateTemp;
+    }
     Class::Select { for_update: w.pair("for", &["update", "share", "no", "key"]), into: w.has("into") }
 }
 
@@ -421,6 +424,19 @@ fn is_temporary(w: &Words<'_>, at: usize) -> bool {
     w.any(i, &["temp", "temporary"]) || w.tokens.iter().take(at + 8).any(|t| t.is(w.sql, "pg_temp"))
 }
 
+/// UPDATE or DELETE ... WHERE CURRENT OF a cursor.
+#[must_use]
+pub fn is_positioned(sql: &str, std_strings: bool) -> bool {
+    Words::new(sql, std_strings).pair("current", &["of"])
+}
+
+/// The statement makes a relation of the name that [`written_relation`] gives (an index is made on one).
+#[must_use]
+pub fn creates_relation(sql: &str, std_strings: bool) -> bool {
+    let w = Words::new(sql, std_strings);
+    w.is(0, "create") && !w.has("index")
+}
+
 /// The relation that a statement writes, creates, alters or drops, without its schema; `None` if that is not plain.
 #[must_use]
 pub fn written_relation(sql: &str, std_strings: bool) -> Option<String> {
@@ -534,6 +550,7 @@ mod tests {
             assert_eq!(c(sql), Class::Ddl, "{sql}");
         }
         assert_eq!(c("create temp table t(a int)"), Class::CreateTemp);
+        assert_eq!(c("select 1 into temp t"), Class::CreateTemp);
         assert_eq!(c("create or replace temporary view v as select 1"), Class::CreateTemp);
     }
 

@@ -152,6 +152,12 @@ impl Catalogue {
         self.relations.get(name).copied()
     }
 
+    /// Those of these names (in any case) that some relation has, temporary ones left out.
+    #[must_use]
+    pub fn relations_among(&self, names: Vec<String>) -> Vec<String> {
+        names.into_iter().filter(|n| self.relations.contains_key(n)).collect()
+    }
+
     /// What values of types of this name do; `None`: there is no such type.
     pub(super) fn type_name(&self, name: &str) -> Option<Effect> {
         self.types.get(name).copied()

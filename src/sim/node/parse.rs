@@ -1,0 +1,600 @@
+//! From text to [`Statement`]s.
+//!
+//! sqlparser reads queries and definitions; what it has parsed is taken only if nothing is left over: each tree is
+//! compared with that of a bare statement after the parts that are understood were taken out. Statements that control
+//! transactions and settings are few and fixed, and read from the tokens.
+
+use sqlparser::ast;
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::parser::Parser;
+use sqlparser::tokenizer::{Token, Tokenizer, Word};
+
+use super::sql::*;
+use super::value::{Res, Type, Value, unknown};
+use crate::wire::PgError;
+
+/// Reads a whole query string: nothing of it is run if any of it is malformed (pg_parse_query in postgres.c).
+pub fn parse(text: &str) -> Res<Vec<Statement>> {
+    if text == crate::session::settings::QUERY {
+        return Ok(vec![Statement::SessionSettings]);
+    }
+    let dialect = PostgreSqlDialect {};
+    let syntax = |e: String| PgError::error("42601", format!("syntax error: {e}"));
+    let tokens = Tokenizer::new(&dialect, text).tokenize().map_err(|e| syntax(e.to_string()))?;
+    let tokens: Vec<Token> = tokens.into_iter().filter(|t| !matches!(t, Token::Whitespace(_))).collect();
+    let mut statements = Vec::new();
+    for part in tokens.split(|t| *t == Token::SemiColon).filter(|p| !p.is_empty()) {
+        let mut words = Words { tokens: part, at: 0 };
+        if let Some(statement) = words.utility()? {
+            if words.at != part.len() {
+                return Err(syntax(format!("at or near \"{}\"", part[words.at])));
+            }
+            statements.push(statement);
+            continue;
+        }
+        let mut parser = Parser::new(&dialect).with_tokens(part.to_vec());
+        let parsed = parser.parse_statement().map_err(|e| syntax(e.to_string()))?;
+        let rest = parser.peek_token();
+        if rest.token != Token::EOF {
+            return Err(syntax(format!("at or near \"{rest}\"")));
+        }
+        statements.push(statement(parsed)?);
+    }
+    Ok(statements)
+}
+
+/// A reader of the statements that have no expressions in them.
+struct Words<'a> {
+    tokens: &'a [Token],
+    at: usize,
+}
+
+impl Words<'_> {
+    /// Takes these keywords if they come next.
+    fn take(&mut self, keywords: &str) -> bool {
+        let wanted = keywords.split(' ');
+        let is = |t: Option<&Token>, w: &str| matches!(t, Some(Token::Word(x)) if x.quote_style.is_none() && x.value.eq_ignore_ascii_case(w));
+        if !wanted.clone().enumerate().all(|(i, w)| is(self.tokens.get(self.at + i), w)) {
+            return false;
+        }
+        self.at += wanted.count();
+        true
+    }
+
+    fn next(&mut self) -> Option<&Token> {
+        self.at += 1;
+        self.tokens.get(self.at - 1)
+    }
+
+    fn error(&self) -> PgError {
+        let near = self.tokens.get(self.at.saturating_sub(1)).map(ToString::to_string).unwrap_or_default();
+        PgError::error("42601", format!("syntax error at or near \"{near}\""))
+    }
+
+    fn name(&mut self) -> Res<String> {
+        match self.next() {
+            Some(Token::Word(w)) => Ok(word(w)),
+            _ => Err(self.error()),
+        }
+    }
+
+    fn string(&mut self) -> Res<String> {
+        match self.next() {
+            Some(Token::SingleQuotedString(s)) => Ok(s.clone()),
+            _ => Err(self.error()),
+        }
+    }
+
+    /// `None`: not one of these; sqlparser reads it.
+    fn utility(&mut self) -> Res<Option<Statement>> {
+        Ok(Some(if self.take("begin") {
+            let _noise = self.take("transaction") || self.take("work");
+            Statement::Begin { modes: self.modes()?, start: false }
+        } else if self.take("start transaction") {
+            Statement::Begin { modes: self.modes()?, start: true }
+        } else if self.take("commit prepared") {
+            Statement::CommitPrepared(self.string()?)
+        } else if self.take("rollback prepared") {
+            Statement::RollbackPrepared(self.string()?)
+        } else if self.take("prepare transaction") {
+            Statement::PrepareTransaction(self.string()?)
+        } else if self.take("commit") || self.take("end") {
+            let _noise = self.take("transaction") || self.take("work");
+            Statement::Commit { chain: self.chain() }
+        } else if self.take("rollback") || self.take("abort") {
+            let _noise = self.take("transaction") || self.take("work");
+            if self.take("to") {
+                self.take("savepoint");
+                Statement::RollbackTo(self.name()?)
+            } else {
+                Statement::Rollback { chain: self.chain() }
+            }
+        } else if self.take("savepoint") {
+            Statement::Savepoint(self.name()?)
+        } else if self.take("release") {
+            self.take("savepoint");
+            Statement::Release(self.name()?)
+        } else if self.take("set") {
+            self.set()?
+        } else if self.take("reset all") {
+            Statement::ResetAll
+        } else if self.take("reset") {
+            let name = if self.take("session authorization") { "session_authorization".into() } else { self.guc()? };
+            Statement::Set { name, value: None, local: false }
+        } else if self.take("show transaction isolation level") {
+            Statement::Show("transaction_isolation".into())
+        } else if self.take("show") {
+            Statement::Show(self.guc()?)
+        } else if self.take("discard all") {
+            Statement::DiscardAll
+        } else if self.take("deallocate") {
+            self.take("prepare");
+            if self.take("all") { Statement::Deallocate(None) } else { Statement::Deallocate(Some(self.name()?)) }
+        } else if self.take("lock") {
+            self.take("table");
+            self.lock()?
+        } else {
+            return Ok(None);
+        }))
+    }
+
+    fn chain(&mut self) -> bool {
+        self.take("and chain") || {
+            self.take("and no chain");
+            false
+        }
+    }
+
+    fn modes(&mut self) -> Res<Modes> {
+        let mut modes = Modes::default();
+        loop {
+            if self.take("isolation level serializable") {
+                modes.isolation = Some(Isolation::Serializable);
+            } else if self.take("isolation level repeatable read") {
+                modes.isolation = Some(Isolation::RepeatableRead);
+            } else if self.take("isolation level read committed") {
+                modes.isolation = Some(Isolation::ReadCommitted);
+            } else if self.take("isolation level read uncommitted") {
+                modes.isolation = Some(Isolation::ReadUncommitted);
+            } else if self.take("read only") {
+                modes.read_only = Some(true);
+            } else if self.take("read write") {
+                modes.read_only = Some(false);
+            } else if self.take("not deferrable") || self.take("deferrable") {
+                // Means something for SERIALIZABLE READ ONLY only, which is refused.
+            } else {
+                return Ok(modes);
+            }
+            if self.tokens.get(self.at) == Some(&Token::Comma) {
+                self.at += 1;
+            }
+        }
+    }
+
+    /// A setting's name, dots included, in lower case: settings are found without regard to case.
+    fn guc(&mut self) -> Res<String> {
+        let mut name = self.name()?;
+        while self.tokens.get(self.at) == Some(&Token::Period) {
+            self.at += 1;
+            name = format!("{name}.{}", self.name()?);
+        }
+        Ok(name.to_lowercase())
+    }
+
+    fn set(&mut self) -> Res<Statement> {
+        if self.take("session characteristics as transaction") {
+            return Ok(Statement::SetTransaction { modes: self.modes()?, session: true });
+        }
+        if self.take("constraints all") {
+            let deferred = self.take("deferred");
+            return if deferred || self.take("immediate") {
+                Ok(Statement::SetConstraints { deferred })
+            } else {
+                Err(unknown("this SET CONSTRAINTS"))
+            };
+        }
+        // SET SESSION AUTHORIZATION is a setting's name, SET SESSION x a scope.
+        let local = self.take("local");
+        if self.take("transaction") {
+            return Ok(Statement::SetTransaction { modes: self.modes()?, session: false });
+        }
+        if self.take("session authorization") {
+            return Ok(Statement::Set { name: "session_authorization".into(), value: self.value()?, local });
+        }
+        self.take("session");
+        if self.take("role") {
+            return Ok(Statement::Set { name: "role".into(), value: self.value()?, local });
+        }
+        if self.take("time zone") {
+            return Ok(Statement::Set { name: "timezone".into(), value: self.value()?, local });
+        }
+        let name = self.guc()?;
+        if !self.take("to") && self.next() != Some(&Token::Eq) {
+            return Err(self.error());
+        }
+        Ok(Statement::Set { name, value: self.value()?, local })
+    }
+
+    /// `None`: DEFAULT. Lists are joined as SHOW prints them.
+    fn value(&mut self) -> Res<Option<String>> {
+        if self.take("default") {
+            return Ok(None);
+        }
+        let mut parts = Vec::new();
+        loop {
+            let sign = if self.tokens.get(self.at) == Some(&Token::Minus) {
+                self.at += 1;
+                "-"
+            } else {
+                ""
+            };
+            parts.push(match self.next() {
+                Some(Token::SingleQuotedString(s)) => s.clone(),
+                Some(Token::Word(w)) => word(w),
+                Some(Token::Number(n, _)) => format!("{sign}{n}"),
+                _ => return Err(self.error()),
+            });
+            if self.tokens.get(self.at) != Some(&Token::Comma) {
+                return Ok(Some(parts.join(", ")));
+            }
+            self.at += 1;
+        }
+    }
+
+    fn lock(&mut self) -> Res<Statement> {
+        let mut tables = Vec::new();
+        loop {
+            let mut table = self.name()?;
+            if table == "public" && self.tokens.get(self.at) == Some(&Token::Period) {
+                self.at += 1;
+                table = self.name()?;
+            }
+            tables.push(table);
+            if self.tokens.get(self.at) != Some(&Token::Comma) {
+                break;
+            }
+            self.at += 1;
+        }
+        let modes = [
+            ("access share", LockMode::AccessShare),
+            ("row share", LockMode::RowShare),
+            ("row exclusive", LockMode::RowExclusive),
+            ("share update exclusive", LockMode::ShareUpdateExclusive),
+            ("share row exclusive", LockMode::ShareRowExclusive),
+            ("share", LockMode::Share),
+            ("exclusive", LockMode::Exclusive),
+            ("access exclusive", LockMode::AccessExclusive),
+        ];
+        let mut mode = LockMode::AccessExclusive;
+        if self.take("in") {
+            let found = modes.into_iter().find(|(text, _)| self.take(text));
+            mode = found.ok_or_else(|| self.error())?.1;
+            self.take("mode");
+        }
+        Ok(Statement::Lock { tables, mode, nowait: self.take("nowait") })
+    }
+}
+
+fn word(w: &Word) -> String {
+    if w.quote_style.is_some() { w.value.clone() } else { w.value.to_lowercase() }
+}
+
+/// A name as it is looked up.
+pub fn ident(i: &ast::Ident) -> String {
+    if i.quote_style.is_some() { i.value.clone() } else { i.value.to_lowercase() }
+}
+
+/// A name without its schema, which must be one of those that everybody sees.
+pub fn object(name: &ast::ObjectName) -> Res<String> {
+    let parts: Vec<String> = name.0.iter().filter_map(|p| p.as_ident().map(ident)).collect();
+    match parts.as_slice() {
+        [one] => Ok(one.clone()),
+        [schema, one] if schema == "public" || schema == "pg_catalog" => Ok(one.clone()),
+        _ => Err(unknown(format!("the name {name}"))),
+    }
+}
+
+/// Refuses a tree that has more in it than was understood.
+fn all_understood<T: PartialEq + std::fmt::Display>(left_over: &T, bare: &T, what: &str) -> Res<()> {
+    if left_over == bare { Ok(()) } else { Err(unknown(format!("all of this {what}: {left_over}"))) }
+}
+
+/// What sqlparser makes of the smallest statement of its kind; parsed once per statement text, which is cached.
+fn bare(text: &str) -> Res<ast::Statement> {
+    let mut parsed =
+        Parser::parse_sql(&PostgreSqlDialect {}, text).map_err(|e| PgError::error("XX000", e.to_string()))?;
+    parsed.pop().ok_or_else(|| PgError::error("XX000", "an empty bare statement"))
+}
+
+fn statement(s: ast::Statement) -> Res<Statement> {
+    Ok(match s {
+        ast::Statement::Query(q) => Statement::Select(query(*q)?),
+        ast::Statement::Insert(i) => Statement::Insert(insert(i)?),
+        ast::Statement::Update(u) => update(u)?,
+        ast::Statement::Delete(d) => delete(d)?,
+        ast::Statement::Copy { source, to: false, target: ast::CopyTarget::Stdin, options, legacy_options, .. }
+            if options.is_empty() && legacy_options.is_empty() =>
+        {
+            let ast::CopySource::Table { table_name, columns } = source else { return Err(unknown("COPY of a query")) };
+            Statement::Copy { table: object(&table_name)?, columns: columns.iter().map(ident).collect() }
+        }
+        other => super::parse_ddl::definition(other)?,
+    })
+}
+
+fn query(mut q: ast::Query) -> Res<Select> {
+    let ast::Statement::Query(bare) = bare("SELECT")? else { return Err(unknown("SELECT")) };
+    let ast::SetExpr::Select(bare_select) = *bare.body.clone() else { return Err(unknown("SELECT")) };
+    let (order, limit, locks) = (q.order_by.take(), q.limit_clause.take(), std::mem::take(&mut q.locks));
+    let body = std::mem::replace(&mut q.body, bare.body.clone());
+    all_understood(&q, &bare, "SELECT")?;
+    let ast::SetExpr::Select(mut s) = *body else { return Err(unknown("a query that is no plain SELECT")) };
+    let items = items(std::mem::take(&mut s.projection))?;
+    let (from, filter) = (std::mem::take(&mut s.from), s.selection.take());
+    all_understood(&s, &bare_select, "SELECT")?;
+    let mut from = from.into_iter();
+    let table = from.next().map(table).transpose()?;
+    if from.next().is_some() {
+        return Err(unknown("a join"));
+    }
+    let (limit, offset) = match limit {
+        None => (None, None),
+        Some(ast::LimitClause::LimitOffset { limit, offset, limit_by }) if limit_by.is_empty() => {
+            (limit.map(expr).transpose()?, offset.map(|o| expr(o.value)).transpose()?)
+        }
+        Some(other) => return Err(unknown(other)),
+    };
+    Ok(Select { items, from: table, filter: filter.map(expr).transpose()?, order: order_by(order)?, limit, offset, lock: lock(&locks)? })
+}
+
+fn order_by(order: Option<ast::OrderBy>) -> Res<Vec<(Expr, bool, Option<bool>)>> {
+    let Some(order) = order else { return Ok(Vec::new()) };
+    let ast::OrderByKind::Expressions(list) = order.kind else { return Err(unknown("ORDER BY ALL")) };
+    let one = |o: ast::OrderByExpr| {
+        let descending = match &o.options.sort {
+            None | Some(ast::OrderBySort::Asc) => false,
+            Some(ast::OrderBySort::Desc) => true,
+            Some(ast::OrderBySort::Using(_)) => return Err(unknown("ORDER BY USING")),
+        };
+        Ok((expr(o.expr)?, descending, o.options.nulls_first))
+    };
+    list.into_iter().map(one).collect()
+}
+
+fn lock(locks: &[ast::LockClause]) -> Res<Option<(RowLock, WaitPolicy)>> {
+    let [one] = locks else {
+        return if locks.is_empty() { Ok(None) } else { Err(unknown("several locking clauses")) };
+    };
+    if one.of.is_some() {
+        return Err(unknown("FOR UPDATE OF"));
+    }
+    let strength = match one.lock_type {
+        ast::LockType::Update => RowLock::Update,
+        ast::LockType::Share => RowLock::Share,
+    };
+    let policy = match one.nonblock {
+        None => WaitPolicy::Block,
+        Some(ast::NonBlock::Nowait) => WaitPolicy::NoWait,
+        Some(ast::NonBlock::SkipLocked) => WaitPolicy::SkipLocked,
+    };
+    Ok(Some((strength, policy)))
+}
+
+fn table(t: ast::TableWithJoins) -> Res<TableRef> {
+    let shown = t.to_string();
+    match t {
+        ast::TableWithJoins { relation: ast::TableFactor::Table { name, alias, .. }, joins } if joins.is_empty() => {
+            // Sampling, functions and hints show in the text.
+            let plain = alias.as_ref().map_or_else(|| name.to_string(), |a| format!("{name} {a}"));
+            let plain_as = alias.as_ref().map_or_else(|| name.to_string(), |a| format!("{name} AS {a}"));
+            if shown != plain && shown != plain_as {
+                return Err(unknown(shown));
+            }
+            Ok(TableRef { name: object(&name)?, alias: alias.map(|a| ident(&a.name)) })
+        }
+        _ => Err(unknown(format!("the table expression {shown}"))),
+    }
+}
+
+fn items(list: Vec<ast::SelectItem>) -> Res<Vec<Item>> {
+    let one = |i: ast::SelectItem| {
+        Ok(match i {
+            ast::SelectItem::UnnamedExpr(e) => Item::Expr(expr(e)?, None),
+            ast::SelectItem::ExprWithAlias { expr: e, alias } => Item::Expr(expr(e)?, Some(ident(&alias))),
+            ast::SelectItem::Wildcard(_) if i.to_string() == "*" => Item::Star,
+            other => return Err(unknown(other)),
+        })
+    };
+    list.into_iter().map(one).collect()
+}
+
+fn assignments(list: Vec<ast::Assignment>) -> Res<Vec<(String, Expr)>> {
+    let one = |a: ast::Assignment| match a.target {
+        ast::AssignmentTarget::ColumnName(name) => Ok((object(&name)?, expr(a.value)?)),
+        ast::AssignmentTarget::Tuple(_) => Err(unknown("SET (a, b) = ...")),
+    };
+    list.into_iter().map(one).collect()
+}
+
+fn insert(mut i: ast::Insert) -> Res<Insert> {
+    let ast::Statement::Insert(bare) = bare("INSERT INTO t DEFAULT VALUES")? else { return Err(unknown("INSERT")) };
+    let name = std::mem::replace(&mut i.table, bare.table.clone());
+    let ast::TableObject::TableName(name) = name else { return Err(unknown("INSERT into a function")) };
+    let alias = i.table_alias.take().map(|a| ident(&a.alias));
+    let columns = std::mem::take(&mut i.columns).iter().map(object).collect::<Res<_>>()?;
+    let source = match i.source.take() {
+        None => Source::Defaults,
+        Some(q) => match *q.body {
+            ast::SetExpr::Values(v) if q.order_by.is_none() && q.limit_clause.is_none() && q.with.is_none() => {
+                let row = |r: ast::Parens<Vec<ast::Expr>>| r.content.into_iter().map(expr).collect::<Res<_>>();
+                Source::Values(v.rows.into_iter().map(row).collect::<Res<_>>()?)
+            }
+            _ => Source::Select(Box::new(query(*q)?)),
+        },
+    };
+    let on_conflict = match i.on.take() {
+        None => None,
+        Some(ast::OnInsert::OnConflict(c)) => Some(on_conflict(c)?),
+        Some(other) => return Err(unknown(other)),
+    };
+    let returning = items(i.returning.take().unwrap_or_default())?;
+    all_understood(&i, &bare, "INSERT")?;
+    Ok(Insert { table: TableRef { name: object(&name)?, alias }, columns, source, on_conflict, returning })
+}
+
+fn on_conflict(c: ast::OnConflict) -> Res<OnConflict> {
+    let target = match c.conflict_target {
+        None => Target::Any,
+        Some(ast::ConflictTarget::Columns { columns, predicate: None }) => {
+            Target::Columns(columns.iter().map(ident).collect())
+        }
+        Some(ast::ConflictTarget::OnConstraint(name)) => Target::Constraint(object(&name)?),
+        Some(other) => return Err(unknown(other)),
+    };
+    let update = match c.action {
+        ast::OnConflictAction::DoNothing => None,
+        ast::OnConflictAction::DoUpdate(u) => {
+            Some((assignments(u.assignments)?, u.selection.map(expr).transpose()?))
+        }
+    };
+    Ok(OnConflict { target, update })
+}
+
+fn update(mut u: ast::Update) -> Res<Statement> {
+    let ast::Statement::Update(bare) = bare("UPDATE t SET a = 1")? else { return Err(unknown("UPDATE")) };
+    let target = table(std::mem::replace(&mut u.table, bare.table.clone()))?;
+    let set = Some(assignments(std::mem::replace(&mut u.assignments, bare.assignments.clone()))?);
+    let filter = u.selection.take().map(expr).transpose()?;
+    let returning = items(u.returning.take().unwrap_or_default())?;
+    all_understood(&u, &bare, "UPDATE")?;
+    Ok(Statement::Change(Change { table: target, set, filter, returning }))
+}
+
+fn delete(mut d: ast::Delete) -> Res<Statement> {
+    let ast::Statement::Delete(bare) = bare("DELETE FROM t")? else { return Err(unknown("DELETE")) };
+    let from = std::mem::replace(&mut d.from, bare.from.clone());
+    let (ast::FromTable::WithFromKeyword(mut list) | ast::FromTable::WithoutKeyword(mut list)) = from;
+    let target = table(list.pop().ok_or_else(|| unknown("DELETE without a table"))?)?;
+    if !list.is_empty() {
+        return Err(unknown("DELETE from several tables"));
+    }
+    let filter = d.selection.take().map(expr).transpose()?;
+    let returning = items(d.returning.take().unwrap_or_default())?;
+    all_understood(&d, &bare, "DELETE")?;
+    Ok(Statement::Change(Change { table: target, set: None, filter, returning }))
+}
+
+/// A type's name.
+pub fn data_type(t: &ast::DataType) -> Res<Type> {
+    use ast::DataType as D;
+    Ok(match t {
+        D::Int(None) | D::Int4(None) | D::Integer(None) => Type::Int4,
+        D::BigInt(None) | D::Int8(None) => Type::Int8,
+        D::Text => Type::Text,
+        D::Bool | D::Boolean => Type::Bool,
+        D::Timestamp(None, ast::TimezoneInfo::Tz | ast::TimezoneInfo::WithTimeZone) => Type::Timestamptz,
+        other => return Err(unknown(format!("the type {other}"))),
+    })
+}
+
+fn operator(op: &ast::BinaryOperator) -> Res<BinOp> {
+    use ast::BinaryOperator as B;
+    Ok(match op {
+        B::Plus => BinOp::Add,
+        B::Minus => BinOp::Sub,
+        B::Multiply => BinOp::Mul,
+        B::Divide => BinOp::Div,
+        B::Modulo => BinOp::Mod,
+        B::StringConcat => BinOp::Concat,
+        B::Eq => BinOp::Eq,
+        B::NotEq => BinOp::Ne,
+        B::Lt => BinOp::Lt,
+        B::LtEq => BinOp::Le,
+        B::Gt => BinOp::Gt,
+        B::GtEq => BinOp::Ge,
+        B::And => BinOp::And,
+        B::Or => BinOp::Or,
+        other => return Err(unknown(format!("the operator {other}"))),
+    })
+}
+
+/// An expression.
+pub fn expr(e: ast::Expr) -> Res<Expr> {
+    use ast::Expr as E;
+    let boxed = |e: Box<ast::Expr>| expr(*e).map(Box::new);
+    Ok(match e {
+        E::Value(v) => literal(v.value)?,
+        E::Identifier(i) if i.quote_style.is_none() && i.value.eq_ignore_ascii_case("default") => Expr::Default,
+        E::Identifier(i) => Expr::Column(None, ident(&i)),
+        E::CompoundIdentifier(parts) => match parts.as_slice() {
+            [table, column] => Expr::Column(Some(ident(table)), ident(column)),
+            _ => return Err(unknown("a name of more than two parts")),
+        },
+        E::Nested(inner) => expr(*inner)?,
+        E::BinaryOp { left, op, right } => Expr::Binary(operator(&op)?, boxed(left)?, boxed(right)?),
+        E::UnaryOp { op: ast::UnaryOperator::Not, expr: inner } => Expr::Not(boxed(inner)?),
+        E::UnaryOp { op: ast::UnaryOperator::Minus, expr: inner } => Expr::Negate(boxed(inner)?),
+        E::IsNull(inner) => Expr::IsNull(boxed(inner)?, true),
+        E::IsNotNull(inner) => Expr::IsNull(boxed(inner)?, false),
+        E::In { expr: inner, target: ast::InTarget::List(list), negated, global: false } => {
+            Expr::In(boxed(inner)?, list.into_iter().map(expr).collect::<Res<_>>()?, !negated)
+        }
+        E::Between { expr: inner, negated, low, high } => {
+            let inner = boxed(inner)?;
+            let low = Expr::Binary(BinOp::Ge, inner.clone(), boxed(low)?);
+            let both = Expr::Binary(BinOp::And, Box::new(low), Box::new(Expr::Binary(BinOp::Le, inner, boxed(high)?)));
+            if negated { Expr::Not(Box::new(both)) } else { both }
+        }
+        E::Cast { kind: ast::CastKind::Cast | ast::CastKind::DoubleColon, expr: inner, data_type: t, format: None } => {
+            Expr::Cast(boxed(inner)?, data_type(&t)?)
+        }
+        E::TypedString(t) => Expr::Cast(Box::new(literal(t.value.value)?), data_type(&t.data_type)?),
+        E::Function(f) => call(f)?,
+        other => return Err(unknown(format!("the expression {other}"))),
+    })
+}
+
+fn literal(v: ast::Value) -> Res<Expr> {
+    use ast::Value as V;
+    Ok(match v {
+        V::Number(n, _) => {
+            let n: i64 = n.parse().map_err(|_| unknown(format!("the number {n}")))?;
+            let ty = if i32::try_from(n).is_ok() { Type::Int4 } else { Type::Int8 };
+            Expr::Literal(Value::Int(n), Some(ty))
+        }
+        V::SingleQuotedString(s) | V::EscapedStringLiteral(s) => Expr::String(s),
+        V::Boolean(b) => Expr::Literal(Value::Bool(b), Some(Type::Bool)),
+        V::Null => Expr::Literal(Value::Null, None),
+        V::Placeholder(p) => {
+            let n: usize = p.strip_prefix('$').and_then(|n| n.parse().ok()).filter(|n| (1..=65_535).contains(n)).ok_or_else(|| {
+                PgError::error("42P02", format!("there is no parameter {p}"))
+            })?;
+            Expr::Param(n - 1)
+        }
+        other => return Err(unknown(format!("the literal {other}"))),
+    })
+}
+
+fn call(f: ast::Function) -> Res<Expr> {
+    let shown = f.to_string();
+    let name = object(&f.name)?;
+    let ast::FunctionArguments::List(list) = f.args else { return Err(unknown(shown)) };
+    let plain = f.parameters == ast::FunctionArguments::None
+        && f.within_group.is_empty()
+        && f.filter.is_none()
+        && f.over.is_none()
+        && f.null_treatment.is_none()
+        && list.duplicate_treatment.is_none()
+        && list.clauses.is_empty();
+    if !plain {
+        return Err(unknown(shown));
+    }
+    if name == "count" && list.args == [ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Wildcard)] {
+        return Ok(Expr::CountAll);
+    }
+    let arg = |a: ast::FunctionArg| match a {
+        ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e)) => expr(e),
+        _ => Err(unknown(&shown)),
+    };
+    Ok(Expr::Call(name, list.args.into_iter().map(arg).collect::<Res<_>>()?))
+}

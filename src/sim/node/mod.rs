@@ -56,7 +56,7 @@ use std::rc::Rc;
 use std::task::{Context, Waker};
 
 use lock::{Owner, Tag};
-use server::{BackendState, Client, Server, Shared, Wait};
+use server::{BackendState, Client, Server, Shared};
 use sql::LockMode;
 use table::Relation;
 use txn::{Fate, Xid};
@@ -284,7 +284,8 @@ impl Node {
                     return;
                 }
                 let Some(task) = self.tasks.get_mut(&id.0) else { return };
-                self.backend_polled(id, task_is_done(task));
+                let done = task_is_done(task);
+                self.backend_polled(id, done);
             }
         }
     }
@@ -409,10 +410,4 @@ impl Node {
 /// Polls once; the waker does nothing, since readiness is looked for in what the backend waits for.
 fn task_is_done(task: &mut Task) -> bool {
     task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
-}
-
-impl BackendState {
-    fn new(pid: u32, secret: u32, started_us: i64) -> BackendState {
-        BackendState::empty(pid, secret, started_us, Wait::Turn)
-    }
 }

@@ -120,7 +120,7 @@ impl Words<'_> {
             Statement::ResetAll
         } else if self.take("reset") {
             let name = if self.take("session authorization") { "session_authorization".into() } else { self.guc()? };
-            Statement::Set { name, value: None, local: false }
+            Statement::Reset(name)
         } else if self.take("show transaction isolation level") {
             Statement::Show("transaction_isolation".into())
         } else if self.take("show") {
@@ -344,7 +344,15 @@ fn query(mut q: ast::Query) -> Res<Select> {
         }
         Some(other) => return Err(unknown(other)),
     };
-    Ok(Select { items, from: table, filter: filter.map(expr).transpose()?, order: order_by(order)?, limit, offset, lock: lock(&locks)? })
+    Ok(Select {
+        items,
+        from: table,
+        filter: filter.map(expr).transpose()?,
+        order: order_by(order)?,
+        limit,
+        offset,
+        lock: lock(&locks)?,
+    })
 }
 
 fn order_by(order: Option<ast::OrderBy>) -> Res<Vec<(Expr, bool, Option<bool>)>> {
@@ -453,9 +461,7 @@ fn on_conflict(c: ast::OnConflict) -> Res<OnConflict> {
     };
     let update = match c.action {
         ast::OnConflictAction::DoNothing => None,
-        ast::OnConflictAction::DoUpdate(u) => {
-            Some((assignments(u.assignments)?, u.selection.map(expr).transpose()?))
-        }
+        ast::OnConflictAction::DoUpdate(u) => Some((assignments(u.assignments)?, u.selection.map(expr).transpose()?)),
     };
     Ok(OnConflict { target, update })
 }
@@ -557,6 +563,7 @@ pub fn expr(e: ast::Expr) -> Res<Expr> {
 fn literal(v: ast::Value) -> Res<Expr> {
     use ast::Value as V;
     Ok(match v {
+        V::Number(n, _) if n.contains('.') => Expr::Decimal(n),
         V::Number(n, _) => {
             let n: i64 = n.parse().map_err(|_| unknown(format!("the number {n}")))?;
             let ty = if i32::try_from(n).is_ok() { Type::Int4 } else { Type::Int8 };
@@ -566,9 +573,11 @@ fn literal(v: ast::Value) -> Res<Expr> {
         V::Boolean(b) => Expr::Literal(Value::Bool(b), Some(Type::Bool)),
         V::Null => Expr::Literal(Value::Null, None),
         V::Placeholder(p) => {
-            let n: usize = p.strip_prefix('$').and_then(|n| n.parse().ok()).filter(|n| (1..=65_535).contains(n)).ok_or_else(|| {
-                PgError::error("42P02", format!("there is no parameter {p}"))
-            })?;
+            let n: usize = p
+                .strip_prefix('$')
+                .and_then(|n| n.parse().ok())
+                .filter(|n| (1..=65_535).contains(n))
+                .ok_or_else(|| PgError::error("42P02", format!("there is no parameter {p}")))?;
             Expr::Param(n - 1)
         }
         other => return Err(unknown(format!("the literal {other}"))),

@@ -26,7 +26,14 @@ pub fn definition(s: ast::Statement) -> Res<Statement> {
             Statement::CreateSequence { name: object(&name)?, if_not_exists, start, increment }
         }
         ast::Statement::Drop {
-            object_type, if_exists, names, cascade: false, purge: false, temporary: false, table: None, ..
+            object_type,
+            if_exists,
+            names,
+            cascade: false,
+            purge: false,
+            temporary: false,
+            table: None,
+            ..
         } => {
             let names = names.iter().map(object).collect::<Res<_>>()?;
             match object_type {
@@ -49,9 +56,11 @@ pub fn definition(s: ast::Statement) -> Res<Statement> {
         ast::Statement::AlterTable(a) => {
             let shown = a.to_string();
             match a.operations.as_slice() {
-                [ast::AlterTableOperation::AddColumn { if_not_exists: false, column_def, column_position: None, .. }]
-                    if !a.if_exists && a.location.is_none() && a.on_cluster.is_none() =>
-                {
+                [
+                    ast::AlterTableOperation::AddColumn {
+                        if_not_exists: false, column_def, column_position: None, ..
+                    },
+                ] if !a.if_exists && a.location.is_none() && a.on_cluster.is_none() => {
                     let (column, keys) = column(column_def)?;
                     if !keys.is_empty() || column.serial {
                         return Err(unknown(shown));
@@ -205,6 +214,10 @@ fn deferral(c: Option<&ast::ConstraintCharacteristics>) -> Deferral {
 
 /// The name that PostgreSQL gives a constraint or sequence that has none (ChooseConstraintName in pg_constraint.c).
 pub fn generated_name(table: &str, columns: &[String], suffix: &str) -> Res<String> {
-    let name = if columns.is_empty() { format!("{table}_{suffix}") } else { format!("{table}_{}_{suffix}", columns.join("_")) };
+    let name = if columns.is_empty() {
+        format!("{table}_{suffix}")
+    } else {
+        format!("{table}_{}_{suffix}", columns.join("_"))
+    };
     if name.len() < 64 { Ok(name) } else { Err(PgError::error("0A000", "the simulated node does not shorten names")) }
 }

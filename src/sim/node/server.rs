@@ -77,6 +77,30 @@ pub struct BackendState {
 }
 
 impl BackendState {
+    /// A backend that has just been started.
+    pub fn new(pid: u32, secret: u32, started_us: i64) -> BackendState {
+        BackendState {
+            pid,
+            secret,
+            user: String::new(),
+            database: String::new(),
+            application_name: String::new(),
+            started_us,
+            state: "starting",
+            xid: None,
+            xmin: None,
+            wait: Wait::Turn,
+            client: Client::Here,
+            terminate: false,
+            cancel: false,
+            lost: false,
+            input: BytesMut::new(),
+            held: Vec::new(),
+            output: Vec::new(),
+            ended: false,
+        }
+    }
+
     /// A whole message is there.
     pub fn has_message(&self, startup: bool) -> bool {
         let at = usize::from(!startup);
@@ -227,7 +251,7 @@ impl Server {
                     (reached(check_at) || reached(give_up_at)).then_some(Why::Timer)
                 }
             }
-            Wait::Sleep { until } if b.terminate || b.cancel => Some(Why::Interrupt).filter(|_| until >= 0),
+            Wait::Sleep { .. } if b.terminate || b.cancel => Some(Why::Interrupt),
             Wait::Sleep { until } => (now >= until).then_some(Why::Timer),
             Wait::Flush { until } => (now >= until).then_some(Why::Flush),
             Wait::Visible { until } => (now >= until).then_some(Why::Visible),

@@ -95,7 +95,9 @@ impl Session {
 
     /// Its own entry among the backends. The entry lives as long as the task does: a crash drops both.
     pub fn me(&self) -> RefMut<'_, BackendState> {
-        RefMut::map(self.server.borrow_mut(), |s| s.backends.get_mut(&self.id).expect("a running backend has its entry"))
+        RefMut::map(self.server.borrow_mut(), |s| {
+            s.backends.get_mut(&self.id).expect("a running backend has its entry")
+        })
     }
 
     /// As whom it locks.
@@ -212,11 +214,12 @@ impl Session {
             constraints: None,
             read_only,
         };
+        let started_us = self.look().clock();
         self.tx = Some(Tx {
             levels: vec![level],
             isolation,
             read_only,
-            started_us: self.look().clock(),
+            started_us,
             snapshot: None,
             began: false,
             command: 0,

@@ -41,8 +41,10 @@ const DEFAULTS: [(&str, &str); 12] = [
 /// A session's settings. Names are in lower case.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// At login: the node's own, then the start-up packet's.
+    /// The node's own.
     base: BTreeMap<String, String>,
+    /// From the start-up packet.
+    client: BTreeMap<String, String>,
     /// SET.
     session: BTreeMap<String, String>,
     /// SET LOCAL.
@@ -50,18 +52,19 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The value for the node, or from the start-up packet.
-    pub fn set_base(&mut self, name: &str, value: &str) -> Res<()> {
+    /// The node's own value, or one of the start-up packet.
+    pub fn at_login(&mut self, name: &str, value: &str, by_client: bool) -> Res<()> {
         check(&name.to_lowercase(), value)?;
-        self.base.insert(name.to_lowercase(), value.to_owned());
+        let of = if by_client { &mut self.client } else { &mut self.base };
+        of.insert(name.to_lowercase(), value.to_owned());
         Ok(())
     }
 
     /// What is in force; `None`: not set, and without a default here.
     pub fn get(&self, name: &str) -> Option<String> {
         let name = name.to_lowercase();
-        let set = self.local.get(&name).or_else(|| self.session.get(&name)).or_else(|| self.base.get(&name));
-        set.cloned().or_else(|| {
+        let layers = [&self.local, &self.session, &self.client, &self.base];
+        layers.into_iter().find_map(|l| l.get(&name)).cloned().or_else(|| {
             let all = REPORTED.iter().chain(&DEFAULTS);
             all.filter(|(n, _)| n.eq_ignore_ascii_case(&name)).map(|(_, v)| (*v).to_owned()).next()
         })
@@ -80,7 +83,7 @@ impl Settings {
         }
         let value = match value {
             Some(v) => v.to_owned(),
-            None => self.base.get(&name).cloned().unwrap_or_default(),
+            None => self.client.get(&name).or_else(|| self.base.get(&name)).cloned().unwrap_or_default(),
         };
         if local {
             self.local.insert(name, value);
@@ -114,7 +117,7 @@ impl Settings {
         milliseconds(&self.get(name)?)
     }
 
-    /// What SET has set, in the order of names: what [`crate::session::settings::QUERY`] asks for, filtered as it does.
+    /// What the session and its start-up packet have set, in the order of names: what [`crate::session::settings::QUERY`] asks for, filtered as it does.
     pub fn of_session(&self) -> Vec<(String, String)> {
         const LEFT_OUT: [&str; 12] = [
             "application_name",
@@ -131,14 +134,21 @@ impl Settings {
             "in_hot_standby",
         ];
         const PREFIXES: [&str; 6] = ["log_", "debug_", "client_min_messages", "enable_", "track_", "stats_"];
-        let mut names: Vec<&String> = self.session.keys().chain(self.local.keys()).collect();
+        let mut names: Vec<&String> = self.client.keys().chain(self.session.keys()).chain(self.local.keys()).collect();
         names.sort();
         names.dedup();
         let asked = |n: &&String| {
-            !n.ends_with("timeout") && !LEFT_OUT.contains(&n.as_str()) && !PREFIXES.iter().any(|p| n.starts_with(p))
+            // Settings of extensions are not in pg_settings until the extension is there.
+            !n.contains('.')
+                && !n.ends_with("timeout")
+                && !LEFT_OUT.contains(&n.as_str())
+                && !PREFIXES.iter().any(|p| n.starts_with(p))
+        };
+        let spelled = |n: &String| {
+            REPORTED.iter().find(|(r, _)| r.eq_ignore_ascii_case(n)).map_or(n.clone(), |(r, _)| (*r).into())
         };
         let mut pairs: Vec<(String, String)> =
-            names.into_iter().filter(asked).map(|n| (n.clone(), self.get(n).unwrap_or_default())).collect();
+            names.into_iter().filter(asked).map(|n| (spelled(n), self.get(n).unwrap_or_default())).collect();
         if let Some(role) = self.get("role").filter(|r| r != "none") {
             pairs.push(("role".into(), role));
         }
@@ -197,6 +207,7 @@ mod tests {
         s.set("x.y", Some("3"), true).unwrap();
         s.set("x.y", Some("4"), false).unwrap();
         assert_eq!(s.get("x.y").as_deref(), Some("4"));
-        assert_eq!(s.of_session(), [("x.y".to_owned(), "4".to_owned())]);
+        s.set("datestyle", Some("ISO, DMY"), false).unwrap();
+        assert_eq!(s.of_session(), [("DateStyle".to_owned(), "ISO, DMY".to_owned())]);
     }
 }

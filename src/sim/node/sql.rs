@@ -52,6 +52,8 @@ pub enum Expr {
     Literal(Value, Option<Type>),
     /// A string literal, whose type its surroundings decide.
     String(String),
+    /// A number with a point: known as the argument of pg_sleep() only.
+    Decimal(String),
     /// `$1` is 0.
     Param(usize),
     /// A column; with the name of its table where that was written.
@@ -275,29 +277,71 @@ pub enum Statement {
     Insert(Insert),
     Change(Change),
     /// COPY FROM STDIN in text format.
-    Copy { table: String, columns: Vec<String> },
+    Copy {
+        table: String,
+        columns: Vec<String>,
+    },
     CreateTable(CreateTable),
-    DropTable { names: Vec<String>, if_exists: bool },
-    Truncate { names: Vec<String>, restart: bool, cascade: bool },
-    AddColumn { table: String, column: ColumnSpec },
-    CreateSequence { name: String, if_not_exists: bool, start: i64, increment: i64 },
-    DropSequence { names: Vec<String>, if_exists: bool },
-    Lock { tables: Vec<String>, mode: LockMode, nowait: bool },
+    DropTable {
+        names: Vec<String>,
+        if_exists: bool,
+    },
+    Truncate {
+        names: Vec<String>,
+        restart: bool,
+        cascade: bool,
+    },
+    AddColumn {
+        table: String,
+        column: ColumnSpec,
+    },
+    CreateSequence {
+        name: String,
+        if_not_exists: bool,
+        start: i64,
+        increment: i64,
+    },
+    DropSequence {
+        names: Vec<String>,
+        if_exists: bool,
+    },
+    Lock {
+        tables: Vec<String>,
+        mode: LockMode,
+        nowait: bool,
+    },
     /// BEGIN, or START TRANSACTION.
-    Begin { modes: Modes, start: bool },
-    Commit { chain: bool },
-    Rollback { chain: bool },
+    Begin {
+        modes: Modes,
+        start: bool,
+    },
+    Commit {
+        chain: bool,
+    },
+    Rollback {
+        chain: bool,
+    },
     Savepoint(String),
     Release(String),
     RollbackTo(String),
     PrepareTransaction(String),
     CommitPrepared(String),
     RollbackPrepared(String),
+    Reset(String),
     /// `None`: DEFAULT.
-    Set { name: String, value: Option<String>, local: bool },
+    Set {
+        name: String,
+        value: Option<String>,
+        local: bool,
+    },
     /// SET TRANSACTION, or SET SESSION CHARACTERISTICS.
-    SetTransaction { modes: Modes, session: bool },
-    SetConstraints { deferred: bool },
+    SetTransaction {
+        modes: Modes,
+        session: bool,
+    },
+    SetConstraints {
+        deferred: bool,
+    },
     ResetAll,
     Show(String),
     DiscardAll,
@@ -316,7 +360,8 @@ impl Statement {
     /// A statement that controls transactions (TransactionStmt).
     pub fn is_transaction(&self) -> bool {
         use Statement::{Begin, CommitPrepared, Release, RollbackPrepared, Savepoint};
-        self.is_exit() || matches!(self, Begin { .. } | Savepoint(_) | Release(_) | CommitPrepared(_) | RollbackPrepared(_))
+        self.is_exit()
+            || matches!(self, Begin { .. } | Savepoint(_) | Release(_) | CommitPrepared(_) | RollbackPrepared(_))
     }
 
     /// Planned statements, for whose analysis a snapshot is taken (analyze_requires_snapshot in analyze.c).
@@ -326,9 +371,12 @@ impl Statement {
 
     /// Utility statements that run without a snapshot (PlannedStmtRequiresSnapshot in pquery.c).
     pub fn needs_no_snapshot(&self) -> bool {
-        use Statement::{Deallocate, DiscardAll, Lock, ResetAll, Set, SetConstraints, SetTransaction, Show};
+        use Statement::{Deallocate, DiscardAll, Lock, Reset, ResetAll, Set, SetConstraints, SetTransaction, Show};
         self.is_transaction()
-            || matches!(self, Lock { .. } | Set { .. } | SetTransaction { .. } | SetConstraints { .. } | ResetAll)
+            || matches!(
+                self,
+                Lock { .. } | Set { .. } | SetTransaction { .. } | SetConstraints { .. } | ResetAll | Reset(_)
+            )
             || matches!(self, Show(_) | DiscardAll | Deallocate(_))
     }
 }

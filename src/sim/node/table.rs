@@ -129,18 +129,23 @@ impl Catalogue {
     }
 
     fn seen(e: &Entry, txns: &Transactions, own: Option<Xid>) -> bool {
-        let done = |x: Xid| own == Some(txns.top(x)) && txns.fate(x) != Fate::Aborted || txns.fate(x) == Fate::Committed;
+        let done =
+            |x: Xid| own == Some(txns.top(x)) && txns.fate(x) != Fate::Aborted || txns.fate(x) == Fate::Committed;
         done(e.xmin) && !e.xmax.is_some_and(done)
     }
 
     /// Relations as they are committed, or changed by transaction `own`.
-    pub fn relations<'a>(&'a self, txns: &'a Transactions, own: Option<Xid>) -> impl Iterator<Item = (&'a str, &'a Relation)> {
+    pub fn relations<'a>(
+        &'a self,
+        txns: &'a Transactions,
+        own: Option<Xid>,
+    ) -> impl Iterator<Item = (&'a str, &'a Relation)> {
         self.entries.iter().filter(move |e| Self::seen(e, txns, own)).map(|e| (e.name.as_str(), &e.relation))
     }
 
     /// By name.
     pub fn find(&self, name: &str, txns: &Transactions, own: Option<Xid>) -> Option<&Relation> {
-        self.relations(txns, own).find(|(n, _)| *n == name).map(|(_, r)| r)
+        self.entries.iter().find(|e| e.name == name && Self::seen(e, txns, own)).map(|e| &e.relation)
     }
 
     /// A table by its identity.

@@ -1,0 +1,169 @@
+//! Expressions computed, with SQL's three-valued logic.
+
+use super::functions::Function;
+use super::plan::{Aggregate, Ex};
+use super::session::Session;
+use super::sql::BinOp;
+use super::value::{Res, Type, Value, int, unknown};
+use crate::wire::PgError;
+
+/// What an expression may refer to.
+#[derive(Clone, Copy, Default)]
+pub struct Env<'a> {
+    pub row: &'a [Value],
+    pub excluded: &'a [Value],
+    pub params: &'a [Value],
+    pub aggregates: &'a [Value],
+}
+
+fn at(values: &[Value], i: usize) -> Value {
+    values.get(i).cloned().unwrap_or(Value::Null)
+}
+
+fn arithmetic(op: BinOp, ty: Type, a: i64, b: i64) -> Res<Value> {
+    let (a, b) = (i128::from(a), i128::from(b));
+    if matches!(op, BinOp::Div | BinOp::Mod) && b == 0 {
+        return Err(PgError::error("22012", "division by zero"));
+    }
+    let n = match op {
+        BinOp::Add => a + b,
+        BinOp::Sub => a - b,
+        BinOp::Mul => a * b,
+        BinOp::Div if ty == Type::Numeric => return Err(unknown("division of numeric")),
+        BinOp::Div => a / b,
+        _ => a % b,
+    };
+    int(ty, n)
+}
+
+fn compare(op: BinOp, a: &Value, b: &Value) -> Value {
+    if *a == Value::Null || *b == Value::Null {
+        return Value::Null;
+    }
+    Value::Bool(match op {
+        BinOp::Eq => a == b,
+        BinOp::Ne => a != b,
+        BinOp::Lt => a < b,
+        BinOp::Le => a <= b,
+        BinOp::Gt => a > b,
+        _ => a >= b,
+    })
+}
+
+/// A value in another type.
+pub fn cast(from: Type, to: Type, v: Value) -> Res<Value> {
+    Ok(match v {
+        Value::Null => Value::Null,
+        Value::Int(n) if to.is_int() => int(to, n.into())?,
+        Value::Bool(b) if to == Type::Text => Value::Text(b.to_string()),
+        v if from == Type::Text => Value::parse(to, &v.text().unwrap_or_default())?,
+        v if to == Type::Text => Value::Text(v.text().unwrap_or_default()),
+        v => v,
+    })
+}
+
+impl Session {
+    /// Computes an expression.
+    pub fn eval(&mut self, ex: &Ex, env: &Env<'_>) -> Res<Value> {
+        Ok(match ex {
+            Ex::Const(v) => v.clone(),
+            Ex::Param(n) => at(env.params, *n),
+            Ex::Column(n) => at(env.row, *n),
+            Ex::Excluded(n) => at(env.excluded, *n),
+            Ex::Aggregate(n) => at(env.aggregates, *n),
+            Ex::Binary(op, ty, a, b) => self.binary(*op, *ty, a, b, env)?,
+            Ex::Not(a) => match self.eval(a, env)? {
+                Value::Bool(b) => Value::Bool(!b),
+                other => other,
+            },
+            Ex::Negate(ty, a) => match self.eval(a, env)? {
+                Value::Int(n) => int(*ty, -i128::from(n))?,
+                other => other,
+            },
+            Ex::IsNull(a, is) => Value::Bool((self.eval(a, env)? == Value::Null) == *is),
+            Ex::In(a, list, is) => {
+                let a = self.eval(a, env)?;
+                let mut found = Value::Bool(false);
+                for e in list {
+                    match compare(BinOp::Eq, &a, &self.eval(e, env)?) {
+                        Value::Bool(true) => return Ok(Value::Bool(*is)),
+                        Value::Null => found = Value::Null,
+                        _ => {}
+                    }
+                }
+                if found == Value::Null { found } else { Value::Bool(!is) }
+            }
+            Ex::Cast(from, to, a) => cast(*from, *to, self.eval(a, env)?)?,
+            Ex::Call(Function::SessionSettings, _) => return Err(unknown("this use of the session's settings")),
+            Ex::Call(f, args) => self.call(*f, args, env)?,
+        })
+    }
+
+    fn binary(&mut self, op: BinOp, ty: Type, a: &Ex, b: &Ex, env: &Env<'_>) -> Res<Value> {
+        let left = self.eval(a, env)?;
+        if op == BinOp::And || op == BinOp::Or {
+            let decisive = Value::Bool(op == BinOp::Or);
+            if left == decisive {
+                return Ok(decisive);
+            }
+            let right = self.eval(b, env)?;
+            return Ok(if right == decisive || left != Value::Null { right } else { Value::Null });
+        }
+        let right = self.eval(b, env)?;
+        match (op, left, right) {
+            (BinOp::Eq | BinOp::Ne | BinOp::Lt | BinOp::Le | BinOp::Gt | BinOp::Ge, a, b) => Ok(compare(op, &a, &b)),
+            (_, Value::Null, _) | (_, _, Value::Null) => Ok(Value::Null),
+            (BinOp::Concat, Value::Text(a), Value::Text(b)) => Ok(Value::Text(a + &b)),
+            (_, Value::Int(a), Value::Int(b)) => arithmetic(op, ty, a, b),
+            (op, a, b) => Err(unknown(format!("{a:?} {} {b:?}", op.symbol()))),
+        }
+    }
+
+    /// A WHERE clause: NULL is no.
+    pub fn holds(&mut self, filter: Option<&Ex>, env: &Env<'_>) -> Res<bool> {
+        match filter {
+            None => Ok(true),
+            Some(f) => Ok(self.eval(f, env)? == Value::Bool(true)),
+        }
+    }
+
+    /// Aggregates over rows.
+    pub fn aggregate(
+        &mut self,
+        list: &[(Aggregate, Type, Option<Ex>)],
+        rows: &[Vec<Value>],
+        params: &[Value],
+    ) -> Res<Vec<Value>> {
+        let mut results = Vec::new();
+        for (kind, ty, ex) in list {
+            let mut values = Vec::new();
+            for row in rows {
+                match ex {
+                    None => values.push(Value::Null),
+                    Some(ex) => {
+                        let v = self.eval(ex, &Env { row, params, ..Env::default() })?;
+                        if v != Value::Null {
+                            values.push(v);
+                        }
+                    }
+                }
+            }
+            let count = i64::try_from(values.len()).unwrap_or(i64::MAX);
+            results.push(match kind {
+                Aggregate::CountAll | Aggregate::Count => Value::Int(count),
+                Aggregate::Min => values.into_iter().min().unwrap_or(Value::Null),
+                Aggregate::Max => values.into_iter().max().unwrap_or(Value::Null),
+                Aggregate::Sum if values.is_empty() => Value::Null,
+                Aggregate::Sum => {
+                    let add = |sum: i128, v: &Value| if let Value::Int(n) = v { sum + i128::from(*n) } else { sum };
+                    let sum = values.iter().fold(0, add);
+                    match int(*ty, sum) {
+                        Err(_) if *ty == Type::Numeric => return Err(unknown("a sum beyond 64 bits")),
+                        result => result?,
+                    }
+                }
+            });
+        }
+        Ok(results)
+    }
+}

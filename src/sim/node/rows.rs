@@ -1,0 +1,482 @@
+//! One row: is it visible, may it be locked or changed, is its key unique. After src/backend/access/heap/heapam.c
+//! (heap_lock_tuple, heap_update, heap_delete), heapam_handler.c (heapam_tuple_lock) and nbtinsert.c.
+
+use super::constraint::Event;
+use super::lock::Tag;
+use super::session::Session;
+use super::sql::{LockMode, RowLock, WaitPolicy};
+use super::table::{HeapId, Replaced, Table, Tid, Version};
+use super::txn::{Fate, Snapshot, Transactions, Xid};
+use super::value::{Res, Value};
+use crate::wire::PgError;
+
+/// What became of the attempt to lock or change a row (TM_Result in tableam.h).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Claim {
+    /// It is ours to change or lock, until the next await.
+    Ok,
+    /// This command cannot see it.
+    Invisible,
+    /// This transaction has changed it already, in this command or a later one.
+    SelfModified(u32),
+    /// Another transaction has updated it and committed; where its next version is.
+    Updated(Tid),
+    /// Another transaction has deleted it and committed.
+    Deleted,
+    /// One would have to wait (SKIP LOCKED).
+    WouldBlock,
+}
+
+/// Row locks that exclude each other (tupleLockExtraInfo in heapam.c; the table in the documentation).
+fn conflict(a: RowLock, b: RowLock) -> bool {
+    let (weak, strong) = if a <= b { (a, b) } else { (b, a) };
+    match weak {
+        RowLock::KeyShare => strong == RowLock::Update,
+        RowLock::Share => strong >= RowLock::NoKeyUpdate,
+        RowLock::NoKeyUpdate | RowLock::Update => true,
+    }
+}
+
+/// The heavyweight lock that queues for a row lock (tupleLockExtraInfo in heapam.c).
+fn queue_mode(lock: RowLock) -> LockMode {
+    match lock {
+        RowLock::KeyShare => LockMode::AccessShare,
+        RowLock::Share => LockMode::RowShare,
+        RowLock::NoKeyUpdate => LockMode::Exclusive,
+        RowLock::Update => LockMode::AccessExclusive,
+    }
+}
+
+fn is_own(txns: &Transactions, own: Option<Xid>, xid: Xid) -> bool {
+    own.is_some() && own == Some(txns.top(xid))
+}
+
+/// The version is visible to the snapshot of transaction `own` (HeapTupleSatisfiesMVCC).
+pub fn visible(txns: &Transactions, own: Option<Xid>, v: &Version, s: &Snapshot) -> bool {
+    let sees = |xid: Xid, command: u32| {
+        if is_own(txns, own, xid) { txns.fate(xid) != Fate::Aborted && command < s.command } else { txns.sees(s, xid) }
+    };
+    sees(v.xmin, v.cmin) && !v.replaced.as_ref().is_some_and(|r| sees(r.xid, r.command))
+}
+
+/// The row, with what it lacks of columns that were added after it.
+pub fn full_row(table: &Table, v: &Version) -> Vec<Value> {
+    let mut row = v.row.clone();
+    row.extend(table.columns.iter().skip(v.row.len()).map(|c| c.missing.clone()));
+    row
+}
+
+/// What a unique check must know of another version (SnapshotDirty).
+enum Dirty {
+    Live,
+    Dead,
+    Undecided(Xid),
+}
+
+fn dirty(txns: &Transactions, own: Option<Xid>, v: &Version) -> Dirty {
+    match txns.fate(v.xmin) {
+        Fate::Aborted => return Dirty::Dead,
+        Fate::InProgress if !is_own(txns, own, v.xmin) => return Dirty::Undecided(v.xmin),
+        _ => {}
+    }
+    match &v.replaced {
+        None => Dirty::Live,
+        Some(r) => match txns.fate(r.xid) {
+            Fate::Aborted => Dirty::Live,
+            Fate::Committed => Dirty::Dead,
+            Fate::InProgress if is_own(txns, own, r.xid) => Dirty::Dead,
+            Fate::InProgress => Dirty::Undecided(r.xid),
+        },
+    }
+}
+
+/// A conflict that ON CONFLICT has found.
+pub enum Conflict {
+    None,
+    /// With this version.
+    With(Tid),
+}
+
+impl Session {
+    fn version<R>(
+        &self,
+        heap: HeapId,
+        tid: Tid,
+        f: impl FnOnce(&Transactions, Option<Xid>, &Version) -> R,
+    ) -> Option<R> {
+        let s = self.look();
+        let v = s.heaps.get(&heap)?.versions.get(&tid)?;
+        Some(f(&s.txns, self.top_xid(), v))
+    }
+
+    /// A version's row.
+    pub fn row_of(&self, table: &Table, tid: Tid) -> Vec<Value> {
+        self.version(table.heap, tid, |_, _, v| full_row(table, v)).unwrap_or_default()
+    }
+
+    /// Visible versions, in physical order; only those with this key of this index, if one is given.
+    pub fn scan(&self, table: &Table, s: &Snapshot, key: Option<(usize, &[Value])>) -> Vec<(Tid, Vec<Value>)> {
+        let server = self.look();
+        let Some(heap) = server.heaps.get(&table.heap) else { return Vec::new() };
+        let own = self.top_xid();
+        let one = |(tid, v): (&Tid, &Version)| visible(&server.txns, own, v, s).then(|| (*tid, full_row(table, v)));
+        match key {
+            None => heap.versions.iter().filter_map(one).collect(),
+            Some((index, key)) => {
+                let found = heap.with_key(index, key).iter().filter_map(|t| heap.versions.get_key_value(t));
+                found.filter_map(one).collect()
+            }
+        }
+    }
+
+    /// How the version stands towards a lock (HeapTupleSatisfiesUpdate), and whom it must wait for.
+    fn inspect(&self, heap: HeapId, tid: Tid, lock: RowLock, command: u32) -> (Claim, Vec<Xid>) {
+        let state = self.version(heap, tid, |txns, own, v| {
+            let mut wait = Vec::new();
+            match txns.fate(v.xmin) {
+                Fate::Aborted => return (Claim::Invisible, wait),
+                Fate::InProgress if !is_own(txns, own, v.xmin) || v.cmin >= command => return (Claim::Invisible, wait),
+                _ => {}
+            }
+            if let Some(r) = &v.replaced {
+                match txns.fate(r.xid) {
+                    Fate::Aborted => {}
+                    Fate::Committed => return (r.next.map_or(Claim::Deleted, Claim::Updated), wait),
+                    Fate::InProgress if is_own(txns, own, r.xid) => {
+                        let earlier = r.command < command;
+                        return (if earlier { Claim::Invisible } else { Claim::SelfModified(r.command) }, wait);
+                    }
+                    Fate::InProgress if conflict(r.lock, lock) => wait.push(r.xid),
+                    Fate::InProgress => {}
+                }
+            }
+            let in_the_way = |(x, l): &&(Xid, RowLock)| {
+                txns.fate(*x) == Fate::InProgress && !is_own(txns, own, *x) && conflict(*l, lock)
+            };
+            wait.extend(v.lockers.iter().filter(in_the_way).map(|(x, _)| *x));
+            (Claim::Ok, wait)
+        });
+        state.unwrap_or((Claim::Deleted, Vec::new()))
+    }
+
+    /// Waits until the version can be locked so strongly. `Ok` holds until the next await: the caller acts at once.
+    pub async fn claim(&self, heap: HeapId, tid: Tid, lock: RowLock, policy: WaitPolicy, command: u32) -> Res<Claim> {
+        let (tag, mode) = (Tag::Tuple(heap, tid), queue_mode(lock));
+        let mut queued = false;
+        let claim = loop {
+            let (state, wait) = self.inspect(heap, tid, lock, command);
+            if state != Claim::Ok || wait.is_empty() {
+                break state;
+            }
+            // One place in the queue for the whole of the wait (heap_acquire_tuplock).
+            if !queued && !self.lock(tag, mode, policy == WaitPolicy::Block).await? {
+                break Claim::WouldBlock;
+            }
+            queued = true;
+            let mut free = true;
+            for xid in wait {
+                free = free && self.wait_for(xid, policy).await?;
+            }
+            if !free {
+                break Claim::WouldBlock;
+            }
+        };
+        if queued {
+            let depth = self.depth();
+            self.server().locks.release(self.owner(), tag, mode, depth);
+        }
+        Ok(claim)
+    }
+
+    /// Notes the lock in the version, after [`Session::claim`].
+    pub fn mark_locked(&mut self, heap: HeapId, tid: Tid, lock: RowLock) {
+        let xid = self.xid();
+        let server = self.server.clone();
+        let mut s = server.borrow_mut();
+        let s = &mut *s;
+        s.txns.log(xid);
+        let Some(h) = s.heaps.get_mut(&heap) else { return };
+        let mut at = Some(tid);
+        while let Some(v) = at.and_then(|t| h.versions.get_mut(&t)) {
+            let txns = &s.txns;
+            v.lockers.retain(|(x, _)| txns.fate(*x) == Fate::InProgress);
+            if !v.lockers.iter().any(|(x, l)| *x == xid && *l >= lock) {
+                v.lockers.push((xid, lock));
+            }
+            // A weak lock on a row that is being updated holds for its newer versions too (heap_lock_updated_tuple).
+            at = v.replaced.as_ref().filter(|r| txns.fate(r.xid) == Fate::InProgress).and_then(|r| r.next);
+        }
+    }
+
+    /// Locks the newest version of a row that has been updated (heapam_tuple_lock with
+    /// TUPLE_LOCK_FLAG_FIND_LAST_VERSION). `None`: there is none any more.
+    pub async fn lock_newest(
+        &mut self,
+        heap: HeapId,
+        first: Tid,
+        lock: RowLock,
+        policy: WaitPolicy,
+        command: u32,
+    ) -> Res<Result<Tid, Claim>> {
+        let mut tid = first;
+        loop {
+            // Whoever is updating this version is waited for without a place in the queue.
+            let updating = self.version(heap, tid, |txns, own, v| {
+                let x = v.replaced.as_ref().map(|r| r.xid);
+                x.filter(|x| txns.fate(*x) == Fate::InProgress && !is_own(txns, own, *x))
+            });
+            if let Some(xid) = updating.flatten() {
+                if !self.wait_for(xid, policy).await? {
+                    return Ok(Err(Claim::WouldBlock));
+                }
+                continue;
+            }
+            match self.claim(heap, tid, lock, policy, command).await? {
+                Claim::Ok => {
+                    self.mark_locked(heap, tid, lock);
+                    return Ok(Ok(tid));
+                }
+                Claim::Updated(next) => tid = next,
+                other => return Ok(Err(other)),
+            }
+        }
+    }
+
+    /// The strength that a change of this row takes: stronger if a key changes.
+    pub fn change_strength(table: &Table, old: &[Value], new: Option<&[Value]>) -> RowLock {
+        match new {
+            None => RowLock::Update,
+            Some(new) if table.key_columns().iter().any(|c| old.get(*c) != new.get(*c)) => RowLock::Update,
+            Some(_) => RowLock::NoKeyUpdate,
+        }
+    }
+
+    /// Deletes a claimed version.
+    pub fn delete_version(&mut self, table: &Table, tid: Tid, command: u32) {
+        let xid = self.xid();
+        let mut s = self.server();
+        let s = &mut *s;
+        s.txns.log(xid);
+        if let Some(v) = s.heaps.get_mut(&table.heap).and_then(|h| h.versions.get_mut(&tid)) {
+            v.replaced = Some(Replaced { xid, command, lock: RowLock::Update, next: None });
+        }
+    }
+
+    /// Replaces a claimed version by a new one, and checks the keys that have changed.
+    pub async fn update_version(
+        &mut self,
+        table: &Table,
+        tid: Tid,
+        old: &[Value],
+        new: Vec<Value>,
+        command: u32,
+    ) -> Res<Tid> {
+        check_not_null(table, &new)?;
+        let lock = Self::change_strength(table, old, Some(&new));
+        let xid = self.xid();
+        let next = {
+            let mut s = self.server();
+            let s = &mut *s;
+            s.txns.log(xid);
+            let horizon = s.horizon();
+            let Some(heap) = s.heaps.get_mut(&table.heap) else { return Err(gone()) };
+            heap.prune(&s.txns, horizon);
+            let Some(v) = heap.versions.get(&tid) else { return Err(gone()) };
+            // Others' weaker locks go with the row to its new version (compute_new_xmax_infomask).
+            let lockers = v.lockers.iter().filter(|(x, _)| s.txns.fate(*x) == Fate::InProgress).copied().collect();
+            let version = Version { row: new.clone(), xmin: xid, cmin: command, replaced: None, lockers };
+            let next = heap.insert(version);
+            if let Some(v) = heap.versions.get_mut(&tid) {
+                v.replaced = Some(Replaced { xid, command, lock, next: Some(next) });
+            }
+            for (i, u) in table.uniques.iter().enumerate() {
+                let key = Table::key(&u.columns, &new);
+                if key == Table::key(&u.columns, old) {
+                    heap.index(i, key, next);
+                }
+            }
+            next
+        };
+        for (i, u) in table.uniques.iter().enumerate() {
+            if Table::key(&u.columns, &new) != Table::key(&u.columns, old) {
+                self.insert_key(table, i, next, &new).await?;
+            }
+        }
+        Ok(next)
+    }
+
+    /// Inserts a row, and checks its keys.
+    pub async fn insert_version(&mut self, table: &Table, row: Vec<Value>, command: u32) -> Res<Tid> {
+        check_not_null(table, &row)?;
+        let tid = self.insert_unchecked(table, row.clone(), command)?;
+        for i in 0..table.uniques.len() {
+            self.insert_key(table, i, tid, &row).await?;
+        }
+        Ok(tid)
+    }
+
+    fn insert_unchecked(&mut self, table: &Table, row: Vec<Value>, command: u32) -> Res<Tid> {
+        let xid = self.xid();
+        let mut s = self.server();
+        let s = &mut *s;
+        s.txns.log(xid);
+        let horizon = s.horizon();
+        let Some(heap) = s.heaps.get_mut(&table.heap) else { return Err(gone()) };
+        heap.prune(&s.txns, horizon);
+        Ok(heap.insert(Version { row, xmin: xid, cmin: command, replaced: None, lockers: Vec::new() }))
+    }
+
+    /// ON CONFLICT: looks for a row in the way, waiting for whoever is about to decide that; inserts if there is none
+    /// (ExecInsert in nodeModifyTable.c; no await lies between the check of the arbiters and the entry in them, so the
+    /// speculative insertion of a real server has no counterpart here).
+    pub async fn insert_unless(
+        &mut self,
+        table: &Table,
+        arbiters: &[usize],
+        row: &[Value],
+        command: u32,
+    ) -> Res<Result<Tid, Tid>> {
+        check_not_null(table, row)?;
+        for i in arbiters {
+            if let Conflict::With(t) = self.find_conflict(table, *i, None, row).await? {
+                return Ok(Err(t));
+            }
+        }
+        // While one arbiter was waited for another may have been filled.
+        for i in arbiters {
+            if self.has_key(table, *i, row) {
+                return Box::pin(self.insert_unless(table, arbiters, row, command)).await;
+            }
+        }
+        let tid = self.insert_unchecked(table, row.to_vec(), command)?;
+        for i in arbiters {
+            self.enter(table, *i, tid, row);
+        }
+        for i in (0..table.uniques.len()).filter(|i| !arbiters.contains(i)) {
+            self.insert_key(table, i, tid, row).await?;
+        }
+        Ok(Ok(tid))
+    }
+
+    fn has_key(&self, table: &Table, index: usize, row: &[Value]) -> bool {
+        let key = Table::key(&table.uniques[index].columns, row);
+        let s = self.look();
+        let Some(heap) = s.heaps.get(&table.heap) else { return false };
+        !key.contains(&Value::Null)
+            && heap
+                .with_key(index, &key)
+                .iter()
+                .filter_map(|t| heap.versions.get(t))
+                .any(|v| !matches!(dirty(&s.txns, self.top_xid(), v), Dirty::Dead))
+    }
+
+    fn enter(&mut self, table: &Table, index: usize, tid: Tid, row: &[Value]) {
+        let key = Table::key(&table.uniques[index].columns, row);
+        if let Some(h) = self.server().heaps.get_mut(&table.heap) {
+            h.index(index, key, tid);
+        }
+    }
+
+    /// Finds a live version with the row's key, waiting for those that may or may not become it.
+    async fn find_conflict(&self, table: &Table, index: usize, except: Option<Tid>, row: &[Value]) -> Res<Conflict> {
+        let key = Table::key(&table.uniques[index].columns, row);
+        if key.contains(&Value::Null) {
+            return Ok(Conflict::None);
+        }
+        loop {
+            let undecided = {
+                let s = self.look();
+                let Some(heap) = s.heaps.get(&table.heap) else { return Err(gone()) };
+                let mut undecided = None;
+                for t in heap.with_key(index, &key).iter().filter(|t| Some(**t) != except) {
+                    match heap.versions.get(t).map(|v| dirty(&s.txns, self.top_xid(), v)) {
+                        Some(Dirty::Live) => return Ok(Conflict::With(*t)),
+                        Some(Dirty::Undecided(x)) => {
+                            undecided = Some(x);
+                            break;
+                        }
+                        Some(Dirty::Dead) | None => {}
+                    }
+                }
+                undecided
+            };
+            let Some(xid) = undecided else { return Ok(Conflict::None) };
+            self.wait_for(xid, WaitPolicy::Block).await?;
+        }
+    }
+
+    /// Puts a version into a unique index once nothing is in its way (_bt_doinsert).
+    async fn insert_key(&mut self, table: &Table, index: usize, tid: Tid, row: &[Value]) -> Res<()> {
+        let u = &table.uniques[index];
+        if u.deferral.deferrable {
+            // What looks like a conflict is looked at again later (UNIQUE_CHECK_PARTIAL).
+            if self.has_key(table, index, row) {
+                self.events.push(Event::Unique { table: table.oid, index, tid });
+            }
+        } else if let Conflict::With(_) = self.find_conflict(table, index, None, row).await? {
+            return Err(duplicate(table, index, row));
+        }
+        self.enter(table, index, tid, row);
+        Ok(())
+    }
+
+    /// The check of a deferrable unique constraint (unique_key_recheck in constraint.c).
+    pub async fn recheck_unique(&mut self, table: &Table, index: usize, tid: Tid) -> Res<()> {
+        let live = self.version(table.heap, tid, |txns, own, v| matches!(dirty(txns, own, v), Dirty::Live));
+        let row = self.row_of(table, tid);
+        if live != Some(true) {
+            return Ok(());
+        }
+        match self.find_conflict(table, index, Some(tid), &row).await? {
+            Conflict::None => Ok(()),
+            Conflict::With(_) => Err(duplicate(table, index, &row)),
+        }
+    }
+
+    /// The version has not been replaced, by anybody who has committed or by this transaction (SnapshotSelf).
+    pub fn is_live(&self, heap: HeapId, tid: Tid) -> bool {
+        let live = |txns: &Transactions, own: Option<Xid>, v: &Version| {
+            let undone = |x: Xid| match txns.fate(x) {
+                Fate::Aborted => true,
+                Fate::InProgress => !is_own(txns, own, x),
+                Fate::Committed => false,
+            };
+            !undone(v.xmin) && v.replaced.as_ref().is_none_or(|r| undone(r.xid))
+        };
+        self.version(heap, tid, live).unwrap_or(false)
+    }
+
+    /// The version can be seen by this snapshot.
+    pub fn is_visible(&self, heap: HeapId, tid: Tid, s: &Snapshot) -> bool {
+        self.version(heap, tid, |txns, own, v| visible(txns, own, v, s)).unwrap_or(false)
+    }
+}
+
+/// The table's heap is not there: an ACCESS EXCLUSIVE lock was not waited for. A bug of the model, told as such.
+fn gone() -> PgError {
+    PgError::error("XX000", "the simulated node has lost a row version")
+}
+
+fn check_not_null(table: &Table, row: &[Value]) -> Res<()> {
+    match table.columns.iter().zip(row).find(|(c, v)| c.not_null && **v == Value::Null) {
+        None => Ok(()),
+        Some((c, _)) => Err(PgError::error(
+            "23502",
+            format!("null value in column \"{}\" of relation \"{}\" violates not-null constraint", c.name, table.name),
+        )),
+    }
+}
+
+/// `Key (a, b)=(1, 2)`.
+pub fn show_key(table: &Table, columns: &[usize], row: &[Value]) -> String {
+    let names: Vec<&str> = columns.iter().filter_map(|c| table.columns.get(*c)).map(|c| c.name.as_str()).collect();
+    let values: Vec<String> =
+        Table::key(columns, row).iter().map(|v| v.text().unwrap_or_else(|| "null".into())).collect();
+    format!("Key ({})=({})", names.join(", "), values.join(", "))
+}
+
+fn duplicate(table: &Table, index: usize, row: &[Value]) -> PgError {
+    let u = &table.uniques[index];
+    PgError::error("23505", format!("duplicate key value violates unique constraint \"{}\"", u.name))
+        .detail(format!("{} already exists.", show_key(table, &u.columns, row)))
+}

@@ -181,7 +181,10 @@ impl Session {
             "update or delete on table \"{}\" violates foreign key constraint \"{}\" on table \"{}\"",
             parent.name, f.name, child.name
         );
-        Err(PgError::error("23503", e))
+        let names: Vec<&str> = f.parent_columns.iter().map(|c| parent.columns[*c].name.as_str()).collect();
+        let values: Vec<String> = old.iter().map(|v| v.text().unwrap_or_default()).collect();
+        let key = format!("Key ({})=({})", names.join(", "), values.join(", "));
+        Err(PgError::error("23503", e).detail(format!("{key} is still referenced from table \"{}\".", child.name)))
     }
 
     /// ON DELETE CASCADE, ON UPDATE CASCADE.

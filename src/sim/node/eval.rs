@@ -1,7 +1,7 @@
 //! Expressions computed, with SQL's three-valued logic.
 
 use super::functions::Function;
-use super::plan::{Aggregate, Ex};
+use super::plan::{Aggregate, Ex, Plan, Rows, SelectPlan};
 use super::session::Session;
 use super::sql::BinOp;
 use super::value::{Res, Type, Value, int, unknown};
@@ -18,6 +18,12 @@ pub struct Env<'a> {
 
 fn at(values: &[Value], i: usize) -> Value {
     values.get(i).cloned().unwrap_or(Value::Null)
+}
+
+fn select_expressions<'a>(p: &'a mut SelectPlan, all: &mut Vec<&'a mut Ex>) {
+    all.extend(p.filter.iter_mut().chain(&mut p.outputs).chain(&mut p.limit).chain(&mut p.offset));
+    all.extend(p.aggregates.iter_mut().filter_map(|(_, _, e)| e.as_mut()));
+    all.extend(p.order.iter_mut().map(|(e, _, _)| e));
 }
 
 fn arithmetic(op: BinOp, ty: Type, a: i64, b: i64) -> Res<Value> {
@@ -117,6 +123,66 @@ impl Session {
             (_, Value::Int(a), Value::Int(b)) => arithmetic(op, ty, a, b),
             (op, a, b) => Err(unknown(format!("{a:?} {} {b:?}", op.symbol()))),
         }
+    }
+
+    /// Computes what is constant once parameters are known, as the planner does (eval_const_expressions in clauses.c):
+    /// its errors come before the first row is described.
+    pub fn fold(&mut self, plan: &mut Plan, params: &[Value]) -> Res<()> {
+        let mut all: Vec<&mut Ex> = Vec::new();
+        match plan {
+            Plan::Utility => {}
+            Plan::Select(p) => select_expressions(p, &mut all),
+            Plan::Insert(p) => {
+                match &mut p.rows {
+                    Rows::Values(rows) => all.extend(rows.iter_mut().flatten().flatten()),
+                    Rows::Select(s, _) => select_expressions(s, &mut all),
+                }
+                if let Some((set, filter)) = p.on_conflict.as_mut().and_then(|c| c.update.as_mut()) {
+                    all.extend(set.iter_mut().filter_map(|(_, e)| e.as_mut()).chain(filter));
+                }
+                all.extend(&mut p.returning);
+            }
+            Plan::Change(p) => {
+                all.extend(p.set.iter_mut().flatten().filter_map(|(_, e)| e.as_mut()));
+                all.extend(p.filter.iter_mut().chain(&mut p.returning));
+            }
+        }
+        for ex in all {
+            self.fold_one(ex, params)?;
+        }
+        Ok(())
+    }
+
+    fn fold_one(&mut self, ex: &mut Ex, params: &[Value]) -> Res<()> {
+        match ex {
+            Ex::Const(_) | Ex::Column(_) | Ex::Excluded(_) | Ex::Aggregate(_) => return Ok(()),
+            Ex::Param(n) => {
+                *ex = Ex::Const(at(params, *n));
+                return Ok(());
+            }
+            Ex::Call(_, args) => return args.iter_mut().try_for_each(|a| self.fold_one(a, params)),
+            Ex::Binary(op, _, a, b) => {
+                self.fold_one(a, params)?;
+                // What AND and OR do not need is not computed.
+                let decided = Ex::Const(Value::Bool(*op == BinOp::Or));
+                if matches!(op, BinOp::And | BinOp::Or) && **a == decided {
+                    *ex = decided;
+                    return Ok(());
+                }
+                self.fold_one(b, params)?;
+            }
+            Ex::Not(a) | Ex::Negate(_, a) | Ex::IsNull(a, _) | Ex::Cast(_, _, a) => self.fold_one(a, params)?,
+            Ex::In(a, list, _) => {
+                self.fold_one(a, params)?;
+                list.iter_mut().try_for_each(|e| self.fold_one(e, params))?;
+            }
+        }
+        let varies =
+            |e: &Ex| matches!(e, Ex::Param(_) | Ex::Column(_) | Ex::Excluded(_) | Ex::Aggregate(_) | Ex::Call(..));
+        if !ex.any(&varies) {
+            *ex = Ex::Const(self.eval(ex, &Env::default())?);
+        }
+        Ok(())
     }
 
     /// A WHERE clause: NULL is no.

@@ -88,10 +88,17 @@ impl Session {
         }
     }
 
-    async fn select(&mut self, p: &SelectPlan, snapshot: &Snapshot, params: &[Value]) -> Res<Vec<Vec<Value>>> {
-        if let Some((lock, _)) = p.lock {
-            self.check_writable(if lock == RowLock::Update { "SELECT FOR UPDATE" } else { "SELECT FOR SHARE" })?;
+    /// Row locks are writes.
+    pub fn check_lockable(&mut self, lock: Option<(RowLock, WaitPolicy)>) -> Res<()> {
+        match lock {
+            None => Ok(()),
+            Some((RowLock::Update, _)) => self.check_writable("SELECT FOR UPDATE"),
+            Some(_) => self.check_writable("SELECT FOR SHARE"),
         }
+    }
+
+    async fn select(&mut self, p: &SelectPlan, snapshot: &Snapshot, params: &[Value]) -> Res<Vec<Vec<Value>>> {
+        self.check_lockable(p.lock)?;
         if let [Ex::Call(functions::Function::SessionSettings, _)] = p.outputs.as_slice() {
             let row = |(n, v): (String, String)| {
                 vec![Value::Text(format!("{},{}", functions::quote(&n), functions::quote(&v)))]

@@ -236,6 +236,9 @@ impl Session {
             Function::AdvisoryUnlock => {
                 let owner = self.owner();
                 let held = self.look().locks.held_by(owner).contains(&(Tag::Advisory(n), LockMode::Exclusive));
+                if !held {
+                    self.warn("01000", "you don't own a lock of type ExclusiveLock");
+                }
                 self.server().locks.release(owner, Tag::Advisory(n), LockMode::Exclusive, SESSION);
                 Value::Bool(held)
             }
@@ -283,7 +286,8 @@ impl Session {
         })
     }
 
-    fn find_sequence(&self, name: &str) -> Res<(Oid, String)> {
+    /// A sequence by the text of a regclass.
+    pub fn find_sequence(&self, name: &str) -> Res<(Oid, String)> {
         // A name in an argument is quoted as an identifier is: the proxy and the workloads write plain ones.
         let plain = name.strip_prefix("public.").unwrap_or(name).trim_matches('"');
         let s = self.look();

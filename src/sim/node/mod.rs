@@ -249,6 +249,13 @@ impl Node {
         s.cancel(pid, secret);
     }
 
+    /// pg_cancel_backend, from outside.
+    pub fn cancel_backend(&mut self, id: BackendId) {
+        if let Some((pid, secret)) = self.backend(id, |b| (b.pid, b.secret)) {
+            self.cancel(pid, secret);
+        }
+    }
+
     /// What could happen next, in the order of backends. Nothing while the server hangs or is down.
     #[must_use]
     pub fn runnable(&self, now_us: i64) -> Vec<Step> {

@@ -277,12 +277,16 @@ impl Analysis<'_> {
         let (limit, offset) = (number(&s.limit)?, number(&s.offset)?);
         let aggregates = std::mem::take(&mut self.aggregates);
         if !aggregates.is_empty() {
-            let loose = |e: &Ex| e.any(&|e| matches!(e, Ex::Column(_)));
-            if outputs.iter().any(loose) || order.iter().any(|o| loose(&o.0)) {
-                return Err(PgError::error(
-                    "42803",
-                    "a column must appear in the GROUP BY clause or be used in an aggregate function",
-                ));
+            let loose = |i: &usize| {
+                let is = |e: &Ex| e.any(&|e| *e == Ex::Column(*i));
+                outputs.iter().any(is) || order.iter().any(|o| is(&o.0))
+            };
+            if let Some((table, columns)) = &self.scope {
+                if let Some(i) = (0..columns.len()).find(loose) {
+                    let name = format!("{table}.{}", columns[i].0);
+                    let e = "must appear in the GROUP BY clause or be used in an aggregate function";
+                    return Err(PgError::error("42803", format!("column \"{name}\" {e}")));
+                }
             }
         }
         if s.lock.is_some() && !aggregates.is_empty() {
@@ -511,7 +515,8 @@ impl Analysis<'_> {
                     a => (Ex::Negate(ty, Box::new(a)), Some(ty)),
                 }
             }
-            Expr::IsNull(a, is) => (Ex::IsNull(Box::new(self.typed(a, None)?.0), *is), Some(Type::Bool)),
+            // The type of what is tested stays open: a parameter must get it elsewhere.
+            Expr::IsNull(a, is) => (Ex::IsNull(Box::new(self.open(a)?.0), *is), Some(Type::Bool)),
             Expr::In(a, list, is) => self.one_of(a, list, *is)?,
             Expr::Cast(a, to) => {
                 let (ex, ty) = self.open(a)?;
@@ -681,6 +686,12 @@ impl Analysis<'_> {
             }
             list.push(cast(ex, ty, *want));
         }
+        if let (Function::Nextval | Function::Currval | Function::Setval, Some(Ex::Const(Value::Text(t)))) =
+            (function, list.first())
+        {
+            // A regclass literal is resolved here.
+            self.session.find_sequence(t)?;
+        }
         Ok((Ex::Call(function, list), Some(result)))
     }
 }
@@ -733,7 +744,6 @@ fn output_name(e: &Expr) -> String {
             .into(),
             name => name,
         },
-        Expr::Literal(Value::Bool(_), _) => "bool".into(),
         _ => "?column?".into(),
     }
 }

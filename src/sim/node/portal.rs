@@ -174,15 +174,23 @@ impl Session {
                 self.block = Block::Implicit;
             }
             self.interrupts()?;
-            let planned = self.analyse(statement, &[]).await?;
+            let mut planned = self.analyse(statement, &[]).await?;
             if !planned.params.is_empty() {
                 return Err(PgError::error("42P02", "there is no parameter $1"));
             }
+            self.fold(&mut planned.plan, &[])?;
             let formats = vec![0; planned.fields.len()];
-            if !planned.fields.is_empty() {
-                self.send(&row_description(&planned.fields, &formats));
+            let described = row_description(&planned.fields, &formats);
+            // A SELECT describes its rows as it begins, what is run to its end first (RETURNING, SHOW) after that.
+            let select = if let Plan::Select(p) = &planned.plan { Some(p.lock) } else { None };
+            if let Some(lock) = select {
+                self.check_lockable(lock)?;
+                self.send(&described);
             }
             let outcome = self.run_statement(statement, &planned, &[], None).await?;
+            if select.is_none() && !planned.fields.is_empty() {
+                self.send(&described);
+            }
             for row in &outcome.rows {
                 let row = data_row(&planned.fields, &formats, row)?;
                 self.send(&row);
@@ -204,7 +212,13 @@ impl Session {
 
     /// Ends a transaction that no BEGIN has opened (finish_xact_command).
     pub async fn finish(&mut self) -> Res<()> {
-        if self.block == Block::Single { self.commit().await } else { Ok(()) }
+        if self.block == Block::Single {
+            return self.commit().await;
+        }
+        if let Some(tx) = &mut self.tx {
+            tx.command += 1;
+        }
+        Ok(())
     }
 
     /// Parse.
@@ -264,6 +278,7 @@ impl Session {
             planned = self.analyse(first, &types).await?;
         }
         let bound = super::protocol::read_bind(rest, name, &statement.params)?;
+        self.fold(&mut planned.plan, &bound.values)?;
         let described: Vec<Type> = statement.fields.iter().map(|f| f.ty).collect();
         if planned.fields.iter().map(|f| f.ty).collect::<Vec<_>>() != described {
             return Err(PgError::error("0A000", "cached plan must not change result type"));

@@ -141,6 +141,8 @@ impl Session {
             if let Some(r) = &v.replaced {
                 match txns.fate(r.xid) {
                     Fate::Aborted => {}
+                    // An update that left the keys alone is not in the way of a KEY SHARE lock, committed or not.
+                    Fate::Committed if !conflict(r.lock, lock) => {}
                     Fate::Committed => return (r.next.map_or(Claim::Deleted, Claim::Updated), wait),
                     Fate::InProgress if is_own(txns, own, r.xid) => {
                         let earlier = r.command < command;
@@ -156,7 +158,41 @@ impl Session {
             wait.extend(v.lockers.iter().filter(in_the_way).map(|(x, _)| *x));
             (Claim::Ok, wait)
         });
-        state.unwrap_or((Claim::Deleted, Vec::new()))
+        let (state, mut wait) = state.unwrap_or((Claim::Deleted, Vec::new()));
+        if state == Claim::Ok {
+            match self.inspect_newer(heap, tid, lock) {
+                Ok(newer) => wait.extend(newer),
+                Err(gone) => return (gone, wait),
+            }
+        }
+        (state, wait)
+    }
+
+    /// A weak lock on a row with newer versions must be possible on those too (heap_lock_updated_tuple).
+    fn inspect_newer(&self, heap: HeapId, tid: Tid, lock: RowLock) -> Result<Vec<Xid>, Claim> {
+        let s = self.look();
+        let Some(h) = s.heaps.get(&heap) else { return Err(Claim::Deleted) };
+        let own = self.top_xid();
+        let next = |v: &Version| {
+            let r = v.replaced.as_ref().filter(|r| s.txns.fate(r.xid) != Fate::Aborted)?;
+            Some((r.xid, r.lock, r.next))
+        };
+        let (mut wait, mut at) = (Vec::new(), h.versions.get(&tid).and_then(next));
+        let first = at;
+        while let Some((_, _, Some(t))) = at {
+            at = h.versions.get(&t).and_then(next);
+            match at {
+                Some((x, l, _)) if conflict(l, lock) && !is_own(&s.txns, own, x) => {
+                    if s.txns.fate(x) == Fate::InProgress {
+                        wait.push(x);
+                        break;
+                    }
+                    return Err(first.and_then(|f| f.2).map_or(Claim::Deleted, Claim::Updated));
+                }
+                _ => {}
+            }
+        }
+        Ok(wait)
     }
 
     /// Waits until the version can be locked so strongly. `Ok` holds until the next await: the caller acts at once.
@@ -204,7 +240,7 @@ impl Session {
                 v.lockers.push((xid, lock));
             }
             // A weak lock on a row that is being updated holds for its newer versions too (heap_lock_updated_tuple).
-            at = v.replaced.as_ref().filter(|r| txns.fate(r.xid) == Fate::InProgress).and_then(|r| r.next);
+            at = v.replaced.as_ref().filter(|r| txns.fate(r.xid) != Fate::Aborted).and_then(|r| r.next);
         }
     }
 
@@ -463,7 +499,11 @@ fn check_not_null(table: &Table, row: &[Value]) -> Res<()> {
         Some((c, _)) => Err(PgError::error(
             "23502",
             format!("null value in column \"{}\" of relation \"{}\" violates not-null constraint", c.name, table.name),
-        )),
+        )
+        .detail({
+            let values: Vec<String> = row.iter().map(|v| v.text().unwrap_or_else(|| "null".into())).collect();
+            format!("Failing row contains ({}).", values.join(", "))
+        })),
     }
 }
 

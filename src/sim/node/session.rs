@@ -358,7 +358,7 @@ impl Session {
             oldest = self.tx().levels.pop();
         }
         let Some(level) = oldest else { return };
-        self.settings = level.settings.clone();
+        self.settings.roll_back(level.settings.clone());
         let tx = self.tx();
         tx.deferred.truncate(level.deferred);
         tx.constraints = level.constraints;
@@ -410,7 +410,7 @@ impl Session {
         let owner = self.owner();
         let xid = self.top_xid();
         if let Some(tx) = &mut self.tx {
-            self.settings = tx.levels[0].settings.clone();
+            self.settings.roll_back(tx.levels[0].settings.clone());
             tx.levels[0].xid = None;
             tx.deferred.clear();
         }
@@ -459,7 +459,10 @@ impl Session {
                 s.flush_at.get_or_insert(at);
             }
             let mut s = self.server();
+            let s = &mut *s;
             s.txns.end(xid, Fate::Committed);
+            s.catalogue.committed(xid, &s.txns);
+            s.drop_unused_heaps();
         }
         self.settings.end_transaction();
         self.end();

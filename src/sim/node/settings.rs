@@ -1,6 +1,6 @@
 //! Run-time settings: stored under any name, transactional, with PostgreSQL 15's defaults for those that matter.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::value::{Res, unknown};
 use crate::wire::PgError;
@@ -49,6 +49,8 @@ pub struct Settings {
     session: BTreeMap<String, String>,
     /// SET LOCAL.
     local: BTreeMap<String, String>,
+    /// Names of extensions that have been set once: they have an empty value from then on.
+    placeholders: BTreeSet<String>,
 }
 
 impl Settings {
@@ -66,7 +68,8 @@ impl Settings {
         let layers = [&self.local, &self.session, &self.client, &self.base];
         layers.into_iter().find_map(|l| l.get(&name)).cloned().or_else(|| {
             let all = REPORTED.iter().chain(&DEFAULTS);
-            all.filter(|(n, _)| n.eq_ignore_ascii_case(&name)).map(|(_, v)| (*v).to_owned()).next()
+            let default = all.filter(|(n, _)| n.eq_ignore_ascii_case(&name)).map(|(_, v)| (*v).to_owned()).next();
+            default.or_else(|| self.placeholders.contains(&name).then(String::new))
         })
     }
 
@@ -75,6 +78,9 @@ impl Settings {
         let name = name.to_lowercase();
         if let Some(v) = value {
             check(&name, v)?;
+        }
+        if name.contains('.') {
+            self.placeholders.insert(name.clone());
         }
         if name == "role" && value == Some("none") || value.is_none() && !local {
             self.local.remove(&name);
@@ -105,6 +111,13 @@ impl Settings {
     pub fn discard(&mut self) {
         self.session.clear();
         self.local.clear();
+    }
+
+    /// ROLLBACK: what was in force before.
+    pub fn roll_back(&mut self, before: Settings) {
+        let placeholders = std::mem::take(&mut self.placeholders);
+        *self = before;
+        self.placeholders.extend(placeholders);
     }
 
     /// COMMIT: SET LOCAL is over.

@@ -188,6 +188,15 @@ impl Catalogue {
         }
     }
 
+    /// A transaction has committed: what it changed is there for all, and what is gone for good is forgotten.
+    pub fn committed(&mut self, xid: Xid, txns: &Transactions) {
+        let of = |x: Xid| txns.top(x) == xid;
+        if self.entries.iter().any(|e| of(e.xmin) || e.xmax.is_some_and(of)) {
+            self.version += 1;
+        }
+        self.entries.retain(|e| !e.xmax.is_some_and(|x| txns.is_durable(x)));
+    }
+
     /// Heaps that some version of some table still has.
     pub fn heaps(&self) -> BTreeSet<HeapId> {
         let heap = |e: &Entry| match &e.relation {

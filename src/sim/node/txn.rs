@@ -152,6 +152,12 @@ impl Transactions {
         self.entries.get(&xid).map_or(Fate::Committed, |e| e.fate)
     }
 
+    /// It is committed, and its record is on disk.
+    pub fn is_durable(&self, xid: Xid) -> bool {
+        let commit = self.entries.get(&self.top(xid)).and_then(|e| e.commit);
+        self.fate(xid) == Fate::Committed && commit.is_none_or(|at| at <= self.flushed)
+    }
+
     /// As pg_xact_status() says it; `None`: not given out yet.
     pub fn status(&self, xid: Xid) -> Option<&'static str> {
         if xid >= self.next {

@@ -147,7 +147,9 @@ impl Session {
         let s = &mut *s;
         s.prepared.remove(gid);
         s.txns.end(xid, if commit { Fate::Committed } else { Fate::Aborted });
-        if !commit {
+        if commit {
+            s.catalogue.committed(xid, &s.txns);
+        } else {
             s.catalogue.undo(|x| s.txns.fate(x) == Fate::Aborted);
         }
         s.locks.release_from(Owner::Prepared(xid), 1);

@@ -1,0 +1,91 @@
+//! The simulated node against a real PostgreSQL: the same interleavings through the same protocol, the same outcome.
+//!
+//! Scripts are in `tests/sim_node/*.script`. Each is played on a real server and on the simulated node by the same
+//! client, message for message; what every statement was answered, and whether it had to wait, must be equal.
+
+#[path = "sim_node/model.rs"]
+mod model;
+#[path = "sim_node/play.rs"]
+mod play;
+#[path = "sim_node/real.rs"]
+mod real;
+#[path = "sim_node/script.rs"]
+mod script;
+
+use play::play;
+use script::{Script, read};
+
+const FILES: [(&str, &str); 7] = [
+    ("rows", include_str!("sim_node/rows.script")),
+    ("keys", include_str!("sim_node/keys.script")),
+    ("transactions", include_str!("sim_node/transactions.script")),
+    ("locks", include_str!("sim_node/locks.script")),
+    ("backends", include_str!("sim_node/backends.script")),
+    ("protocol", include_str!("sim_node/protocol.script")),
+    ("sql", include_str!("sim_node/sql.script")),
+];
+
+fn scripts() -> Vec<Script> {
+    FILES.iter().flat_map(|(file, text)| read(file, text)).collect()
+}
+
+/// `SCRIPT=words` plays only scripts whose title has these words.
+fn chosen() -> Vec<Script> {
+    let words = std::env::var("SCRIPT").unwrap_or_default();
+    scripts().into_iter().filter(|s| s.title.contains(&words)).collect()
+}
+
+#[test]
+fn the_simulated_node_answers_every_script_as_a_real_postgresql_does() {
+    let server = real::Server::start();
+    let (mut failures, mut played) = (Vec::new(), 0);
+    for script in chosen() {
+        let real = play(&script, &mut real::Sessions::new(&server));
+        let model = play(&script, &mut model::Sessions::new(0));
+        played += 1;
+        let outcome = if real == model { "equal" } else { "DIFFERENT" };
+        println!("{outcome:9} {}: {}", script.file, script.title);
+        if real != model {
+            failures.push(format!("{}: {}\n{}", script.file, script.title, difference(&real, &model)));
+        }
+        let broken = script.unmet(&real);
+        if !broken.is_empty() {
+            failures.push(format!("{}: {}: PostgreSQL itself does otherwise:\n{broken}", script.file, script.title));
+        }
+    }
+    assert!(failures.is_empty(), "{} of {played} scripts:\n\n{}", failures.len(), failures.join("\n\n"));
+}
+
+#[test]
+fn a_script_has_the_same_outcome_twice_and_with_another_physical_order() {
+    for script in chosen() {
+        let first = play(&script, &mut model::Sessions::new(0));
+        assert_eq!(first, play(&script, &mut model::Sessions::new(0)), "{}", script.title);
+        if script.ordered {
+            assert_eq!(first, play(&script, &mut model::Sessions::new(7)), "{} (physical order)", script.title);
+        }
+    }
+}
+
+#[test]
+fn there_are_at_least_forty_scripts_with_titles_of_their_own() {
+    let mut titles: Vec<String> = scripts().into_iter().map(|s| s.title).collect();
+    let all = titles.len();
+    titles.sort();
+    titles.dedup();
+    assert!(all >= 40 && titles.len() == all, "{all} scripts, {} titles", titles.len());
+}
+
+/// Line by line, where the two part.
+fn difference(real: &[String], model: &[String]) -> String {
+    let mut text = String::new();
+    for i in 0..real.len().max(model.len()) {
+        let (r, m) = (real.get(i).map_or("-", String::as_str), model.get(i).map_or("-", String::as_str));
+        if r == m {
+            text.push_str(&format!("    {r}\n"));
+        } else {
+            text.push_str(&format!("  postgresql: {r}\n  simulated:  {m}\n"));
+        }
+    }
+    text
+}

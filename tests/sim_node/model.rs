@@ -1,0 +1,67 @@
+//! Sessions on the simulated node.
+
+use std::collections::BTreeMap;
+
+use pglockstep::sim::node::{BackendId, Gone, Node, NodeConfig};
+
+use super::play;
+
+/// One node, made for one script.
+pub struct Sessions {
+    node: Node,
+    now_us: i64,
+    backends: BTreeMap<String, BackendId>,
+}
+
+impl Sessions {
+    /// `seed` 0: rows lie in the order of insertion.
+    pub fn new(seed: u64) -> Sessions {
+        let settings = vec![("deadlock_timeout".to_owned(), "500ms".to_owned())];
+        let config = NodeConfig { physical_order_seed: seed, settings, ..NodeConfig::default() };
+        Sessions { node: Node::new(config), now_us: 0, backends: BTreeMap::new() }
+    }
+}
+
+impl play::Sessions for Sessions {
+    fn open(&mut self, name: &str) {
+        let id = self.node.connect().expect("it is up");
+        self.backends.insert(name.to_owned(), id);
+    }
+
+    fn send(&mut self, name: &str, bytes: &[u8], _awaited: usize) {
+        // In small pieces: the node must not care how the network cuts.
+        for piece in bytes.chunks(7) {
+            self.node.receive(self.backends[name], piece);
+        }
+    }
+
+    fn settle(&mut self) {
+        self.now_us += 1000;
+        for _ in 0..100_000 {
+            let Some(step) = self.node.runnable(self.now_us).into_iter().next() else { return };
+            self.node.step(step, self.now_us);
+        }
+        panic!("the node does not come to rest");
+    }
+
+    fn received(&mut self, name: &str) -> (Vec<u8>, bool) {
+        let output = self.node.take_output(self.backends[name]);
+        (output.bytes, output.closed)
+    }
+
+    fn gone(&mut self, name: &str) {
+        self.node.client_gone(self.backends[name], Gone::AtRead);
+    }
+
+    fn terminate(&mut self, name: &str) {
+        self.node.terminate(self.backends[name]);
+    }
+
+    fn cancel(&mut self, name: &str) {
+        self.node.cancel_backend(self.backends[name]);
+    }
+
+    fn tick(&mut self) {
+        self.now_us += 600_000;
+    }
+}

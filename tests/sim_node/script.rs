@@ -50,7 +50,7 @@ pub struct Script {
     pub ordered: bool,
 }
 
-/// Reads a file of scripts.
+/// Reads a file of scripts. `$SETTINGS` is the proxy's own question.
 pub fn read(file: &str, text: &str) -> Vec<Script> {
     let mut scripts: Vec<Script> = Vec::new();
     for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
@@ -65,7 +65,7 @@ pub fn read(file: &str, text: &str) -> Vec<Script> {
         } else if line == "unordered" {
             script.ordered = false;
         } else {
-            script.lines.push(one(line));
+            script.lines.push(one(&line.replace("$SETTINGS", pglockstep::session::settings::QUERY)));
         }
     }
     scripts

@@ -61,6 +61,13 @@ impl Words<'_> {
         true
     }
 
+    /// Takes this token if it comes next.
+    fn symbol(&mut self, token: &Token) -> bool {
+        let found = self.tokens.get(self.at) == Some(token);
+        self.at += usize::from(found);
+        found
+    }
+
     fn next(&mut self) -> Option<&Token> {
         self.at += 1;
         self.tokens.get(self.at - 1)
@@ -165,17 +172,14 @@ impl Words<'_> {
             } else {
                 return Ok(modes);
             }
-            if self.tokens.get(self.at) == Some(&Token::Comma) {
-                self.at += 1;
-            }
+            self.symbol(&Token::Comma);
         }
     }
 
     /// A setting's name, dots included, in lower case: settings are found without regard to case.
     fn guc(&mut self) -> Res<String> {
         let mut name = self.name()?;
-        while self.tokens.get(self.at) == Some(&Token::Period) {
-            self.at += 1;
+        while self.symbol(&Token::Period) {
             name = format!("{name}.{}", self.name()?);
         }
         Ok(name.to_lowercase())
@@ -203,13 +207,14 @@ impl Words<'_> {
         }
         self.take("session");
         if self.take("role") {
+            let _sign = self.take("to") || self.symbol(&Token::Eq);
             return Ok(Statement::Set { name: "role".into(), value: self.value()?, local });
         }
         if self.take("time zone") {
             return Ok(Statement::Set { name: "timezone".into(), value: self.value()?, local });
         }
         let name = self.guc()?;
-        if !self.take("to") && self.next() != Some(&Token::Eq) {
+        if !self.take("to") && !self.symbol(&Token::Eq) {
             return Err(self.error());
         }
         Ok(Statement::Set { name, value: self.value()?, local })
@@ -222,22 +227,16 @@ impl Words<'_> {
         }
         let mut parts = Vec::new();
         loop {
-            let sign = if self.tokens.get(self.at) == Some(&Token::Minus) {
-                self.at += 1;
-                "-"
-            } else {
-                ""
-            };
+            let sign = if self.symbol(&Token::Minus) { "-" } else { "" };
             parts.push(match self.next() {
                 Some(Token::SingleQuotedString(s)) => s.clone(),
                 Some(Token::Word(w)) => word(w),
                 Some(Token::Number(n, _)) => format!("{sign}{n}"),
                 _ => return Err(self.error()),
             });
-            if self.tokens.get(self.at) != Some(&Token::Comma) {
+            if !self.symbol(&Token::Comma) {
                 return Ok(Some(parts.join(", ")));
             }
-            self.at += 1;
         }
     }
 
@@ -245,15 +244,13 @@ impl Words<'_> {
         let mut tables = Vec::new();
         loop {
             let mut table = self.name()?;
-            if table == "public" && self.tokens.get(self.at) == Some(&Token::Period) {
-                self.at += 1;
+            if table == "public" && self.symbol(&Token::Period) {
                 table = self.name()?;
             }
             tables.push(table);
-            if self.tokens.get(self.at) != Some(&Token::Comma) {
+            if !self.symbol(&Token::Comma) {
                 break;
             }
-            self.at += 1;
         }
         let modes = [
             ("access share", LockMode::AccessShare),

@@ -20,6 +20,15 @@ impl Sessions {
         let config = NodeConfig { physical_order_seed: seed, settings, ..NodeConfig::default() };
         Sessions { node: Node::new(config), now_us: 0, backends: BTreeMap::new() }
     }
+
+    /// Everything that can happen without time passing.
+    fn rest(&mut self) {
+        for _ in 0..100_000 {
+            let Some(step) = self.node.runnable(self.now_us).into_iter().next() else { return };
+            self.node.step(step, self.now_us);
+        }
+        panic!("the node does not come to rest");
+    }
 }
 
 impl play::Sessions for Sessions {
@@ -37,11 +46,7 @@ impl play::Sessions for Sessions {
 
     fn settle(&mut self) {
         self.now_us += 1000;
-        for _ in 0..100_000 {
-            let Some(step) = self.node.runnable(self.now_us).into_iter().next() else { return };
-            self.node.step(step, self.now_us);
-        }
-        panic!("the node does not come to rest");
+        self.rest();
     }
 
     fn received(&mut self, name: &str) -> (Vec<u8>, bool) {
@@ -62,6 +67,11 @@ impl play::Sessions for Sessions {
     }
 
     fn tick(&mut self) {
-        self.now_us += 600_000;
+        let end = self.now_us + 600_000;
+        while let Some(next) = self.node.next_wakeup(self.now_us).filter(|t| *t <= end) {
+            self.now_us = next;
+            self.rest();
+        }
+        self.now_us = end;
     }
 }

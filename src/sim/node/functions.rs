@@ -158,8 +158,13 @@ impl Server {
         for b in text.bytes() {
             h = (h ^ u32::from(b)).wrapping_mul(0x0100_0193);
         }
-        i64::from(h.cast_signed())
+        i64::from(i32::from_be_bytes(h.to_be_bytes()))
     }
+}
+
+/// A transaction id as SQL has it.
+fn number(xid: super::txn::Xid) -> i64 {
+    i64::try_from(xid).unwrap_or(i64::MAX)
 }
 
 /// quote_literal().
@@ -202,9 +207,9 @@ impl Session {
             Function::ClockTimestamp => Value::Time(self.look().clock()),
             Function::TxidCurrent => {
                 self.xid();
-                Value::Int(self.top_xid().map_or(0, u64::cast_signed))
+                Value::Int(self.top_xid().map_or(0, number))
             }
-            Function::TxidIfAssigned => self.top_xid().map_or(Value::Null, |x| Value::Int(x.cast_signed())),
+            Function::TxidIfAssigned => self.top_xid().map_or(Value::Null, |x| Value::Int(number(x))),
             Function::BackendPid => Value::Int(self.me().pid.into()),
             Function::InRecovery => Value::Bool(false),
             _ => return Err(unknown(format!("{f:?} without arguments"))),

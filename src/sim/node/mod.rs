@@ -43,6 +43,8 @@ mod session;
 mod settings;
 pub mod sql;
 mod table;
+#[cfg(test)]
+mod tests;
 pub mod txn;
 mod utility;
 pub mod value;

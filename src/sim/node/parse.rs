@@ -413,7 +413,7 @@ fn items(list: Vec<ast::SelectItem>) -> Res<Vec<Item>> {
     list.into_iter().map(one).collect()
 }
 
-fn assignments(list: Vec<ast::Assignment>) -> Res<Vec<(String, Expr)>> {
+fn assignments(list: Vec<ast::Assignment>) -> Res<Assignments> {
     let one = |a: ast::Assignment| match a.target {
         ast::AssignmentTarget::ColumnName(name) => Ok((object(&name)?, expr(a.value)?)),
         ast::AssignmentTarget::Tuple(_) => Err(unknown("SET (a, b) = ...")),

@@ -106,7 +106,7 @@ impl BackendState {
         let at = usize::from(!startup);
         let Some(length) = self.input.get(at..).and_then(crate::wire::read_u32) else { return false };
         // A length that cannot be is for the backend to refuse.
-        length < 4 || length > super::protocol::MESSAGE_MAX || self.input.len() >= at + length as usize
+        !(4..=super::protocol::MESSAGE_MAX).contains(&length) || self.input.len() >= at + length as usize
     }
 
     /// Queues a reply.

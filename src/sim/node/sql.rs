@@ -128,12 +128,15 @@ pub enum Source {
     Defaults,
 }
 
+/// SET's columns and values.
+pub type Assignments = Vec<(String, Expr)>;
+
 /// ON CONFLICT.
 #[derive(Clone, PartialEq, Debug)]
 pub struct OnConflict {
     pub target: Target,
     /// `None`: DO NOTHING.
-    pub update: Option<(Vec<(String, Expr)>, Option<Expr>)>,
+    pub update: Option<(Assignments, Option<Expr>)>,
 }
 
 /// What ON CONFLICT names.
@@ -160,7 +163,7 @@ pub struct Insert {
 pub struct Change {
     pub table: TableRef,
     /// `None`: DELETE.
-    pub set: Option<Vec<(String, Expr)>>,
+    pub set: Option<Assignments>,
     pub filter: Option<Expr>,
     pub returning: Vec<Item>,
 }

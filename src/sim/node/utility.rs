@@ -174,11 +174,12 @@ impl Session {
             table.foreigns.push(foreign);
         }
         let xid = self.xid();
-        table.heap = self.server().new_heap(table.uniques.len());
-        let mut s = self.server();
-        s.txns.log(xid);
-        s.catalogue.add(c.name.clone(), Relation::Table(Rc::new(table)), xid);
-        drop(s);
+        {
+            let mut s = self.server();
+            table.heap = s.new_heap(table.uniques.len());
+            s.txns.log(xid);
+            s.catalogue.add(c.name.clone(), Relation::Table(Rc::new(table)), xid);
+        }
         self.lock_relation(oid, LockMode::AccessExclusive).await?;
         Ok(done("CREATE TABLE"))
     }

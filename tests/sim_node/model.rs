@@ -11,6 +11,8 @@ pub struct Sessions {
     node: Node,
     now_us: i64,
     backends: BTreeMap<String, BackendId>,
+    /// 0: always the first possible step; else one that this decides.
+    order: u64,
 }
 
 impl Sessions {
@@ -18,13 +20,24 @@ impl Sessions {
     pub fn new(seed: u64) -> Sessions {
         let settings = vec![("deadlock_timeout".to_owned(), "500ms".to_owned())];
         let config = NodeConfig { physical_order_seed: seed, settings, ..NodeConfig::default() };
-        Sessions { node: Node::new(config), now_us: 0, backends: BTreeMap::new() }
+        Sessions { node: Node::new(config), now_us: 0, backends: BTreeMap::new(), order: 0 }
+    }
+
+    /// Another order of what can happen at the same time.
+    pub fn in_order(order: u64) -> Sessions {
+        Sessions { order, ..Sessions::new(0) }
     }
 
     /// Everything that can happen without time passing.
     fn rest(&mut self) {
         for _ in 0..100_000 {
-            let Some(step) = self.node.runnable(self.now_us).into_iter().next() else { return };
+            let steps = self.node.runnable(self.now_us);
+            let Some(first) = steps.first() else { return };
+            let mut step = *first;
+            if self.order != 0 {
+                self.order = self.order.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                step = steps[usize::try_from(self.order >> 33).unwrap() % steps.len()];
+            }
             self.node.step(step, self.now_us);
         }
         panic!("the node does not come to rest");

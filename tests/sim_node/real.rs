@@ -204,6 +204,10 @@ impl play::Sessions for Sessions<'_> {
     }
 
     fn tick(&mut self) {
+        self.read_all();
+        if self.busy().is_empty() {
+            return; // nobody waits for a lock
+        }
         std::thread::sleep(Duration::from_millis(700));
     }
 }

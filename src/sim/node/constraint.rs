@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use super::exec::{Filter, Matching};
-use super::rows::show_key;
+use super::keys::show_key;
 use super::session::Session;
 use super::sql::{Action, Deferral, RowLock, WaitPolicy};
 use super::table::{Oid, Table, Tid};

@@ -4,15 +4,24 @@
 //! checked against a real PostgreSQL 15 by `tests/sim_node.rs`. What it does not know is an error (0A000), never a
 //! guess: a model that flatters the proxy is worse than none.
 //!
+//! What decides who sees what, who waits for whom, and what lasts, is in these files; whoever wants to know whether the
+//! model can be trusted reads them, in this order:
+//!
 //! | part | what it is for |
 //! |---|---|
-//! | [`sql`], `parse`, `parse_ddl` | statements as small trees, from text |
-//! | `plan`, `eval`, `functions` | names resolved, types decided; expressions computed; what functions do |
-//! | `exec`, `rows` | statements run; one row locked, changed, inserted |
-//! | `constraint`, `sequence`, `utility` | foreign keys and deferred checks; sequences; definitions, SET, LOCK |
-//! | `table`, [`txn`], [`lock`] | heaps and the catalogue; transaction ids, snapshots, the log; the lock manager |
-//! | `session`, `xact`, `portal`, `protocol`, `settings` | one backend: its transaction, statements, and messages |
-//! | `server`, this file | what backends share; the node as its driver sees it |
+//! | [`txn`] | transaction ids, their fate, snapshots, what a crash leaves |
+//! | `table` | the catalogue; heaps with their row versions and unique indexes |
+//! | [`lock`] | the lock manager, its queues, deadlocks |
+//! | `session`, `ending` | one backend's transaction: waiting, snapshots, savepoints, errors, COMMIT in two steps |
+//! | `rows`, `keys` | one row: seen, locked, changed; inserted, and its keys checked |
+//! | `exec`, `insert`, `select` | a statement's rows in turn, and what is looked at again after a wait |
+//! | `constraint`, `sequence` | foreign keys and deferred checks; sequences |
+//! | `xact`, `portal` | BEGIN to COMMIT PREPARED; a statement from text to rows in both protocols: when what is taken |
+//! | `server`, this file | what backends share and wait for; the node as its driver sees it |
+//!
+//! The rest is there so that statements can be written in SQL and sent as messages: `sql` and `parse*` (trees from
+//! text), `plan` and `typing` (names and types), `eval` and `functions`, `ddl`, `utility`, `copy`, `settings`,
+//! `protocol`, [`value`].
 //!
 //! **Time and order are the driver's.** [`Node::runnable`] lists what could happen next, in a fixed order; the driver
 //! picks one and calls [`Node::step`]. One step is one message, or a statement's part up to a wait, or what follows
@@ -27,16 +36,23 @@
 //! - A crash takes no time; recovery is done when [`Node::restart`] returns.
 
 mod constraint;
+mod copy;
+mod ddl;
+mod ending;
 mod eval;
 mod exec;
 mod functions;
+mod insert;
+mod keys;
 pub mod lock;
 mod parse;
 mod parse_ddl;
+mod parse_words;
 mod plan;
 mod portal;
 mod protocol;
 mod rows;
+mod select;
 mod sequence;
 mod server;
 mod session;
@@ -46,6 +62,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 pub mod txn;
+mod typing;
 mod utility;
 pub mod value;
 mod xact;

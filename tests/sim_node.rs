@@ -40,6 +40,10 @@ fn chosen() -> Vec<Script> {
 #[test]
 fn the_simulated_node_answers_every_script_as_a_real_postgresql_does() {
     let server = real::Server::start();
+    let told = |server: &mut dyn play::Sessions| -> Vec<String> {
+        play::login(server).into_iter().filter(|m| !m.starts_with("{server_version=")).collect()
+    };
+    assert_eq!(told(&mut real::Sessions::new(&server)), told(&mut model::Sessions::new(0)));
     let (mut failures, mut played) = (Vec::new(), 0);
     for script in chosen() {
         let real = play(&script, &mut real::Sessions::new(&server));

@@ -39,7 +39,7 @@ pub fn play(script: &Script, server: &mut dyn Sessions) -> Vec<String> {
     let mut clients: BTreeMap<String, Client> = BTreeMap::new();
     let mut transcript = Vec::new();
     for sql in &script.setup {
-        let mut client = open(server, "setup");
+        let mut client = Client { answer: Vec::new(), ..open(server, "setup") };
         let mut out = BytesMut::new();
         front::query(&mut out, sql.as_bytes());
         server.send("setup", &out, 1);
@@ -54,7 +54,7 @@ pub fn play(script: &Script, server: &mut dyn Sessions) -> Vec<String> {
     for (i, line) in script.lines.iter().enumerate() {
         let name = line.session.clone();
         if line.action.speaks() && !clients.contains_key(&name) {
-            clients.insert(name.clone(), open(server, &name));
+            clients.insert(name.clone(), Client { answer: Vec::new(), ..open(server, &name) });
         }
         let (bytes, awaited) = encode(&line.action);
         match &line.action {
@@ -92,8 +92,12 @@ fn open(server: &mut dyn Sessions, name: &str) -> Client {
     let mut client = Client { owed: 1, ..Client::default() };
     client.read(server.received(name));
     assert_eq!(client.owed, 0, "no login: {:?}", client.answer);
-    client.answer.clear();
     client
+}
+
+/// What a login is answered.
+pub fn login(server: &mut dyn Sessions) -> Vec<String> {
+    open(server, "s1").answer
 }
 
 impl Action {

@@ -99,11 +99,14 @@ impl Session {
 
     /// COMMIT, or SET CONSTRAINTS ALL IMMEDIATE.
     pub async fn run_deferred(&mut self) -> Res<()> {
-        let deferred = std::mem::take(&mut self.tx().deferred);
-        for event in deferred {
+        // An error leaves the list as it is: ROLLBACK TO brings the checks back that stood before the savepoint.
+        let mut at = 0;
+        while let Some(event) = self.tx().deferred.get(at).cloned() {
             self.tx().command += 1;
             self.check(event).await?;
+            at += 1;
         }
+        self.tx().deferred.clear();
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! The statements that the simulated node knows, as small trees; [`super::parse`] makes them from text.
+//! The statements that the simulated node knows, as small trees; `parse` makes them from text.
 //!
 //! Names are folded to lower case unless they were quoted. A schema is dropped if it is `public` or `pg_catalog`.
 

@@ -126,6 +126,9 @@ impl Session {
     fn inspect(&self, heap: HeapId, tid: Tid, lock: RowLock, command: u32) -> (Claim, Vec<Xid>) {
         let state = self.version(heap, tid, |txns, own, v| {
             let mut wait = Vec::new();
+            let in_the_way = |(x, l): &&(Xid, RowLock)| {
+                txns.fate(*x) == Fate::InProgress && !is_own(txns, own, *x) && conflict(*l, lock)
+            };
             match txns.fate(v.xmin) {
                 Fate::Aborted => return (Claim::Invisible, wait),
                 Fate::InProgress if !is_own(txns, own, v.xmin) || v.cmin >= command => return (Claim::Invisible, wait),
@@ -136,7 +139,12 @@ impl Session {
                     Fate::Aborted => {}
                     // An update that left the keys alone is not in the way of a KEY SHARE lock, committed or not.
                     Fate::Committed if !conflict(r.lock, lock) => {}
-                    Fate::Committed => return (r.next.map_or(Claim::Deleted, Claim::Updated), wait),
+                    // Lockers that still run are waited for even then (HeapTupleSatisfiesUpdate on a MultiXact).
+                    Fate::Committed => {
+                        wait.extend(v.lockers.iter().filter(in_the_way).map(|(x, _)| *x));
+                        let gone = r.next.map_or(Claim::Deleted, Claim::Updated);
+                        return (if wait.is_empty() { gone } else { Claim::Ok }, wait);
+                    }
                     Fate::InProgress if is_own(txns, own, r.xid) => {
                         let earlier = r.command < command;
                         return (if earlier { Claim::Invisible } else { Claim::SelfModified(r.command) }, wait);
@@ -145,14 +153,11 @@ impl Session {
                     Fate::InProgress => {}
                 }
             }
-            let in_the_way = |(x, l): &&(Xid, RowLock)| {
-                txns.fate(*x) == Fate::InProgress && !is_own(txns, own, *x) && conflict(*l, lock)
-            };
             wait.extend(v.lockers.iter().filter(in_the_way).map(|(x, _)| *x));
             (Claim::Ok, wait)
         });
         let (state, mut wait) = state.unwrap_or((Claim::Deleted, Vec::new()));
-        if state == Claim::Ok {
+        if state == Claim::Ok && lock == RowLock::KeyShare {
             match self.inspect_newer(heap, tid, lock) {
                 Ok(newer) => wait.extend(newer),
                 Err(gone) => return (gone, wait),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pglockstep::sim::node::{BackendId, Gone, Node, NodeConfig};
+use pglockstep::sim::node::{BackendId, Gone, Node, NodeConfig, Step};
 
 use super::play;
 
@@ -11,16 +11,19 @@ pub struct Sessions {
     node: Node,
     now_us: i64,
     backends: BTreeMap<String, BackendId>,
-    /// 0: always the first possible step; else one that this decides.
+    /// 0: whoever could go on first goes on first, as on an idle machine; else this decides.
     order: u64,
+    /// Who can go on, in the order since when.
+    ready: Vec<BackendId>,
 }
 
 impl Sessions {
     /// `seed` 0: rows lie in the order of insertion.
     pub fn new(seed: u64) -> Sessions {
         let settings = vec![("deadlock_timeout".to_owned(), "500ms".to_owned())];
-        let config = NodeConfig { physical_order_seed: seed, settings, ..NodeConfig::default() };
-        Sessions { node: Node::new(config), now_us: 0, backends: BTreeMap::new(), order: 0 }
+        let config =
+            NodeConfig { physical_order_seed: seed, settings, flush_us: 100, visible_us: 10, ..NodeConfig::default() };
+        Sessions { node: Node::new(config), now_us: 0, backends: BTreeMap::new(), order: 0, ready: Vec::new() }
     }
 
     /// Another order of what can happen at the same time.
@@ -32,8 +35,18 @@ impl Sessions {
     fn rest(&mut self) {
         for _ in 0..100_000 {
             let steps = self.node.runnable(self.now_us);
-            let Some(first) = steps.first() else { return };
-            let mut step = *first;
+            if steps.is_empty() {
+                return;
+            }
+            let who = |s: &Step| if let Step::Backend(id, _) = s { *id } else { BackendId(0) };
+            self.ready.retain(|id| steps.iter().any(|s| who(s) == *id));
+            for s in &steps {
+                if !self.ready.contains(&who(s)) {
+                    self.ready.push(who(s));
+                }
+            }
+            let first = self.ready.remove(0);
+            let mut step = *steps.iter().find(|s| who(s) == first).expect("who is ready has a step");
             if self.order != 0 {
                 self.order = self.order.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 step = steps[usize::try_from(self.order >> 33).unwrap() % steps.len()];
@@ -60,6 +73,11 @@ impl play::Sessions for Sessions {
     fn settle(&mut self) {
         self.now_us += 1000;
         self.rest();
+        // Commits take a moment; whatever only needs a processor is done before.
+        while let Some(next) = self.node.next_wakeup(self.now_us).filter(|t| *t <= self.now_us + 1000) {
+            self.now_us = next;
+            self.rest();
+        }
     }
 
     fn received(&mut self, name: &str) -> (Vec<u8>, bool) {

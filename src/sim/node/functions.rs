@@ -147,7 +147,7 @@ impl Server {
         let Some(b) = found.filter(|b| secret.is_none_or(|s| s == b.secret)) else { return false };
         if terminate {
             b.terminate = true;
-        } else if !matches!(b.wait, Wait::Message { idle: true, .. } | Wait::Turn) {
+        } else if !matches!(b.wait, Wait::Message { idle: true, .. }) {
             b.cancel = true;
         }
         true

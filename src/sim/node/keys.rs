@@ -38,9 +38,8 @@ impl Session {
         Ok(heap.insert(Version { row, xmin: xid, cmin: command, replaced: None, lockers: Vec::new() }))
     }
 
-    /// ON CONFLICT: looks for a row in the way, waiting for whoever is about to decide that; inserts if there is none
-    /// (ExecInsert in nodeModifyTable.c; no await lies between the check of the arbiters and the entry in them, so the
-    /// speculative insertion of a real server has no counterpart here).
+    /// ON CONFLICT: looks for a row in the way, waiting for whoever is about to decide that; inserts if there is none.
+    /// `Err`: the row in the way (ExecInsert in nodeModifyTable.c).
     pub async fn insert_unless(
         &mut self,
         table: &Table,
@@ -49,25 +48,34 @@ impl Session {
         command: u32,
     ) -> Res<Result<Tid, Tid>> {
         check_not_null(table, row)?;
-        for i in arbiters {
-            if let Conflict::With(t) = self.find_conflict(table, *i, None, row).await? {
-                return Ok(Err(t));
+        'again: loop {
+            for i in arbiters {
+                if let Conflict::With(t) = self.find_conflict(table, *i, None, row).await? {
+                    return Ok(Err(t));
+                }
             }
-        }
-        // While one arbiter was waited for another may have been filled.
-        for i in arbiters {
-            if self.has_key(table, *i, row) {
-                return Box::pin(self.insert_unless(table, arbiters, row, command)).await;
+            let tid = self.insert_unchecked(table, row.to_vec(), command)?;
+            // Index by index, in their order; while another index is waited for an arbiter may be filled.
+            for i in 0..table.uniques.len() {
+                if !arbiters.contains(&i) {
+                    self.insert_key(table, i, tid, row).await?;
+                } else if self.has_key(table, i, row) {
+                    self.take_back(table, tid);
+                    continue 'again;
+                } else {
+                    self.enter(table, i, tid, row);
+                }
             }
+            return Ok(Ok(tid));
         }
-        let tid = self.insert_unchecked(table, row.to_vec(), command)?;
-        for i in arbiters {
-            self.enter(table, *i, tid, row);
+    }
+
+    /// A speculative insertion is withdrawn (heap_abort_speculative). Who waits for it waits, other than on a real
+    /// server, for the end of its transaction.
+    fn take_back(&mut self, table: &Table, tid: Tid) {
+        if let Some(heap) = self.server().heaps.get_mut(&table.heap) {
+            heap.remove(tid);
         }
-        for i in (0..table.uniques.len()).filter(|i| !arbiters.contains(i)) {
-            self.insert_key(table, i, tid, row).await?;
-        }
-        Ok(Ok(tid))
     }
 
     fn has_key(&self, table: &Table, index: usize, row: &[Value]) -> bool {

@@ -79,6 +79,9 @@ impl Lock {
 pub struct Locks {
     locks: BTreeMap<Tag, Lock>,
     waiting: BTreeMap<Owner, Tag>,
+    /// Number of each owner's last request that was granted after a wait.
+    granted: BTreeMap<Owner, u64>,
+    grants: u64,
 }
 
 /// How a request went.
@@ -192,6 +195,7 @@ impl Locks {
     /// After a crash only prepared transactions hold locks.
     pub fn keep_only(&mut self, owners: &BTreeSet<Owner>) {
         self.waiting.clear();
+        self.granted.clear();
         for lock in self.locks.values_mut() {
             lock.queue.clear();
             lock.held.retain(|h| owners.contains(&h.owner));
@@ -209,6 +213,8 @@ impl Locks {
                 lock.held.push(Held { owner, mode, depth });
                 lock.queue.remove(at);
                 self.waiting.remove(&owner);
+                self.grants += 1;
+                self.granted.insert(owner, self.grants);
             } else {
                 ahead.push(mode);
                 at += 1;
@@ -277,6 +283,16 @@ impl Locks {
             }
         }
         true
+    }
+
+    /// Tells in which order waiters were granted their locks.
+    pub fn grant_number(&self, owner: Owner) -> u64 {
+        self.granted.get(&owner).copied().unwrap_or(0)
+    }
+
+    /// The session is over, or its transaction prepared.
+    pub fn forget(&mut self, owner: Owner) {
+        self.granted.remove(&owner);
     }
 
     /// Every lock that is held, for checkers.

@@ -33,6 +33,7 @@
 //! - A SELECT runs to its end at its first Execute; one with a row limit and FOR UPDATE is refused.
 //! - COPY FROM STDIN inserts its rows when all data has come (a real one: in batches of up to 1000 rows).
 //! - Text compares bytewise. Privileges do not exist. hashtext() has another value than PostgreSQL's.
+//! - A row that ON CONFLICT has inserted and takes back (speculative insertion) makes others wait for its transaction.
 //! - A crash takes no time; recovery is done when [`Node::restart`] returns.
 
 mod constraint;
@@ -275,16 +276,27 @@ impl Node {
         }
     }
 
-    /// What could happen next, in the order of backends. Nothing while the server hangs or is down.
+    /// What could happen next: first who only gave way, then who was granted a lock, in the order of the grants, then
+    /// the others in the order of their numbers. Nothing while the server hangs or is down.
     #[must_use]
     pub fn runnable(&self, now_us: i64) -> Vec<Step> {
         let s = self.server.borrow();
         if !s.up || s.hung {
             return Vec::new();
         }
-        let steps = self.tasks.keys().filter_map(|id| Some(Step::Backend(BackendId(*id), s.ready(*id, now_us)?)));
+        let ready = |id: &u32| {
+            let why = s.ready(*id, now_us)?;
+            let key = match why {
+                Why::Turn => (0, 0),
+                Why::Granted => (1, s.locks.grant_number(Owner::Backend(*id))),
+                _ => (2, 0),
+            };
+            Some((key, Step::Backend(BackendId(*id), why)))
+        };
+        let mut steps: Vec<_> = self.tasks.keys().filter_map(ready).collect();
+        steps.sort_by_key(|(key, _)| *key);
         let log_writer = s.flush_at.filter(|at| now_us >= *at).map(|_| Step::LogWriter);
-        steps.chain(log_writer).collect()
+        steps.into_iter().map(|(_, step)| step).chain(log_writer).collect()
     }
 
     /// Does one of the steps that [`Node::runnable`] has listed. One that is not possible (any more) does nothing.

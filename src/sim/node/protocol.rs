@@ -115,7 +115,9 @@ impl Session {
         }
         self.abort();
         let owner = self.owner();
-        self.server().locks.release_from(owner, super::lock::SESSION);
+        let mut s = self.server();
+        s.locks.release_from(owner, super::lock::SESSION);
+        s.locks.forget(owner);
     }
 
     /// Waits for a whole message. `None`: the client is gone.

@@ -3,6 +3,7 @@
 
 use super::keys::check_not_null;
 use super::lock::Tag;
+use super::server::Wait;
 use super::session::Session;
 use super::sql::{LockMode, RowLock, WaitPolicy};
 use super::table::{HeapId, Replaced, Table, Tid, Version};
@@ -243,7 +244,10 @@ impl Session {
     }
 
     /// Locks the newest version of a row that has been updated (heapam_tuple_lock with
-    /// TUPLE_LOCK_FLAG_FIND_LAST_VERSION). `None`: there is none any more.
+    /// TUPLE_LOCK_FLAG_FIND_LAST_VERSION); or says why there is none any more.
+    ///
+    /// The queue was for the old version and has been left: for the new one it is first come, first served, and on a
+    /// real server who waited behind may get there before who waited in front. Hence the step of its own.
     pub async fn lock_newest(
         &mut self,
         heap: HeapId,
@@ -252,6 +256,8 @@ impl Session {
         policy: WaitPolicy,
         command: u32,
     ) -> Res<Result<Tid, Claim>> {
+        self.pause(Wait::Turn).await;
+        self.interrupts()?;
         let mut tid = first;
         loop {
             // Whoever is updating this version is waited for without a place in the queue.

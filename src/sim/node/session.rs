@@ -241,6 +241,10 @@ impl Session {
                 let e = "SET TRANSACTION ISOLATION LEVEL must be called before any query";
                 return Err(PgError::error("25001", e));
             }
+            if tx.levels.len() > 1 && i != tx.isolation {
+                let e = "SET TRANSACTION ISOLATION LEVEL must not be called in a subtransaction";
+                return Err(PgError::error("25001", e));
+            }
             if i == Isolation::Serializable {
                 return Err(unknown("SERIALIZABLE"));
             }

@@ -267,6 +267,12 @@ impl Heap {
         }
     }
 
+    /// Takes one version away, with its index entries.
+    pub fn remove(&mut self, tid: Tid) {
+        self.versions.remove(&tid);
+        self.indexes.iter_mut().flat_map(BTreeMap::values_mut).for_each(|tids| tids.retain(|t| *t != tid));
+    }
+
     /// Takes away versions that no snapshot can see any more: vacuum. `horizon` is the oldest id that some snapshot
     /// may take for running.
     pub fn prune(&mut self, txns: &Transactions, horizon: Xid) {

@@ -19,6 +19,7 @@
 //! | [`shard`] | the event loops: sockets, pools, timers; drives sessions | all of the above |
 //! | [`cluster`] | membership, state file, control plane | config; talks to shards by messages |
 //! | [`config`], [`telemetry`] | what is configured, what is measured | nothing |
+//! | [`sim`] | the simulator: simulated nodes | wire, session |
 //! | [`admin`], [`sandbox`] | the commands a person types | all |
 //!
 //! Everything from `wire` to `session` is sans-I/O: bytes and events in, actions out. Sockets live in `shard` alone,
@@ -33,6 +34,7 @@ pub mod script;
 pub mod sequencer;
 pub mod session;
 pub mod shard;
+pub mod sim;
 pub mod sql;
 pub mod telemetry;
 pub mod wire;

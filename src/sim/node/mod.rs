@@ -1,0 +1,451 @@
+//! A small and honest PostgreSQL behind the wire protocol: deterministic, single-threaded, sans-I/O.
+//!
+//! It exists so that the proxy can be driven through interleavings that real servers show once in a million. It is
+//! checked against a real PostgreSQL 15 by `tests/sim_node.rs`. What it does not know is an error (0A000), never a
+//! guess: a model that flatters the proxy is worse than none.
+//!
+//! What decides who sees what, who waits for whom, and what lasts, is in these files; whoever wants to know whether the
+//! model can be trusted reads them, in this order:
+//!
+//! | part | what it is for |
+//! |---|---|
+//! | [`txn`] | transaction ids, their fate, snapshots, what a crash leaves |
+//! | `table` | the catalogue; heaps with their row versions and unique indexes |
+//! | [`lock`] | the lock manager, its queues, deadlocks |
+//! | `session`, `ending` | one backend's transaction: waiting, snapshots, savepoints, errors, COMMIT in two steps |
+//! | `rows`, `keys` | one row: seen, locked, changed; inserted, and its keys checked |
+//! | `exec`, `insert`, `select` | a statement's rows in turn, and what is looked at again after a wait |
+//! | `constraint`, `sequence` | foreign keys and deferred checks; sequences |
+//! | `xact`, `portal` | BEGIN to COMMIT PREPARED; a statement from text to rows in both protocols: when what is taken |
+//! | `server`, this file | what backends share and wait for; the node as its driver sees it |
+//!
+//! The rest is there so that statements can be written in SQL and sent as messages: `sql` and `parse*` (trees from
+//! text), `plan` and `typing` (names and types), `eval` and `functions`, `ddl`, `utility`, `copy`, `settings`,
+//! `protocol`, [`value`].
+//!
+//! **Time and order are the driver's.** [`Node::runnable`] lists what could happen next, in a fixed order; the driver
+//! picks one and calls [`Node::step`]. One step is one message, or a statement's part up to a wait, or what follows
+//! the wait; a commit is two steps more (durable, then visible). Nothing reads a clock: the driver says what time it
+//! is, and [`Node::next_wakeup`] when time alone will make something runnable.
+//!
+//! **Simplifications**, all of them on the side of an error or of an order that a real server could show too:
+//! - SERIALIZABLE is refused. So are joins, subqueries, GROUP BY, cursors, triggers, and what else is not needed.
+//! - A SELECT runs to its end at its first Execute; one with a row limit and FOR UPDATE is refused.
+//! - COPY FROM STDIN inserts its rows when all data has come (a real one: in batches of up to 1000 rows).
+//! - Text compares bytewise. Privileges do not exist. hashtext() has another value than PostgreSQL's.
+//! - A row that ON CONFLICT has inserted and takes back (speculative insertion) makes others wait for its transaction.
+//! - A crash takes no time; recovery is done when [`Node::restart`] returns.
+
+mod constraint;
+mod copy;
+mod ddl;
+mod ending;
+mod eval;
+mod exec;
+mod functions;
+mod insert;
+mod keys;
+pub mod lock;
+mod parse;
+mod parse_ddl;
+mod parse_words;
+mod plan;
+mod portal;
+mod protocol;
+mod rows;
+mod select;
+mod sequence;
+mod server;
+mod session;
+mod settings;
+pub mod sql;
+mod table;
+#[cfg(test)]
+mod tests;
+pub mod txn;
+mod typing;
+mod utility;
+pub mod value;
+mod xact;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Waker};
+
+use lock::{Owner, Tag};
+use server::{BackendState, Client, Server, Shared};
+use sql::LockMode;
+use table::Relation;
+use txn::{Fate, Xid};
+use value::Value;
+
+/// What a node is like.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Its number; only for whoever reads a trace.
+    pub id: u8,
+    /// Its clock minus simulated time.
+    pub clock_skew_us: i64,
+    /// At least so long after COMMIT its record is on disk.
+    pub flush_us: i64,
+    /// At least so long after that it is visible to others, and answered.
+    pub visible_us: i64,
+    /// So long after it an asynchronous commit is on disk.
+    pub log_writer_us: i64,
+    /// 0: scans return rows in the order of insertion; else in an order of this node's own.
+    pub physical_order_seed: u64,
+    /// Its first transaction id: nodes differ in them.
+    pub first_xid: Xid,
+    /// Roles that may log in, with `rolpassword`. Nobody is asked for a password.
+    pub roles: Vec<(String, Option<String>)>,
+    /// The server's own settings, where they are not PostgreSQL's defaults.
+    pub settings: Vec<(String, String)>,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        NodeConfig {
+            id: 0,
+            clock_skew_us: 0,
+            flush_us: 0,
+            visible_us: 0,
+            log_writer_us: 200_000,
+            physical_order_seed: 0,
+            first_xid: 700,
+            roles: vec![("postgres".into(), None)],
+            settings: Vec::new(),
+        }
+    }
+}
+
+/// One backend of one node. Never used again, not even after a restart.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct BackendId(pub u32);
+
+/// Something that a node can do next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// A backend goes on.
+    Backend(BackendId, Why),
+    /// The log writer flushes asynchronous commits.
+    LogWriter,
+}
+
+/// Why a backend can go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Why {
+    /// It has been started, or gave way.
+    Turn,
+    /// A message has arrived whole.
+    Message,
+    /// Its client is gone and everything that came from it has been read.
+    ClientGone,
+    /// The lock that it waited for has been granted.
+    Granted,
+    /// Time: to look for a deadlock, to give up, to wake from pg_sleep().
+    Timer,
+    /// It was terminated or cancelled while it waited.
+    Interrupt,
+    /// Its commit becomes durable.
+    Flush,
+    /// Its durable commit becomes visible, and is answered.
+    Visible,
+}
+
+/// When a backend whose client is gone finds out. Both happen on a real server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Gone {
+    /// Only when it has read and done all that had arrived.
+    AtRead,
+    /// When it next sends something, if that is earlier.
+    AtWrite,
+}
+
+/// What a backend has sent.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Output {
+    /// Bytes, in order.
+    pub bytes: Vec<u8>,
+    /// These were the last: the connection is closed. The backend's number means nothing from here on.
+    pub closed: bool,
+}
+
+/// A backend, for checkers.
+#[derive(Clone, Debug)]
+pub struct BackendInfo {
+    /// Its number.
+    pub id: BackendId,
+    /// Its process id.
+    pub pid: u32,
+    /// The role that it has logged in as.
+    pub user: String,
+    /// application_name.
+    pub application_name: String,
+    /// As pg_stat_activity has it: `idle`, `active`, `idle in transaction`, `idle in transaction (aborted)`.
+    pub state: &'static str,
+    /// Its transaction's id, if it has one.
+    pub xid: Option<Xid>,
+    /// What it waits for.
+    pub waits_for: Option<Tag>,
+    /// What it holds.
+    pub locks: Vec<(Tag, LockMode)>,
+}
+
+type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+/// A simulated PostgreSQL server.
+pub struct Node {
+    server: Shared,
+    tasks: BTreeMap<u32, Task>,
+    last_backend: u32,
+    last_pid: u32,
+}
+
+impl Node {
+    /// An empty server that is up.
+    #[must_use]
+    pub fn new(config: NodeConfig) -> Node {
+        let mut server = Server::new(config);
+        server.incarnation_us = server.clock();
+        Node { server: Rc::new(RefCell::new(server)), tasks: BTreeMap::new(), last_backend: 0, last_pid: 0 }
+    }
+
+    /// A client connects. `None`: the server is down, the connection is refused. A server that hangs lets its kernel
+    /// accept.
+    pub fn connect(&mut self) -> Option<BackendId> {
+        let mut s = self.server.borrow_mut();
+        if !s.up {
+            return None;
+        }
+        self.last_backend += 1;
+        self.last_pid += 1;
+        let (id, pid) = (self.last_backend, 1000 + self.last_pid);
+        let state = BackendState::new(pid, pid.wrapping_mul(2_654_435_761), s.clock());
+        s.backends.insert(id, state);
+        drop(s);
+        let session = session::Session::new(self.server.clone(), id);
+        self.tasks.insert(id, Box::pin(session.run()));
+        Some(BackendId(id))
+    }
+
+    fn backend<R>(&self, id: BackendId, f: impl FnOnce(&mut BackendState) -> R) -> Option<R> {
+        self.server.borrow_mut().backends.get_mut(&id.0).map(f)
+    }
+
+    /// Bytes of the client have arrived, cut anywhere.
+    pub fn receive(&mut self, id: BackendId, bytes: &[u8]) {
+        self.backend(id, |b| b.input.extend_from_slice(bytes));
+    }
+
+    /// The client's end of the connection is gone. The backend goes on with what it has received.
+    pub fn client_gone(&mut self, id: BackendId, noticed: Gone) {
+        let client = match noticed {
+            Gone::AtRead => Client::GoneForReads,
+            Gone::AtWrite => Client::GoneForWrites,
+        };
+        self.backend(id, |b| {
+            b.client = client;
+            b.output.clear();
+        });
+    }
+
+    /// Every client's connection is cut, as by a network that fails.
+    pub fn kill_connections(&mut self, noticed: Gone) {
+        let all: Vec<BackendId> = self.server.borrow().backends.keys().map(|id| BackendId(*id)).collect();
+        all.into_iter().for_each(|id| self.client_gone(id, noticed));
+    }
+
+    /// pg_terminate_backend, from outside.
+    pub fn terminate(&mut self, id: BackendId) {
+        self.backend(id, |b| b.terminate = true);
+    }
+
+    /// A cancel request on a connection of its own, whose bytes the driver does not carry.
+    pub fn cancel(&mut self, pid: u32, secret: u32) {
+        let mut s = self.server.borrow_mut();
+        s.cancel(pid, secret);
+    }
+
+    /// pg_cancel_backend, from outside.
+    pub fn cancel_backend(&mut self, id: BackendId) {
+        if let Some((pid, secret)) = self.backend(id, |b| (b.pid, b.secret)) {
+            self.cancel(pid, secret);
+        }
+    }
+
+    /// What could happen next: first who only gave way, then who was granted a lock, in the order of the grants, then
+    /// the others in the order of their numbers. Nothing while the server hangs or is down.
+    #[must_use]
+    pub fn runnable(&self, now_us: i64) -> Vec<Step> {
+        let s = self.server.borrow();
+        if !s.up || s.hung {
+            return Vec::new();
+        }
+        let ready = |id: &u32| {
+            let why = s.ready(*id, now_us)?;
+            let key = match why {
+                Why::Turn => (0, 0),
+                Why::Granted => (1, s.locks.grant_number(Owner::Backend(*id))),
+                _ => (2, 0),
+            };
+            Some((key, Step::Backend(BackendId(*id), why)))
+        };
+        let mut steps: Vec<_> = self.tasks.keys().filter_map(ready).collect();
+        steps.sort_by_key(|(key, _)| *key);
+        let log_writer = s.flush_at.filter(|at| now_us >= *at).map(|_| Step::LogWriter);
+        steps.into_iter().map(|(_, step)| step).chain(log_writer).collect()
+    }
+
+    /// Does one of the steps that [`Node::runnable`] has listed. One that is not possible (any more) does nothing.
+    pub fn step(&mut self, step: Step, now_us: i64) {
+        {
+            let mut s = self.server.borrow_mut();
+            s.now_us = s.now_us.max(now_us);
+            if !s.up || s.hung {
+                return;
+            }
+        }
+        match step {
+            Step::LogWriter => {
+                let mut s = self.server.borrow_mut();
+                let s = &mut *s;
+                s.flush_at = None;
+                let written = s.txns.written();
+                s.txns.flush(written);
+                s.sequences.values_mut().for_each(|q| q.flushed(written));
+            }
+            Step::Backend(id, _) => {
+                if self.server.borrow().ready(id.0, now_us).is_none() {
+                    return;
+                }
+                let Some(task) = self.tasks.get_mut(&id.0) else { return };
+                let done = task_is_done(task);
+                self.backend_polled(id, done);
+            }
+        }
+    }
+
+    fn backend_polled(&mut self, id: BackendId, done: bool) {
+        if done {
+            self.tasks.remove(&id.0);
+            self.backend(id, |b| {
+                b.flush();
+                b.ended = true;
+            });
+        }
+    }
+
+    /// What the backend has sent since the last call.
+    pub fn take_output(&mut self, id: BackendId) -> Output {
+        let taken = self.backend(id, |b| Output { bytes: std::mem::take(&mut b.output), closed: b.ended });
+        // No such backend: it went with a crash, or was told to be closed before.
+        let output = taken.unwrap_or(Output { bytes: Vec::new(), closed: true });
+        if output.closed {
+            self.server.borrow_mut().backends.remove(&id.0);
+        }
+        output
+    }
+
+    /// When time alone will make something runnable, if that is later than `now_us`.
+    #[must_use]
+    pub fn next_wakeup(&self, now_us: i64) -> Option<i64> {
+        let s = self.server.borrow();
+        if !s.up || s.hung {
+            return None;
+        }
+        let times = self.tasks.keys().filter_map(|id| s.wakeup(*id)).chain(s.flush_at);
+        times.filter(|t| *t > now_us).min()
+    }
+
+    /// The server dies at once: commits that are not on disk are lost, all connections are cut.
+    pub fn crash(&mut self) {
+        self.tasks.clear();
+        self.server.borrow_mut().crash();
+    }
+
+    /// The server comes up again, as another incarnation.
+    pub fn restart(&mut self, now_us: i64) {
+        let mut s = self.server.borrow_mut();
+        s.now_us = s.now_us.max(now_us);
+        s.up = true;
+        // Two starts never have the same time.
+        s.incarnation_us = s.clock().max(s.incarnation_us + 1);
+    }
+
+    /// It is up (a server that hangs is).
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.server.borrow().up
+    }
+
+    /// Nothing moves from here on, and nobody can tell from outside.
+    pub fn hang(&mut self) {
+        self.server.borrow_mut().hung = true;
+    }
+
+    /// It moves again.
+    pub fn unhang(&mut self) {
+        self.server.borrow_mut().hung = false;
+    }
+
+    /// Names of the tables, as committed.
+    #[must_use]
+    pub fn tables(&self) -> Vec<String> {
+        let s = self.server.borrow();
+        let tables = s.catalogue.relations(&s.txns, None).filter(|(_, r)| matches!(r, Relation::Table(_)));
+        let mut names: Vec<String> = tables.map(|(n, _)| n.to_owned()).collect();
+        names.sort();
+        names
+    }
+
+    /// The table's committed rows, in the order of their values (the key first, if it stands first).
+    #[must_use]
+    pub fn rows(&self, table: &str) -> Vec<Vec<Value>> {
+        let s = self.server.borrow();
+        let Some(Relation::Table(t)) = s.catalogue.find(table, &s.txns, None) else { return Vec::new() };
+        let Some(heap) = s.heaps.get(&t.heap) else { return Vec::new() };
+        let snapshot = s.txns.snapshot(0);
+        let seen = heap.versions.values().filter(|v| rows::visible(&s.txns, None, v, &snapshot));
+        let mut rows: Vec<Vec<Value>> = seen.map(|v| rows::full_row(t, v)).collect();
+        rows.sort();
+        rows
+    }
+
+    /// The node's backends, in the order of their start.
+    #[must_use]
+    pub fn backends(&self) -> Vec<BackendInfo> {
+        let s = self.server.borrow();
+        let info = |(id, b): (&u32, &BackendState)| BackendInfo {
+            id: BackendId(*id),
+            pid: b.pid,
+            user: b.user.clone(),
+            application_name: b.application_name.clone(),
+            state: b.state,
+            xid: b.xid,
+            waits_for: s.locks.waits_for(Owner::Backend(*id)),
+            locks: s.locks.held_by(Owner::Backend(*id)),
+        };
+        s.backends.iter().filter(|(_, b)| !b.ended).map(info).collect()
+    }
+
+    /// Ids of prepared transactions.
+    #[must_use]
+    pub fn prepared(&self) -> Vec<String> {
+        self.server.borrow().prepared.keys().cloned().collect()
+    }
+
+    /// What has become of a transaction of this incarnation; `None`: the id has not been given out.
+    #[must_use]
+    pub fn fate(&self, xid: Xid) -> Option<Fate> {
+        let s = self.server.borrow();
+        (xid < s.txns.next()).then(|| s.txns.fate(xid))
+    }
+}
+
+/// Polls once; the waker does nothing, since readiness is looked for in what the backend waits for.
+fn task_is_done(task: &mut Task) -> bool {
+    task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
+}

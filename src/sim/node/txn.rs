@@ -1,0 +1,280 @@
+//! Transaction ids, their fate, snapshots, and the write-ahead log as far as it decides what a crash leaves.
+//!
+//! The log is only a counter: a position for each thing that a crash could lose, and how far it has been flushed. A
+//! commit is durable when its record is flushed and visible a step later, when its transaction leaves the set of those
+//! that run (ProcArrayEndTransaction); in between everybody else still sees it in progress.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+/// A transaction id, 64 bits, as txid_current() returns it.
+pub type Xid = u64;
+/// A position in the write-ahead log.
+pub type Lsn = u64;
+
+/// What has become of a transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    InProgress,
+    Committed,
+    Aborted,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    fate: Fate,
+    parent: Option<Xid>,
+    /// Where the log first names it; `None`: nowhere, so that a crash gives the id out again in any case.
+    logged: Option<Lsn>,
+    /// Where its commit (or PREPARE) is.
+    commit: Option<Lsn>,
+}
+
+/// Which transactions a statement sees.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Every id below has ended.
+    pub xmin: Xid,
+    xmax: Xid,
+    running: Rc<BTreeSet<Xid>>,
+    /// Own changes of earlier commands are seen, not those of this one.
+    pub command: u32,
+}
+
+/// All transactions of a node.
+#[derive(Debug)]
+pub struct Transactions {
+    next: Xid,
+    entries: BTreeMap<Xid, Entry>,
+    running: Rc<BTreeSet<Xid>>,
+    written: Lsn,
+    flushed: Lsn,
+}
+
+impl Transactions {
+    /// The first id to give out.
+    pub fn new(first: Xid) -> Transactions {
+        Transactions { next: first, entries: BTreeMap::new(), running: Rc::default(), written: 0, flushed: 0 }
+    }
+
+    /// A new id, of a transaction or of a subtransaction of `parent`.
+    pub fn assign(&mut self, parent: Option<Xid>) -> Xid {
+        let xid = self.next;
+        self.next += 1;
+        self.entries.insert(xid, Entry { fate: Fate::InProgress, parent, logged: None, commit: None });
+        Rc::make_mut(&mut self.running).insert(xid);
+        xid
+    }
+
+    /// Something of this transaction was written to the log.
+    pub fn log(&mut self, xid: Xid) {
+        self.written += 1;
+        if let Some(e) = self.entries.get_mut(&xid) {
+            e.logged.get_or_insert(self.written);
+        }
+    }
+
+    /// Something without a transaction was written (a sequence's value). Returns where.
+    pub fn log_other(&mut self) -> Lsn {
+        self.written += 1;
+        self.written
+    }
+
+    /// The commit record is written. Returns up to where the log must be flushed for it to last.
+    pub fn write_commit(&mut self, xid: Xid) -> Lsn {
+        self.written += 1;
+        let at = self.written;
+        if let Some(e) = self.entries.get_mut(&xid) {
+            e.logged.get_or_insert(at);
+            e.commit = Some(at);
+        }
+        at
+    }
+
+    /// The log is on disk up to here, and all before it.
+    pub fn flush(&mut self, to: Lsn) {
+        self.flushed = self.flushed.max(to);
+    }
+
+    /// How far the log is on disk.
+    pub fn flushed(&self) -> Lsn {
+        self.flushed
+    }
+
+    /// How far the log has been written.
+    pub fn written(&self) -> Lsn {
+        self.written
+    }
+
+    /// The transaction leaves the running ones, with its subtransactions that have not been rolled back.
+    pub fn end(&mut self, xid: Xid, fate: Fate) {
+        let family: Vec<Xid> = self.running.iter().copied().filter(|x| self.top(*x) == xid || *x == xid).collect();
+        for x in family {
+            self.finish(x, fate);
+        }
+    }
+
+    /// A subtransaction is rolled back, with those below it.
+    pub fn abort_below(&mut self, xid: Xid) {
+        let below = |t: &Self, mut x: Xid| loop {
+            if x == xid {
+                return true;
+            }
+            match t.entries.get(&x).and_then(|e| e.parent) {
+                Some(p) => x = p,
+                None => return false,
+            }
+        };
+        let family: Vec<Xid> = self.running.iter().copied().filter(|x| below(self, *x)).collect();
+        for x in family {
+            self.finish(x, Fate::Aborted);
+        }
+    }
+
+    fn finish(&mut self, xid: Xid, fate: Fate) {
+        if let Some(e) = self.entries.get_mut(&xid) {
+            e.fate = fate;
+        }
+        Rc::make_mut(&mut self.running).remove(&xid);
+    }
+
+    /// The transaction of which this is a part.
+    pub fn top(&self, xid: Xid) -> Xid {
+        let mut x = xid;
+        while let Some(p) = self.entries.get(&x).and_then(|e| e.parent) {
+            x = p;
+        }
+        x
+    }
+
+    /// Its fate; ids before the node's first are of its beginnings and committed.
+    pub fn fate(&self, xid: Xid) -> Fate {
+        self.entries.get(&xid).map_or(Fate::Committed, |e| e.fate)
+    }
+
+    /// It is committed, and its record is on disk.
+    pub fn is_durable(&self, xid: Xid) -> bool {
+        let commit = self.entries.get(&self.top(xid)).and_then(|e| e.commit);
+        self.fate(xid) == Fate::Committed && commit.is_none_or(|at| at <= self.flushed)
+    }
+
+    /// As pg_xact_status() says it; `None`: not given out yet.
+    pub fn status(&self, xid: Xid) -> Option<&'static str> {
+        if xid >= self.next {
+            return None;
+        }
+        Some(match self.fate(xid) {
+            Fate::InProgress => "in progress",
+            Fate::Committed => "committed",
+            Fate::Aborted => "aborted",
+        })
+    }
+
+    /// The id that will be given out next.
+    pub fn next(&self) -> Xid {
+        self.next
+    }
+
+    /// Who is visible now.
+    pub fn snapshot(&self, command: u32) -> Snapshot {
+        let xmin = self.running.first().copied().unwrap_or(self.next);
+        Snapshot { xmin, xmax: self.next, running: self.running.clone(), command }
+    }
+
+    /// The snapshot sees what this transaction did. (Own transactions are judged by command ids, not by this.)
+    pub fn sees(&self, s: &Snapshot, xid: Xid) -> bool {
+        xid < s.xmax && !s.running.contains(&xid) && self.fate(xid) == Fate::Committed
+    }
+
+    /// Loses what is not on disk; `prepared` transactions whose record is flushed go on. Returns the ids that never
+    /// were: whatever they wrote must go.
+    pub fn crash(&mut self, prepared: &BTreeSet<Xid>) -> BTreeSet<Xid> {
+        let flushed = self.flushed;
+        let durable = |l: Option<Lsn>| l.is_some_and(|l| l <= flushed);
+        let kept = |t: &Self, x: Xid, e: &Entry| {
+            let top = t.top(x);
+            let its_commit = t.entries.get(&top).and_then(|e| e.commit);
+            match e.fate {
+                Fate::Committed => durable(its_commit),
+                // Durable and not yet visible: recovery finds its record.
+                Fate::InProgress => durable(its_commit),
+                Fate::Aborted => true,
+            }
+        };
+        let mut lost: BTreeSet<Xid> =
+            self.entries.iter().filter(|(x, e)| !kept(self, **x, e)).map(|(x, _)| *x).collect();
+        let named = self.entries.iter().filter(|(_, e)| durable(e.logged)).map(|(x, _)| *x + 1).max();
+        let first = self.entries.keys().next().copied().unwrap_or(self.next);
+        self.next = named.unwrap_or(first);
+        let next = self.next;
+        // An id that will be given out again must not find the traces of its first life.
+        lost.extend(self.entries.range(next..).map(|(x, _)| *x));
+        self.entries.retain(|x, _| *x < next);
+        let tops: Vec<Xid> = self.entries.keys().map(|x| self.top(*x)).collect();
+        let mut running = BTreeSet::new();
+        for ((x, e), top) in self.entries.iter_mut().zip(tops) {
+            if lost.contains(x) {
+                e.fate = Fate::Aborted;
+            } else if e.fate == Fate::InProgress {
+                if prepared.contains(&top) {
+                    running.insert(*x);
+                } else {
+                    e.fate = Fate::Committed;
+                }
+            }
+        }
+        self.running = Rc::new(running);
+        self.written = flushed;
+        lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crash_loses_what_is_not_flushed_and_gives_its_ids_out_again() {
+        let mut t = Transactions::new(100);
+        let (a, b, c) = (t.assign(None), t.assign(None), t.assign(None));
+        t.log(a);
+        let durable = t.write_commit(a);
+        t.flush(durable);
+        t.end(a, Fate::Committed);
+        t.log(b);
+        t.write_commit(b);
+        t.end(b, Fate::Committed);
+        assert_eq!(t.status(b), Some("committed"));
+        let lost = t.crash(&BTreeSet::new());
+        assert_eq!(lost, BTreeSet::from([b, c]));
+        assert_eq!(t.status(a), Some("committed"));
+        assert_eq!(t.status(b), None);
+        assert_eq!(t.assign(None), b);
+    }
+
+    #[test]
+    fn a_commit_that_is_durable_but_not_visible_survives_a_crash() {
+        let mut t = Transactions::new(1);
+        let a = t.assign(None);
+        let at = t.write_commit(a);
+        t.flush(at);
+        assert_eq!(t.status(a), Some("in progress"));
+        assert!(t.crash(&BTreeSet::new()).is_empty());
+        assert_eq!(t.status(a), Some("committed"));
+    }
+
+    #[test]
+    fn a_snapshot_does_not_see_what_ran_when_it_was_taken() {
+        let mut t = Transactions::new(1);
+        let a = t.assign(None);
+        let sub = t.assign(Some(a));
+        let s = t.snapshot(0);
+        t.end(a, Fate::Committed);
+        assert!(!t.sees(&s, a) && !t.sees(&s, sub));
+        let s = t.snapshot(0);
+        assert!(t.sees(&s, a) && t.sees(&s, sub));
+        let late = t.assign(None);
+        t.end(late, Fate::Committed);
+        assert!(!t.sees(&s, late));
+    }
+}

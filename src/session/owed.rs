@@ -172,7 +172,11 @@ impl OwedQueue {
         if matches!(tag, b'S' | b'A' | b'N') {
             return Fits::Async;
         }
-        let Some(head) = self.queue.front() else { return Fits::Not };
+        let Some(head) = self.queue.front() else {
+            // An error that nobody asked for is the server's last word: an administrator ended the backend, a timeout
+            // of the server's has come. It says FATAL, and the end of the connection follows.
+            return if tag == b'E' { Fits::Async } else { Fits::Not };
+        };
         use Asked::*;
         match (head.asked, tag) {
             (Query | Function | Sync, b'Z') => Fits::Completes,
@@ -232,6 +236,11 @@ mod tests {
         assert_eq!(q.fits(b'Z'), Fits::Not);
         assert_eq!(q.fits(b'1'), Fits::Completes);
         assert_eq!(q.fits(b'S'), Fits::Async);
+    }
+
+    #[test]
+    fn the_last_word_of_an_idle_server_is_relayed() {
+        assert_eq!(OwedQueue::default().fits(b'E'), Fits::Async);
     }
 
     #[test]

@@ -188,6 +188,17 @@ fn what_a_start_up_asks_for_is_answered_as_postgresql_answers() {
     cancel(pid, secret);
     assert_eq!(sleeper.refusal().0.unwrap().sqlstate, "57014");
     drop(sleeper);
+    // Nor need the one who cancels stay to see what comes of it.
+    for _ in 0..10 {
+        let mut sleeper = Raw::login(&proxy, "postgres");
+        let (pid, secret) = sleeper.key;
+        sleeper.query("SELECT pg_sleep(60)");
+        sandbox.wait_on_node(0, running, "1");
+        let mut raw = Raw::open(&proxy);
+        raw.write(&packet(&[CANCEL.to_be_bytes(), pid.to_be_bytes(), secret.to_be_bytes()].concat()));
+        drop(raw);
+        assert_eq!(sleeper.refusal().0.unwrap().sqlstate, "57014");
+    }
 
     // Logins that fail, in PostgreSQL's own words.
     let wrong = [

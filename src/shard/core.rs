@@ -40,6 +40,46 @@ pub enum Owner {
     Cancel(Bytes),
 }
 
+/// Who owns which connection.
+#[derive(Debug, Default)]
+struct Owners {
+    /// By slot of the driver's table: the generation that is owned, and by whom.
+    slots: Vec<(u32, Owner)>,
+    /// Connections beyond the driver's table: they only live to be reported closed.
+    strays: HashMap<ConnId, Owner>,
+}
+
+impl Owners {
+    fn of(&self, conn: ConnId) -> Owner {
+        match self.slots.get(conn.index as usize) {
+            Some((generation, owner)) if *generation == conn.generation => owner.clone(),
+            Some(_) => Owner::Nobody,
+            None => self.strays.get(&conn).cloned().unwrap_or(Owner::Nobody),
+        }
+    }
+
+    fn set(&mut self, conn: ConnId, owner: Owner) {
+        if conn.index == u32::MAX {
+            if owner == Owner::Nobody {
+                self.strays.remove(&conn);
+            } else {
+                self.strays.insert(conn, owner);
+            }
+            return;
+        }
+        let at = conn.index as usize;
+        if self.slots.len() <= at {
+            self.slots.resize(at + 1, (0, Owner::Nobody));
+        }
+        // Events of one turn are worked on one by one: the slot may be another connection's when the end of the one
+        // before is heard of. Only a connection itself can lose its owner.
+        if owner == Owner::Nobody && self.slots[at].0 != conn.generation {
+            return;
+        }
+        self.slots[at] = (conn.generation, owner);
+    }
+}
+
 /// Something that must wait until the session at work has returned.
 #[derive(Debug)]
 pub enum Deferred {
@@ -55,9 +95,7 @@ pub struct Core<D> {
     pub driver: D,
     /// Addresses of the nodes, by id.
     pub nodes: Vec<Address>,
-    owners: Vec<(u32, Owner)>,
-    /// Connections beyond the driver's table: they only live to be reported closed.
-    strays: HashMap<ConnId, Owner>,
+    owners: Owners,
     timers: BinaryHeap<Reverse<(Time, u64, SessionId, u8, u8)>>,
     next: u64,
     pools: HashMap<PoolKey, Vec<Box<Applier>>>,
@@ -75,8 +113,7 @@ impl<D: Driver> Core<D> {
         Core {
             driver,
             nodes,
-            owners: Vec::new(),
-            strays: HashMap::new(),
+            owners: Owners::default(),
             timers: BinaryHeap::new(),
             next: 0,
             pools: HashMap::new(),
@@ -89,28 +126,12 @@ impl<D: Driver> Core<D> {
     /// Who owns the connection.
     #[must_use]
     pub fn owner(&self, conn: ConnId) -> Owner {
-        match self.owners.get(conn.index as usize) {
-            Some((generation, owner)) if *generation == conn.generation => owner.clone(),
-            Some(_) => Owner::Nobody,
-            None => self.strays.get(&conn).cloned().unwrap_or(Owner::Nobody),
-        }
+        self.owners.of(conn)
     }
 
     /// Gives the connection an owner.
     pub fn own(&mut self, conn: ConnId, owner: Owner) {
-        if conn.index == u32::MAX {
-            if owner == Owner::Nobody {
-                self.strays.remove(&conn);
-            } else {
-                self.strays.insert(conn, owner);
-            }
-            return;
-        }
-        let at = conn.index as usize;
-        if self.owners.len() <= at {
-            self.owners.resize(at + 1, (0, Owner::Nobody));
-        }
-        self.owners[at] = (conn.generation, owner);
+        self.owners.set(conn, owner);
     }
 
     /// When the next timer is due.
@@ -278,4 +299,22 @@ pub fn node_address(host: &str, port: u16) -> std::io::Result<Address> {
     }
     let found = (host, port).to_socket_addrs()?.next();
     found.map(Address::Tcp).ok_or_else(|| std::io::Error::other(format!("host name \"{host}\" has no address")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_late_end_of_a_connection_leaves_the_next_one_in_its_slot_alone() {
+        let id = |generation| ConnId { index: 3, generation };
+        let client = Owner::Client(SessionId { slot: 0, generation: 0 });
+        let mut owners = Owners::default();
+        owners.set(id(7), client.clone());
+        assert_eq!(owners.of(id(7)), client);
+        owners.set(id(7), Owner::Nobody);
+        owners.set(id(8), Owner::Cancel(Bytes::new()));
+        owners.set(id(7), Owner::Nobody);
+        assert_eq!((owners.of(id(7)), owners.of(id(8))), (Owner::Nobody, Owner::Cancel(Bytes::new())));
+    }
 }

@@ -32,6 +32,7 @@ check:
 
 bench: server-deps bench-deps
 	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked --example delay
 	bench/compare
 
 deps: server-deps test-deps

@@ -8,11 +8,13 @@ use crossbeam::queue::ArrayQueue;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::membership::{Membership, NodeStatus, SharedMembership};
-use super::nodes::{Connection, backend_gone, connect, literal, role};
+use super::nodes::{Connection, backend_gone, blocks, connect, role};
 pub use super::nodes::{Login, NodeAddress, RoleRow, Rows};
 use super::state::State;
 use crate::sequencer::{NodeId, Sequencer};
+use crate::session::io::{Fate, Probe};
 use crate::shard::driver::Doorbell;
+use crate::wire::literal;
 
 /// Questions that are worked on at the same time; more wait.
 const AT_ONCE: usize = 32;
@@ -74,6 +76,12 @@ pub enum Request {
     Catalogue { database: String },
     /// Wait until the backend is gone.
     BackendGone { node: NodeId, pid: u32 },
+    /// Does the backend make another one wait for a lock?
+    Blocks { node: NodeId, pid: u32 },
+    /// Why does the backend not answer?
+    Probe { node: NodeId, pid: u32 },
+    /// Commit or roll back what main has prepared.
+    Prepared { database: String, gid: String, commit: bool },
     /// End the backend.
     TerminateBackend { node: NodeId, pid: u32 },
     /// What became of a transaction.
@@ -88,9 +96,15 @@ pub enum Reply {
     /// To [`Request::Role`].
     Role(Result<Option<RoleRow>, String>),
     /// To [`Request::Catalogue`]: rows per query.
-    Catalogue(Result<Vec<Rows>, String>),
+    Catalogue { database: String, rows: Result<Vec<Rows>, String> },
     /// To [`Request::BackendGone`].
     BackendGone(bool),
+    /// To [`Request::Blocks`].
+    Blocks(bool),
+    /// To [`Request::Probe`].
+    Probe(Probe),
+    /// To [`Request::Prepared`].
+    Prepared(Fate),
     /// To [`Request::TerminateBackend`].
     Terminated,
     /// To [`Request::XactStatus`]: `committed`, `aborted`, or nobody knows.
@@ -125,6 +139,7 @@ pub struct ShardHandle {
 
 enum ToControl {
     Ask(Ticket, Request),
+    Forget(Vec<String>),
     ShardDone,
 }
 
@@ -141,6 +156,11 @@ impl ControlHandle {
         let _ = self.to.send(ToControl::Ask(ticket, request));
     }
 
+    /// Idle appliers in these databases are to be closed, in all shards.
+    pub fn forget(&self, databases: Vec<String>) {
+        let _ = self.to.send(ToControl::Forget(databases));
+    }
+
     /// A shard has ended.
     pub fn shard_done(&self, _shard: usize) {
         let _ = self.to.send(ToControl::ShardDone);
@@ -152,6 +172,15 @@ pub struct Startup {
     runtime: tokio::runtime::Runtime,
     state: State,
     guards: Vec<Option<Connection>>,
+    can_prepare: bool,
+}
+
+impl Startup {
+    /// PREPARE TRANSACTION is possible on every node that is up.
+    #[must_use]
+    pub fn can_prepare(&self) -> bool {
+        self.can_prepare
+    }
 }
 
 /// The running control plane.
@@ -169,7 +198,9 @@ struct Plane {
     state: tokio::sync::Mutex<State>,
     /// Bounds the connections that questions open.
     permits: Semaphore,
-    /// A connection to main for roles and backends, kept open.
+    /// By node id: a connection as apply_user, kept open.
+    kept: Vec<tokio::sync::Mutex<Option<Arc<Connection>>>>,
+    /// A connection to main for roles, kept open.
     auth: tokio::sync::Mutex<Option<Arc<Connection>>>,
 }
 
@@ -189,8 +220,8 @@ impl Control {
         for (node, address) in state.nodes.iter_mut().zip(addresses) {
             node.address = address;
         }
-        let (guards, versions, problems) = runtime.block_on(look_at_all(config));
-        for (i, found) in guards.iter().enumerate() {
+        let (found, problems): (Vec<Option<Found>>, Vec<String>) = runtime.block_on(look_at_all(config));
+        for (i, found) in found.iter().enumerate() {
             let node = &mut state.nodes[i];
             if found.is_some() && node.status == NodeStatus::Down {
                 node.status = NodeStatus::Stale;
@@ -214,7 +245,7 @@ impl Control {
             let told = told.collect::<Vec<_>>().join("; ");
             return Err(format!("no node can be used: {told}; start a server that is up to date, then this again"));
         };
-        let majors: std::collections::BTreeSet<u32> = versions.iter().flatten().map(|v| v / 10_000).collect();
+        let majors: std::collections::BTreeSet<u32> = found.iter().flatten().map(|f| f.version / 10_000).collect();
         if majors.len() > 1 {
             return Err(format!("the nodes are of different major versions ({majors:?}): all must be of one"));
         }
@@ -227,7 +258,9 @@ impl Control {
             status: state.nodes.iter().map(|n| n.status).collect(),
         };
         tracing::info!(epoch = first.epoch, main = main, up = first.up(), "membership");
-        Ok((Arc::new(SharedMembership::new(first)), Startup { runtime, state, guards }))
+        let can_prepare = found.iter().flatten().all(|f| f.max_prepared > 0);
+        let guards = found.into_iter().map(|f| f.map(|f| f.connection)).collect();
+        Ok((Arc::new(SharedMembership::new(first)), Startup { runtime, state, guards, can_prepare }))
     }
 
     /// Starts the thread.
@@ -242,7 +275,8 @@ impl Control {
         shards: Vec<ShardHandle>,
     ) -> std::io::Result<Control> {
         let (to, from) = mpsc::unbounded_channel();
-        let Startup { runtime, state, guards } = startup;
+        let Startup { runtime, state, guards, .. } = startup;
+        let kept = config.nodes.iter().map(|_| tokio::sync::Mutex::new(None)).collect();
         let plane = Arc::new(Plane {
             config,
             membership,
@@ -250,6 +284,7 @@ impl Control {
             shards,
             state: tokio::sync::Mutex::new(state),
             permits: Semaphore::new(AT_ONCE),
+            kept,
             auth: tokio::sync::Mutex::new(None),
         });
         let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
@@ -274,16 +309,25 @@ impl Control {
     }
 }
 
+/// What a node is found to be at the start.
+struct Found {
+    /// Holds the advisory lock.
+    connection: Connection,
+    /// `server_version_num`.
+    version: u32,
+    /// `max_prepared_transactions`.
+    max_prepared: u32,
+}
+
 /// Connects to every node, waits a little for those that are starting, and takes the lock that keeps other proxies out.
-async fn look_at_all(config: &ControlConfig) -> (Vec<Option<Connection>>, Vec<Option<u32>>, Vec<String>) {
-    let (mut guards, mut versions, mut problems) = (Vec::new(), Vec::new(), Vec::new());
+async fn look_at_all(config: &ControlConfig) -> (Vec<Option<Found>>, Vec<String>) {
+    let (mut all, mut problems) = (Vec::new(), Vec::new());
     let end = tokio::time::Instant::now() + STARTUP_WAIT;
     for (i, node) in config.nodes.iter().enumerate() {
         loop {
             match look_at(config, node).await {
-                Ok((c, v)) => {
-                    guards.push(Some(c));
-                    versions.push(Some(v));
+                Ok(found) => {
+                    all.push(Some(found));
                     problems.push(String::new());
                     break;
                 }
@@ -291,15 +335,14 @@ async fn look_at_all(config: &ControlConfig) -> (Vec<Option<Connection>>, Vec<Op
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
                 Err(e) => {
-                    guards.push(None);
-                    versions.push(None);
+                    all.push(None);
                     problems.push(format!("node {i} ({}:{}): {e}", node.host, node.port));
                     break;
                 }
             }
         }
     }
-    (guards, versions, problems)
+    (all, problems)
 }
 
 /// A server that is starting, or whose last proxy's connection is not gone yet.
@@ -307,7 +350,7 @@ fn is_passing(e: &str) -> bool {
     e.contains("57P03") || e.contains("refused") || e.contains("another pglockstep")
 }
 
-async fn look_at(config: &ControlConfig, node: &NodeAddress) -> Result<(Connection, u32), String> {
+async fn look_at(config: &ControlConfig, node: &NodeAddress) -> Result<Found, String> {
     let c = connect(node, &config.apply, &config.auth_database, config.connect_timeout).await.map_err(|e| {
         if e.contains("28P01") || e.contains("28000") {
             format!("{e}; run \"pglockstep setup\" to create apply_user on all nodes")
@@ -320,8 +363,24 @@ async fn look_at(config: &ControlConfig, node: &NodeAddress) -> Result<(Connecti
     if locked.as_deref() != Some("t") {
         return Err("another pglockstep holds the advisory lock of this cluster: stop it first".into());
     }
-    let version = c.value("SHOW server_version_num").await?.and_then(|v| v.parse().ok()).unwrap_or(0);
-    Ok((c, version))
+    roll_back_prepared(config, node, &c).await?;
+    let number = |v: Option<String>| v.and_then(|v| v.parse().ok()).unwrap_or(0);
+    let version = number(c.value("SHOW server_version_num").await?);
+    let max_prepared = number(c.value("SHOW max_prepared_transactions").await?);
+    Ok(Found { connection: c, version, max_prepared })
+}
+
+/// What an earlier process prepared and did not commit: no client has heard of it, and no replica has it.
+async fn roll_back_prepared(config: &ControlConfig, node: &NodeAddress, c: &Connection) -> Result<(), String> {
+    let ours = literal(&format!("pglockstep:{}:", config.cluster));
+    let sql = format!("SELECT gid, database FROM pg_prepared_xacts WHERE starts_with(gid, {ours})");
+    for row in c.rows(&sql).await? {
+        let [Some(gid), Some(database)] = &row[..] else { continue };
+        tracing::warn!(gid, database, port = node.port, "rolling back what an earlier process had prepared");
+        let there = connect(node, &config.apply, database, config.connect_timeout).await?;
+        there.rows(&format!("ROLLBACK PREPARED {}", literal(gid))).await?;
+    }
+    Ok(())
 }
 
 impl Plane {
@@ -338,6 +397,13 @@ impl Plane {
                 Some(ToControl::Ask(ticket, request)) => {
                     tokio::task::spawn_local(self.clone().answer(ticket, request));
                 }
+                Some(ToControl::Forget(databases)) => {
+                    for database in databases {
+                        for shard in 0..self.shards.len() {
+                            self.tell(shard, ShardMessage::ForgetDatabase { database: database.clone() }).await;
+                        }
+                    }
+                }
                 Some(ToControl::ShardDone) => running -= 1,
                 None => return,
             }
@@ -348,16 +414,24 @@ impl Plane {
         let Ok(_permit) = self.permits.acquire().await else { return };
         let reply = match request {
             Request::Role { user } => Reply::Role(self.role(&user).await),
-            Request::Catalogue { database } => Reply::Catalogue(self.catalogue(&database).await),
+            Request::Catalogue { database } => {
+                let rows = self.catalogue(&database).await;
+                Reply::Catalogue { database, rows }
+            }
             Request::BackendGone { node, pid } => {
-                let gone = async {
-                    let c = self.connect_to(node, &self.config.auth_database).await?;
-                    backend_gone(&c, pid, GONE_WITHIN).await
-                };
+                let gone = async { backend_gone(&*self.kept(node).await?, pid, GONE_WITHIN).await };
                 Reply::BackendGone(gone.await.unwrap_or(false))
             }
+            Request::Blocks { node, pid } => {
+                let blocks = async { blocks(&*self.kept(node).await?, pid).await };
+                Reply::Blocks(blocks.await.unwrap_or(false))
+            }
+            Request::Probe { node, pid } => Reply::Probe(self.probe_backend(node, pid).await),
+            Request::Prepared { database, gid, commit } => {
+                Reply::Prepared(self.prepared(&database, &gid, commit).await)
+            }
             Request::TerminateBackend { node, pid } => {
-                if let Ok(c) = self.connect_to(node, &self.config.auth_database).await {
+                if let Ok(c) = self.kept(node).await {
                     let _ = c.value(&format!("SELECT pg_terminate_backend({pid})")).await;
                 }
                 Reply::Terminated
@@ -377,6 +451,55 @@ impl Plane {
     async fn connect_to(&self, node: NodeId, database: &str) -> Result<Connection, String> {
         let address = self.config.nodes.get(usize::from(node.0)).ok_or("no such node")?;
         connect(address, &self.config.apply, database, self.config.connect_timeout).await
+    }
+
+    /// A connection to the node that is kept open: for questions that come often.
+    async fn kept(&self, node: NodeId) -> Result<Arc<Connection>, String> {
+        let slot = self.kept.get(usize::from(node.0)).ok_or("no such node")?;
+        let mut slot = slot.lock().await;
+        if let Some(c) = slot.as_ref().filter(|c| !c.client.is_closed()) {
+            return Ok(c.clone());
+        }
+        let c = Arc::new(self.connect_to(node, &self.config.auth_database).await?);
+        *slot = Some(c.clone());
+        Ok(c)
+    }
+
+    /// Asks on a new connection: an old one of a server that is stopping still answers (hazard 39).
+    async fn probe_backend(&self, node: NodeId, pid: u32) -> Probe {
+        let limit = self.config.health_check_timeout;
+        let limit = if limit.is_zero() { self.config.connect_timeout } else { limit };
+        let asked = tokio::time::timeout(limit, async {
+            let c = self.connect_to(node, &self.config.auth_database).await?;
+            let sql = format!("SELECT coalesce(wait_event_type, '') FROM pg_stat_activity WHERE pid = {pid}");
+            c.value(&sql).await
+        });
+        match asked.await {
+            Ok(Ok(Some(wait))) if wait == "Lock" => Probe::WaitsForLock,
+            Ok(Ok(Some(_))) => Probe::Works,
+            Ok(Ok(None)) => Probe::Gone,
+            Ok(Err(e)) => Probe::Unreachable(e),
+            Err(_) => Probe::Unreachable(format!("no answer within {limit:?}")),
+        }
+    }
+
+    /// Ends what main has prepared under this name, if there is such a thing.
+    async fn prepared(&self, database: &str, gid: &str, commit: bool) -> Fate {
+        let main = self.membership.load().main;
+        let ended = async {
+            let c = self.connect_to(main, database).await?;
+            let gid = literal(gid);
+            if c.value(&format!("SELECT 1 FROM pg_prepared_xacts WHERE gid = {gid}")).await?.is_none() {
+                return Ok(Fate::Nothing);
+            }
+            let (how, fate) = if commit { ("COMMIT", Fate::Committed) } else { ("ROLLBACK", Fate::Aborted) };
+            c.rows(&format!("{how} PREPARED {gid}")).await?;
+            Ok::<_, String>(fate)
+        };
+        ended.await.unwrap_or_else(|error| {
+            tracing::error!(%error, gid, "a prepared transaction on main could not be ended");
+            Fate::Unknown
+        })
     }
 
     async fn role(&self, user: &str) -> Result<Option<RoleRow>, String> {

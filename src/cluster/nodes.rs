@@ -123,16 +123,6 @@ impl Connection {
     }
 }
 
-/// A string as an SQL literal (standard_conforming_strings on, which tokio-postgres's own connections have).
-#[must_use]
-pub fn literal(text: &str) -> String {
-    if text.contains('\\') {
-        format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
-    } else {
-        format!("'{}'", text.replace('\'', "''"))
-    }
-}
-
 /// The role's secret and rights.
 ///
 /// # Errors
@@ -140,7 +130,7 @@ pub fn literal(text: &str) -> String {
 pub async fn role(c: &Connection, user: &str) -> Result<Option<RoleRow>, String> {
     let sql = format!(
         "SELECT rolpassword, rolcanlogin, coalesce(rolvaliduntil < now(), false) FROM pg_authid WHERE rolname = {}",
-        literal(user)
+        crate::wire::literal(user)
     );
     let rows = c.rows(&sql).await?;
     let is = |v: &Option<String>| v.as_deref() == Some("t");
@@ -167,4 +157,15 @@ pub async fn backend_gone(c: &Connection, pid: u32, limit: Duration) -> Result<b
         }
         tokio::time::sleep(Duration::from_millis(3)).await;
     }
+}
+
+/// Whether the backend makes another one wait for a lock.
+///
+/// # Errors
+/// The node could not be asked.
+pub async fn blocks(c: &Connection, pid: u32) -> Result<bool, String> {
+    let sql = format!(
+        "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND {pid} = ANY(pg_blocking_pids(pid)) LIMIT 1"
+    );
+    Ok(c.value(&sql).await?.is_some())
 }

@@ -109,6 +109,12 @@ impl Checker {
         self.difference.take()
     }
 
+    /// A difference has been seen in this packet.
+    #[must_use]
+    pub fn has_difference(&self) -> bool {
+        self.difference.is_some()
+    }
+
     /// Statements whose Parse did not happen; begins anew.
     pub fn take_unparsed(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.unparsed)
@@ -190,6 +196,8 @@ impl Checker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::script::entry::{Room, tests::make_spill};
+    use crate::script::feed::Feed;
     use crate::script::packet::{PacketWriter, Prepared};
     use crate::script::{Script, Statement};
     use crate::wire::{PgError, back};
@@ -199,16 +207,17 @@ mod tests {
     fn script() -> Script {
         let mut s = Script::default();
         let expect = Expect::Same { tag: Box::from(&b"UPDATE 1"[..]), rows: Digest::default() };
-        let sql = Bytes::from_static(b"update t set a = 1");
-        let entry = Statement { sql, types: Arc::from([]), bind: Bytes::from_static(&[0; 6]), keep: true, expect };
-        s.add(Entry::Statement(entry), 10_000).unwrap();
+        let sql = Bytes::from_static(b"update t set a = 1").into();
+        let bind = Bytes::from_static(&[0; 6]).into();
+        let entry = Statement { sql, types: Arc::from([]), bind, keep: true, expect };
+        s.add(Entry::Statement(entry), &mut Room { limit: 10_000, spill: &mut make_spill }).unwrap();
         s
     }
 
     fn sent(prepared: &mut Prepared, checker: &mut Checker, script: &Script) {
         let mut w = PacketWriter::new(prepared, &mut checker.answers);
         w.own("BEGIN");
-        w.entry(0, &script.entries()[0]);
+        assert!(Feed::default().next(script, &mut w).unwrap());
         w.sync();
         assert!(!w.finish().is_empty());
     }

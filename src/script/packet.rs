@@ -9,7 +9,6 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::check::Answer;
-use super::entry::{Entry, Statement};
 use crate::wire::front;
 
 /// Statements kept prepared on one applier; beyond it the oldest go.
@@ -32,8 +31,8 @@ impl Prepared {
     }
 
     /// Name of the statement, and whether it must be parsed first; `evicted` is closed in the same packet.
-    fn name(&mut self, s: &Statement) -> (u32, bool, Option<u32>) {
-        let key = (s.sql.clone(), s.types.clone());
+    fn name(&mut self, sql: &Bytes, types: &Arc<[u32]>) -> (u32, bool, Option<u32>) {
+        let key = (sql.clone(), types.clone());
         if let Some(&n) = self.names.get(&key) {
             return (n, false, None);
         }
@@ -75,67 +74,43 @@ impl<'a> PacketWriter<'a> {
 
     /// A statement of the proxy's own (BEGIN, COMMIT, SET), kept prepared.
     pub fn own(&mut self, sql: &'static str) {
-        let s = Statement {
-            sql: Bytes::from_static(sql.as_bytes()),
-            types: Arc::from([]),
-            bind: Bytes::from_static(front::BIND_NOTHING),
-            keep: true,
-            expect: super::Expect::Success,
-        };
-        self.statement(&s, None);
+        let types: Arc<[u32]> = Arc::from([]);
+        self.statement(&Bytes::from_static(sql.as_bytes()), &types, front::BIND_NOTHING, true, None);
     }
 
-    /// An entry of the script; `index` names it in a difference.
-    pub fn entry(&mut self, index: usize, entry: &Entry) {
-        match entry {
-            Entry::Statement(s) | Entry::Setting(s) => self.statement(s, Some(index)),
-            Entry::Copy { statement, data } => {
-                self.copy_begin(index, statement);
-                for m in &data.messages {
-                    self.copy_data(m.clone());
-                }
-                self.copy_end();
-            }
-        }
-    }
-
-    /// The COPY itself; its data follows.
-    pub fn copy_begin(&mut self, index: usize, statement: &Statement) {
-        self.statement(statement, Some(index));
-    }
-
-    /// A CopyData message, header included.
-    pub fn copy_data(&mut self, message: Bytes) {
-        self.flush_buffer();
-        self.out.push(message);
-    }
-
-    /// The end of the data.
-    pub fn copy_end(&mut self) {
-        self.buffer.extend_from_slice(front::COPY_DONE);
-    }
-
-    fn statement(&mut self, s: &Statement, index: Option<usize>) {
+    /// A statement: text, parameter types, the Bind behind its names; `index` names its entry in a difference.
+    pub fn statement(&mut self, sql: &Bytes, types: &Arc<[u32]>, bind: &[u8], keep: bool, index: Option<usize>) {
         let mut name = String::new();
-        if s.keep {
-            let (number, parse, evicted) = self.prepared.name(s);
+        if keep {
+            let (number, parse, evicted) = self.prepared.name(sql, types);
             name = format!("s{number}");
             if let Some(old) = evicted {
                 front::close(&mut self.buffer, b'S', &format!("s{old}"));
                 self.answers.push_back(Answer::Closed);
             }
             if parse {
-                front::parse(&mut self.buffer, &name, &s.sql, &s.types);
+                front::parse(&mut self.buffer, &name, sql, types);
                 self.answers.push_back(Answer::Parsed { name: number, index });
             }
         } else {
-            front::parse(&mut self.buffer, "", &s.sql, &s.types);
+            front::parse(&mut self.buffer, "", sql, types);
             self.answers.push_back(Answer::Parsed { name: 0, index });
         }
-        front::bind_raw(&mut self.buffer, "", &name, &s.bind);
+        front::bind_raw(&mut self.buffer, "", &name, bind);
         front::execute(&mut self.buffer, "", 0);
         self.answers.push_back(Answer::Bound { index });
         self.answers.push_back(Answer::Executed { index });
+    }
+
+    /// Some of a COPY's data: whole CopyData messages, cut anywhere.
+    pub fn copy_data(&mut self, bytes: Bytes) {
+        self.flush_buffer();
+        self.out.push(bytes);
+    }
+
+    /// The end of the data.
+    pub fn copy_end(&mut self) {
+        self.buffer.extend_from_slice(front::COPY_DONE);
     }
 
     /// Ends the packet so that the server answers.
@@ -148,6 +123,12 @@ impl<'a> PacketWriter<'a> {
         if !self.buffer.is_empty() {
             self.out.push(self.buffer.split().freeze());
         }
+    }
+
+    /// Bytes written so far.
+    #[must_use]
+    pub fn written(&self) -> usize {
+        self.buffer.len() + self.out.iter().map(Bytes::len).sum::<usize>()
     }
 
     /// The bytes of the packet so far.

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use super::io::{Io, PoolKey};
 use super::link::{Link, Login};
 use crate::script::check::{Checker, Difference, Progress};
+use crate::script::feed::Feed;
 use crate::script::packet::{PacketWriter, Prepared};
 use crate::script::{Entry, Script};
 use crate::session::settings::Settings;
@@ -28,8 +29,8 @@ pub enum Doing {
     Settings,
     /// Applying a script.
     Applying,
-    /// Taking a script as it comes (early start); the packet has no end yet.
-    Streaming,
+    /// Being sent a script; the packet has no end yet.
+    Feeding,
     /// The script is applied, its transaction is open.
     Applied,
     /// COMMIT is under way.
@@ -57,6 +58,8 @@ pub enum Report {
     RolledBack,
     /// The statement outside a transaction was answered.
     Ran(Result<(), ErrorFields>),
+    /// The server ends the connection, and says why.
+    Farewell(String),
     /// The backend no longer makes sense; close it.
     Violation,
 }
@@ -77,6 +80,9 @@ pub struct Applier {
     checker: Checker,
     error: Option<ErrorFields>,
     tag: String,
+    feed: Feed,
+    /// The script grows no more: when all of it has been sent, the packet ends, with SET CONSTRAINTS if so.
+    complete: Option<bool>,
 }
 
 impl Applier {
@@ -93,6 +99,8 @@ impl Applier {
             checker: Checker::default(),
             error: None,
             tag: String::new(),
+            feed: Feed::default(),
+            complete: None,
         }
     }
 
@@ -108,47 +116,79 @@ impl Applier {
         io.send(self.link.conn, out.freeze());
     }
 
-    /// Sends the whole script. Ends in [`Report::Applied`].
-    pub fn apply(&mut self, script: &Script, constraints: bool, io: &mut dyn Io) {
-        self.doing = Doing::Applying;
-        let mut w = PacketWriter::new(&mut self.prepared, &mut self.checker.answers);
-        w.own(BEGIN);
-        for (i, e) in script.entries().iter().enumerate() {
-            w.entry(i, e);
-        }
-        Self::finish_packet(w, constraints, self.link.conn, io);
+    /// Sends the whole script, as far as there is room; [`Self::feed`] sends the rest. Ends in [`Report::Applied`].
+    ///
+    /// # Errors
+    /// The script's spill file cannot be read.
+    pub fn apply(&mut self, script: &Script, constraints: bool, io: &mut dyn Io) -> std::io::Result<()> {
+        self.complete = Some(constraints);
+        self.write(script, true, io)
     }
 
-    fn finish_packet(mut w: PacketWriter<'_>, constraints: bool, conn: crate::shard::driver::ConnId, io: &mut dyn Io) {
-        if constraints {
-            w.own("SET CONSTRAINTS ALL IMMEDIATE");
+    /// Begins a script that is still growing.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub fn apply_early(&mut self, script: &Script, io: &mut dyn Io) -> std::io::Result<()> {
+        self.complete = None;
+        self.write(script, true, io)
+    }
+
+    /// The script of [`Self::apply_early`] grows no more. Ends in [`Report::Applied`].
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub fn apply_rest(&mut self, script: &Script, constraints: bool, io: &mut dyn Io) -> std::io::Result<()> {
+        self.complete = Some(constraints);
+        self.feed(script, io)
+    }
+
+    /// Sends more of the script, if there is any and the connection has room.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub fn feed(&mut self, script: &Script, io: &mut dyn Io) -> std::io::Result<()> {
+        if self.doing == Doing::Feeding { self.write(script, false, io) } else { Ok(()) }
+    }
+
+    fn write(&mut self, script: &Script, begin: bool, io: &mut dyn Io) -> std::io::Result<()> {
+        let conn = self.link.conn;
+        if begin {
+            self.doing = Doing::Feeding;
+            self.feed = Feed::default();
+        } else if io.queued(conn) > super::QUEUE_HIGH {
+            return Ok(());
         }
-        w.sync();
+        // After an error the server skips everything up to Sync: nothing more need be sent.
+        let skip = self.checker.has_difference();
+        let mut w = PacketWriter::new(&mut self.prepared, &mut self.checker.answers);
+        if begin {
+            w.own(BEGIN);
+        }
+        let mut more = !skip;
+        while more {
+            more = self.feed.next(script, &mut w)?;
+            if w.written() > super::QUEUE_HIGH {
+                break;
+            }
+        }
+        if let Some(constraints) = self.complete.filter(|_| skip || self.feed.is_level(script)) {
+            self.doing = Doing::Applying;
+            if constraints && !skip {
+                w.own("SET CONSTRAINTS ALL IMMEDIATE");
+            }
+            w.sync();
+        }
         for b in w.finish() {
             io.send(conn, b);
         }
+        Ok(())
     }
 
-    /// Begins a script that is not complete yet.
-    pub fn stream_begin(&mut self, io: &mut dyn Io) {
-        self.doing = Doing::Streaming;
-        self.stream(io, |w| w.own(BEGIN));
-    }
-
-    /// More of a script that is not complete yet.
-    pub fn stream(&mut self, io: &mut dyn Io, write: impl FnOnce(&mut PacketWriter<'_>)) {
-        let mut w = PacketWriter::new(&mut self.prepared, &mut self.checker.answers);
-        write(&mut w);
-        for b in w.finish() {
-            io.send(self.link.conn, b);
-        }
-    }
-
-    /// The streamed script is complete. Ends in [`Report::Applied`].
-    pub fn stream_end(&mut self, constraints: bool, io: &mut dyn Io) {
-        self.doing = Doing::Applying;
-        let w = PacketWriter::new(&mut self.prepared, &mut self.checker.answers);
-        Self::finish_packet(w, constraints, self.link.conn, io);
+    /// Number of entries of which the server has been sent anything.
+    #[must_use]
+    pub fn begun(&self) -> usize {
+        self.feed.begun()
     }
 
     /// COMMIT. Ends in [`Report::Committed`].
@@ -254,6 +294,9 @@ impl Applier {
         if piece.tag == b'C' && matches!(self.doing, Doing::Committing | Doing::RollingBack) {
             crate::wire::back::tag(&bytes[5..]).clone_into(&mut self.tag);
         }
+        if piece.tag == b'E' && self.checker.answers.is_empty() {
+            return Some(Report::Farewell(ErrorFields::parse(&bytes[5..]).message));
+        }
         match self.checker.message(script, piece.tag, bytes, piece.last) {
             Progress::More => None,
             Progress::Violation => Some(Report::Violation),
@@ -269,6 +312,7 @@ impl Applier {
         let difference = self.checker.take_difference();
         match self.doing {
             Doing::Applying => {
+                self.complete = None;
                 if difference.as_ref().is_some_and(Difference::is_stale_plan) {
                     self.prepared.forget();
                 }

@@ -9,26 +9,22 @@
 //! - An applier lost before COMMIT was sent to main is replaced, its backend first seen gone (hazard 35); lost after,
 //!   its node is stale: its locks are free, others may have gone past, with equal counts (hazard 55).
 //! - From the moment COMMIT is sent to main nothing but main's answer decides.
+//! - A SERIALIZABLE transaction is prepared on main first, where that is possible: main judges it at COMMIT, and a
+//!   judgement that was lost with its answer cannot be made up (hazard 70).
 
-use std::time::Duration;
-
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::Session;
-use super::applier::{Applier, Doing, Report};
-use super::io::{Cx, Fate, PoolKey, Question, TimerKind};
-use super::owed::Own;
+use super::io::{Answer, Cx, Fate, Probe, Question, TimerKind};
+use super::owed::{Asked, Own, Whose};
+use super::replica::{Replica, Step};
 use super::transaction::{Open, Target};
 use crate::config::OnDivergence;
-use crate::script::check::Difference;
 use crate::script::{Entry, Script};
-use crate::sequencer::{Csn, NodeId};
-use crate::shard::driver::{ConnId, Time};
+use crate::sequencer::Csn;
+use crate::shard::driver::Time;
 use crate::telemetry::{Phase as Measured, StatementClass};
-use crate::wire::PgError;
-
-/// Pause before a replica that could not be reached is tried again.
-const RECONNECT_AFTER: Duration = Duration::from_millis(100);
+use crate::wire::{PgError, front};
 
 /// What the client is told when the transaction is committed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,45 +48,7 @@ pub enum Work {
     Statement(Bytes),
 }
 
-/// How far one replica is.
-#[derive(Debug)]
-enum Step {
-    /// A backend is being opened, or will be by a timer.
-    Opening,
-    /// Settings are being taken over.
-    Settings,
-    /// The script is being applied. `owed`: a commit up to `need` had not been acknowledged when it was sent.
-    Applying { owed: bool },
-    /// What was applied is being rolled back, to be applied again.
-    RollingBack,
-    /// Waits until the replica has acknowledged all of `need`, then applies again.
-    Owed,
-    /// The old backend must be seen gone before another applies again.
-    Going { token: u64 },
-    /// Applied as on main.
-    Applied,
-    /// It differs, whatever it had acknowledged.
-    Differs(Difference),
-    /// COMMIT (or the statement) is under way.
-    Committing,
-    /// It has acknowledged.
-    Done,
-    /// It is being declared stale.
-    Leaving { token: u64 },
-    /// It is durably out.
-    Out,
-}
-
-#[derive(Debug)]
-struct Replica {
-    node: NodeId,
-    applier: Option<Box<Applier>>,
-    step: Step,
-    tries: u32,
-    /// When it was first found unreachable.
-    unreachable: Option<Time>,
-}
-
+/// How far the commit is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
     /// SET CONSTRAINTS ALL IMMEDIATE on main.
@@ -99,6 +57,8 @@ enum Phase {
     Apply,
     /// Main must acknowledge what this commit may rest on.
     Need,
+    /// PREPARE TRANSACTION is under way on main.
+    Prepare,
     /// COMMIT is under way on main.
     Main,
     /// Main did not answer; its backend must be seen gone.
@@ -113,14 +73,16 @@ enum Phase {
 #[derive(Debug)]
 pub struct Commit {
     after: After,
-    work: Work,
-    need: u64,
+    pub(super) work: Work,
+    /// Newest commit that had been sent to main before main's last answer to this transaction.
+    pub(super) need: u64,
     xid: u64,
     ddl: bool,
-    constraints: bool,
-    csn: Option<Csn>,
+    pub(super) constraints: bool,
+    pub(super) csn: Option<Csn>,
     phase: Phase,
-    replicas: Vec<Replica>,
+    /// Main prepares it first, under this name.
+    gid: Option<String>,
     started: Time,
     phase_started: Time,
     /// The client is told that nobody knows (main vanished for good after COMMIT was sent).
@@ -129,10 +91,42 @@ pub struct Commit {
 }
 
 impl Commit {
-    fn script(&self) -> &[Entry] {
+    fn new(after: After, work: Work, phase: Phase, now: Time) -> Commit {
+        Commit {
+            after,
+            work,
+            need: 0,
+            xid: 0,
+            ddl: false,
+            constraints: false,
+            csn: None,
+            phase,
+            gid: None,
+            started: now,
+            phase_started: now,
+            unknown: false,
+            lasting: Vec::new(),
+        }
+    }
+
+    /// Main is at work on SET CONSTRAINTS.
+    #[must_use]
+    pub fn checks_constraints(&self) -> bool {
+        self.phase == Phase::Constraints
+    }
+
+    /// One line for the log.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        format!("{:?} need {} csn {:?} xid {}", self.phase, self.need, self.csn.map(Csn::get), self.xid)
+    }
+
+    /// What replicas apply.
+    #[must_use]
+    pub fn script(&self) -> Option<&Script> {
         match &self.work {
-            Work::Script(s) => s.entries(),
-            Work::Statement(_) => &[],
+            Work::Script(s) => Some(s),
+            Work::Statement(_) => None,
         }
     }
 
@@ -142,82 +136,72 @@ impl Commit {
         !matches!(self.phase, Phase::Constraints | Phase::Apply | Phase::Need)
     }
 
-    /// The connection is one of this commit's appliers.
+    /// The script leaves settings in force that nobody has noted.
     #[must_use]
-    pub fn owns(&self, conn: ConnId) -> bool {
-        self.position(conn).is_some()
+    pub fn changes_settings(&self) -> bool {
+        !self.lasting.is_empty()
     }
 
-    /// The link of one of this commit's appliers.
-    pub fn link_mut(&mut self, conn: ConnId) -> Option<&mut super::link::Link> {
-        let i = self.position(conn)?;
-        self.replicas[i].applier.as_mut().map(|a| &mut a.link)
-    }
-
-    fn position(&self, conn: ConnId) -> Option<usize> {
-        self.replicas.iter().position(|r| r.applier.as_ref().is_some_and(|a| a.link.conn == conn))
+    /// The statement of an entry, for messages.
+    fn statement(&self, index: Option<usize>) -> String {
+        let found = self.script().zip(index).and_then(|(s, i)| Some((s, s.entries().get(i)?)));
+        let text = found.and_then(|(s, e)| s.load(&e.statement().sql).ok());
+        text.map_or_else(|| "(the proxy's own)".to_owned(), |t| String::from_utf8_lossy(&t).into_owned())
     }
 }
 
 impl Session {
     /// The transaction on the lane ends well. `open` has not failed.
     pub(super) fn start_commit(&mut self, open: Box<Open>, after: After, cx: &mut Cx<'_>) {
-        let now = cx.io.now();
-        let lasting = open.lasting_settings().cloned().collect();
+        if self.cancels > 0 {
+            // The client's cancel came late; it must not hit COMMIT, which nothing may undo (hazard 63).
+            let e = PgError::error("57014", "canceling statement due to user request");
+            self.tx = super::transaction::Tx::Open(open);
+            return self.roll_back_lane(super::AfterRollback::Commit { after, error: e.encode() }, cx);
+        }
         let writes = open.has_writes();
+        let gid = self.two_phase_name(&open, writes, cx);
+        let (need, xid, ddl) = (open.need, open.xid().unwrap_or(0), open.ddl);
+        let lasting = open.lasting_settings().cloned().collect();
         let constraints = writes && self.deferrable_constraints(cx);
-        let mut commit = Commit {
-            after,
-            need: open.need,
-            xid: open.xid().unwrap_or(0),
-            ddl: open.ddl,
-            constraints,
-            work: Work::Script(open.script),
-            csn: None,
-            phase: Phase::Apply,
-            replicas: Vec::new(),
-            started: now,
-            phase_started: now,
-            unknown: false,
-            lasting,
-        };
+        let commit = Commit::new(after, Work::Script(open.script), Phase::Apply, cx.io.now());
+        let mut commit = Box::new(Commit { need, xid, ddl, constraints, lasting, gid, ..commit });
         if !writes {
             // Nothing for the replicas: main's own COMMIT, and no number.
             commit.phase = Phase::Main;
-            self.commit = Some(Box::new(commit));
-            self.send_own(Target::Lane, ("_pgls_c", "COMMIT"), Own::Commit, cx);
-            self.sync_own(Target::Lane, Own::Commit, cx);
-            return;
+            self.commit = Some(commit);
+            return self.own_statement(("_pgls_c", "COMMIT"), Own::Commit, cx);
         }
+        self.arm_commit_timer(cx);
         if constraints {
             commit.phase = Phase::Constraints;
-            self.commit = Some(Box::new(commit));
-            self.send_own(Target::Lane, ("_pgls_d", "SET CONSTRAINTS ALL IMMEDIATE"), Own::Constraints, cx);
-            self.sync_own(Target::Lane, Own::Constraints, cx);
-            return;
+            self.commit = Some(commit);
+            return self.own_statement(("_pgls_d", "SET CONSTRAINTS ALL IMMEDIATE"), Own::Constraints, cx);
         }
-        self.commit = Some(Box::new(commit));
+        self.commit = Some(commit);
         self.start_apply(cx);
+    }
+
+    fn own_statement(&mut self, statement: (&'static str, &'static str), own: Own, cx: &mut Cx<'_>) {
+        self.send_own(Target::Lane, statement, own, cx);
+        self.sync_own(Target::Lane, own, cx);
+    }
+
+    /// Name for PREPARE TRANSACTION, if this one is to be prepared: SERIALIZABLE, and nothing stands against it (what
+    /// PrepareTransaction in xact.c and PreCommit_Notify refuse; an opaque statement may have done such a thing).
+    fn two_phase_name(&self, open: &Open, writes: bool, cx: &Cx<'_>) -> Option<String> {
+        let serializable = open.info.as_ref().is_some_and(|i| i.isolation == "serializable");
+        if !writes || !serializable || open.opaque || open.unpreparable || self.temporary || !cx.env.can_prepare {
+            return None;
+        }
+        let cluster = &cx.env.config.cluster.name;
+        Some(format!("pglockstep:{cluster}:{}:{}", cx.env.membership.epoch(), open.xid()?))
     }
 
     /// Main has done a statement that must not stand in a transaction block; now the replicas.
     pub(super) fn start_everywhere(&mut self, sql: Bytes, after: After, cx: &mut Cx<'_>) {
-        let now = cx.io.now();
-        self.commit = Some(Box::new(Commit {
-            after,
-            need: 0,
-            xid: 0,
-            ddl: true,
-            constraints: false,
-            work: Work::Statement(sql),
-            csn: None,
-            phase: Phase::Replicas,
-            replicas: Vec::new(),
-            started: now,
-            phase_started: now,
-            unknown: false,
-            lasting: Vec::new(),
-        }));
+        let commit = Commit::new(after, Work::Statement(sql), Phase::Replicas, cx.io.now());
+        self.commit = Some(Box::new(Commit { ddl: true, ..commit }));
         self.version.raise();
         self.start_apply(cx);
     }
@@ -236,299 +220,57 @@ impl Session {
             commit.phase = Phase::Apply;
         }
         cx.io.watch_commits();
-        let nodes: Vec<NodeId> = cx.env.membership.load().replicas().collect();
-        for node in nodes {
-            let replica = Replica { node, applier: None, step: Step::Opening, tries: 0, unreachable: None };
-            if let Some(commit) = &mut self.commit {
-                commit.replicas.push(replica);
-                let i = commit.replicas.len() - 1;
-                self.open_applier(i, cx);
-            }
-        }
+        self.take_over_early(cx);
         self.advance_commit(cx);
     }
 
-    /// Finds or opens a backend for replica `i`.
-    fn open_applier(&mut self, i: usize, cx: &mut Cx<'_>) {
+    /// The control plane has answered a question of the commit.
+    pub(super) fn commit_answer(&mut self, token: u64, answer: &Answer, cx: &mut Cx<'_>) {
+        if let Answer::Blocks(blocks) = answer {
+            return self.blocks(token, *blocks, cx);
+        }
+        if let Answer::Probe(probe) = answer {
+            return self.probed(token, probe, cx);
+        }
         let Some(commit) = &mut self.commit else { return };
-        let node = commit.replicas[i].node;
-        let key = PoolKey { node, database: self.database.clone(), user: self.user.clone() };
-        commit.replicas[i].step = Step::Opening;
-        if let Some(applier) = cx.io.take_applier(&key, self.settings.id()) {
-            commit.replicas[i].applier = Some(applier);
-            return self.applier_ready(i, cx);
-        }
-        let link = self.open_link(node, Target::Reader, true, cx);
-        if let Some(commit) = &mut self.commit {
-            commit.replicas[i].applier = Some(Box::new(Applier::new(link, key)));
-        }
-    }
-
-    /// The backend of replica `i` is idle: settings first, then the work.
-    fn applier_ready(&mut self, i: usize, cx: &mut Cx<'_>) {
-        let settings = self.settings.clone();
-        let Some(commit) = &mut self.commit else { return };
-        let (constraints, need) = (commit.constraints, commit.need);
-        let Replica { applier: Some(applier), step, node, .. } = &mut commit.replicas[i] else { return };
-        if applier.settings != Some(settings.id()) {
-            *step = Step::Settings;
-            applier.take_settings(&settings, cx.io);
-            return;
-        }
-        match &commit.work {
-            Work::Script(script) => {
-                let owed = cx.env.sequencer.watermark(*node) < need;
-                *step = Step::Applying { owed };
-                applier.apply(script, constraints, cx.io);
-            }
-            Work::Statement(sql) => {
-                *step = Step::Committing;
-                applier.run(sql, cx.io);
-            }
-        }
-    }
-
-    /// Bytes on one of the commit's appliers.
-    pub(super) fn applier_received(&mut self, conn: ConnId, bytes: Bytes, cx: &mut Cx<'_>) {
-        let mut reports = Vec::new();
-        {
-            let Some(commit) = &mut self.commit else { return };
-            let Some(i) = commit.position(conn) else { return };
-            let script = match &commit.work {
-                Work::Script(s) => s.entries(),
-                Work::Statement(_) => &[],
-            };
-            if let Some(applier) = &mut commit.replicas[i].applier {
-                applier.received(bytes, script, cx.io, &mut reports);
-            }
-        }
-        for report in reports {
-            let Some(i) = self.commit.as_ref().and_then(|c| c.position(conn)) else { return };
-            self.applier_report(i, report, cx);
-        }
-        self.advance_commit(cx);
-    }
-
-    fn applier_report(&mut self, i: usize, report: Report, cx: &mut Cx<'_>) {
-        let Some(commit) = &mut self.commit else { return };
-        let replica = &mut commit.replicas[i];
-        match report {
-            Report::LoggedIn => {
-                replica.unreachable = None;
-                self.applier_ready(i, cx);
-            }
-            Report::LoginFailed(e) => self.applier_unreachable(i, &e.message, cx),
-            Report::SettingsDone(Ok(())) => self.applier_ready(i, cx),
-            Report::SettingsDone(Err(e)) => {
-                // Main has these settings, so the replica must know them; it differs.
-                replica.step = Step::Differs(Difference::Error { index: None, error: e });
-            }
-            Report::Applied(None) => replica.step = Step::Applied,
-            Report::Applied(Some(d)) => self.applier_differs(i, d, cx),
-            Report::RolledBack => {
-                replica.step = Step::Owed;
-                self.retry_owed(cx);
-            }
-            Report::Committed(Ok(())) => {
-                let node = replica.node;
-                replica.step = Step::Done;
-                if let Some(csn) = commit.csn {
-                    cx.env.sequencer.acknowledge(node, csn);
-                }
-                self.give_applier_back(i, cx);
-            }
-            Report::Committed(Err(answer)) => {
-                self.detach_replica(i, format!("COMMIT was answered with {answer}"), cx);
-            }
-            Report::Ran(Ok(())) => {
-                replica.step = Step::Done;
-                self.give_applier_back(i, cx);
-            }
-            Report::Ran(Err(e)) => {
-                let sql = match &commit.work {
-                    Work::Statement(s) => String::from_utf8_lossy(s).into_owned(),
-                    Work::Script(_) => String::new(),
-                };
-                self.detach_replica(i, format!("{}: {} ({sql})", e.sqlstate, e.message), cx);
-            }
-            Report::Violation => {
-                if let Some(a) = self.commit.as_mut().and_then(|c| c.replicas[i].applier.as_ref()) {
-                    cx.io.abort(a.link.conn);
-                }
-                self.applier_lost(i, "protocol violation", cx);
-            }
-        }
-    }
-
-    fn give_applier_back(&mut self, i: usize, cx: &mut Cx<'_>) {
-        let Some(commit) = &mut self.commit else { return };
-        let Some(mut applier) = commit.replicas[i].applier.take() else { return };
-        if !commit.lasting.is_empty() {
-            applier.forget_settings();
-        }
-        let key = applier.key.clone();
-        cx.io.give_applier(&key, applier);
-    }
-
-    /// The replica's answer is not main's.
-    fn applier_differs(&mut self, i: usize, difference: Difference, cx: &mut Cx<'_>) {
-        let retries = cx.env.config.replication.apply_retries;
-        let Some(commit) = &mut self.commit else { return };
-        let replica = &mut commit.replicas[i];
-        let owed = matches!(replica.step, Step::Applying { owed: true });
-        replica.tries += 1;
-        tracing::debug!(node = %replica.node, %difference, owed, tries = replica.tries, "script did not apply as on main");
-        if (owed || difference.is_transient()) && replica.tries <= retries {
-            cx.env.recorder.borrow_mut().counters.retries += 1;
-            replica.step = Step::RollingBack;
-            if let Some(a) = &mut replica.applier {
-                a.rollback(cx.io);
-            }
-            return;
-        }
-        replica.step = Step::Differs(difference);
-    }
-
-    /// Replicas that waited for others' commits and have them now apply again.
-    fn retry_owed(&mut self, cx: &mut Cx<'_>) {
-        let n = self.commit.as_ref().map_or(0, |c| c.replicas.len());
-        for i in 0..n {
-            let Some(commit) = &self.commit else { return };
-            let r = &commit.replicas[i];
-            if matches!(r.step, Step::Owed) && cx.env.sequencer.watermark(r.node) >= commit.need {
-                self.applier_ready(i, cx);
-            }
-        }
-    }
-
-    /// A replica could not be reached or refused the login: tried again for `replica_timeout`, then it is out.
-    fn applier_unreachable(&mut self, i: usize, why: &str, cx: &mut Cx<'_>) {
-        let limit = cx.env.config.replication.replica_timeout;
-        let now = cx.io.now();
-        let Some(commit) = &mut self.commit else { return };
-        let replica = &mut commit.replicas[i];
-        if let Some(a) = replica.applier.take() {
-            cx.io.abort(a.link.conn);
-        }
-        let since = *replica.unreachable.get_or_insert(now);
-        if now.since(since) >= limit {
-            return self.detach_replica(i, format!("no backend could be opened: {why}"), cx);
-        }
-        let node = replica.node;
-        replica.step = Step::Opening;
-        cx.io.arm(RECONNECT_AFTER, TimerKind::Replica(node));
-    }
-
-    /// Time to try a replica again.
-    pub(super) fn replica_timer(&mut self, node: NodeId, cx: &mut Cx<'_>) {
-        let Some(commit) = &self.commit else { return };
-        let again = commit
-            .replicas
-            .iter()
-            .position(|r| r.node == node && r.applier.is_none() && matches!(r.step, Step::Opening));
-        if let Some(i) = again {
-            self.open_applier(i, cx);
-            self.advance_commit(cx);
-        }
-    }
-
-    /// An applier's connection has broken.
-    pub(super) fn applier_closed(&mut self, conn: ConnId, why: &str, cx: &mut Cx<'_>) {
-        if let Some(i) = self.commit.as_ref().and_then(|c| c.position(conn)) {
-            self.applier_lost(i, why, cx);
-            self.advance_commit(cx);
-        }
-    }
-
-    fn applier_lost(&mut self, i: usize, why: &str, cx: &mut Cx<'_>) {
-        let Some(commit) = &mut self.commit else { return };
-        let decided = commit.is_decided();
-        let replica = &mut commit.replicas[i];
-        let Some(applier) = replica.applier.take() else { return };
-        match &replica.step {
-            Step::Opening => {
-                replica.applier = Some(applier);
-                self.applier_unreachable(i, why, cx);
-            }
-            Step::Done | Step::Out | Step::Leaving { .. } => {}
-            _ if decided => {
-                let what = format!("its backend was lost after COMMIT had been sent to main ({why})");
-                self.detach_replica(i, what, cx);
-            }
-            _ => {
-                let (node, pid) = (applier.link.node, applier.link.pid);
-                let token = cx.io.ask(Question::BackendGone { node, pid });
-                replica.step = Step::Going { token };
-            }
-        }
-    }
-
-    /// The node is out: durably, before the client hears of this commit.
-    fn detach_replica(&mut self, i: usize, reason: String, cx: &mut Cx<'_>) {
-        let Some(commit) = &mut self.commit else { return };
-        let replica = &mut commit.replicas[i];
-        tracing::error!(node = %replica.node, %reason, "node is out");
-        if let Some(a) = replica.applier.take() {
-            self_discard(&a, cx);
-        }
-        let token = cx.io.ask(Question::Detach { node: replica.node, reason });
-        replica.step = Step::Leaving { token };
-    }
-
-    /// The control plane has answered a question of the commit. False: it was not the commit's.
-    pub(super) fn commit_answer(&mut self, token: u64, answer: &super::io::Answer, cx: &mut Cx<'_>) -> bool {
-        use super::io::Answer;
-        let Some(commit) = &mut self.commit else { return false };
         match (commit.phase, answer) {
             (Phase::MainGoing { token: t }, Answer::Gone(gone)) if t == token => {
-                let node = cx.env.membership.load().main;
-                if *gone {
-                    let q = Question::Fate { node, database: self.database.to_string(), xid: commit.xid };
-                    let token = cx.io.ask(q);
-                    commit.phase = Phase::MainFate { token };
-                } else {
-                    self.main_fate(Fate::Unknown, cx);
-                }
-                return true;
+                return self.main_gone(*gone, cx);
             }
-            (Phase::MainFate { token: t }, Answer::Fate(fate)) if t == token => {
-                self.main_fate(*fate, cx);
-                return true;
-            }
+            (Phase::MainFate { token: t }, Answer::Fate(fate)) if t == token => return self.main_fate(*fate, cx),
             _ => {}
         }
         let mine = |r: &Replica| matches!(r.step, Step::Going { token: t } | Step::Leaving { token: t } if t == token);
-        let Some(i) = commit.replicas.iter().position(mine) else { return false };
+        let Some(i) = self.replicas.iter().position(mine) else { return };
         match answer {
             Answer::Gone(true) => self.open_applier(i, cx),
             Answer::Gone(false) => self.detach_replica(i, "a lost backend could not be seen gone".into(), cx),
-            Answer::Detached(Ok(())) => commit.replicas[i].step = Step::Out,
+            Answer::Detached(Ok(())) => self.replicas[i].step = Step::Out,
+            Answer::Detached(Err(why)) if commit.is_decided() => {
+                // Main has committed and nothing can undo that; the node stays listed, and a comparison will find it.
+                tracing::error!(node = %self.replicas[i].node, why, "a node that lacks a commit could not be detached");
+                self.replicas[i].step = Step::Out;
+            }
             Answer::Detached(Err(why)) => {
                 let e = PgError::error("40001", "could not commit: a node differs and cannot be given up")
                     .detail(why.clone());
-                if commit.is_decided() {
-                    // Main has committed; the node stays listed, and verify will find it.
-                    commit.replicas[i].step = Step::Out;
-                } else {
-                    self.refuse_commit(e.encode(), cx);
-                }
+                return self.refuse_commit(e.encode(), cx);
             }
-            _ => return false,
+            _ => return,
         }
         self.advance_commit(cx);
-        true
     }
 
     /// The membership has changed: replicas that are no longer up are out.
     pub(super) fn commit_membership(&mut self, cx: &mut Cx<'_>) {
         let membership = cx.env.membership.load();
-        let Some(commit) = &mut self.commit else { return };
-        for r in &mut commit.replicas {
+        let early = self.commit.is_none();
+        for r in &mut self.replicas {
             if !membership.is_up(r.node) && !matches!(r.step, Step::Done) {
                 if let Some(a) = r.applier.take() {
                     cx.io.abort(a.link.conn);
                 }
-                r.step = Step::Out;
+                r.step = if early { Step::Later } else { Step::Out };
             }
         }
         self.advance_commit(cx);
@@ -541,21 +283,19 @@ impl Session {
         match commit.phase {
             Phase::Apply => {
                 let settled = |r: &Replica| matches!(r.step, Step::Applied | Step::Differs(_) | Step::Out);
-                if !commit.replicas.iter().all(settled) {
+                if !self.replicas.iter().all(settled) {
                     return;
                 }
-                if commit.replicas.iter().any(|r| matches!(r.step, Step::Differs(_))) {
+                if self.replicas.iter().any(|r| matches!(r.step, Step::Differs(_))) {
                     return self.judge_differences(cx);
                 }
+                commit.phase = Phase::Need;
                 self.measure(Measured::Apply, cx);
-                if let Some(commit) = &mut self.commit {
-                    commit.phase = Phase::Need;
-                }
-                self.advance_commit(cx);
+                self.commit_on_main(cx);
             }
             Phase::Need => self.commit_on_main(cx),
             Phase::Replicas => self.commit_on_replicas(cx),
-            Phase::Constraints | Phase::Main | Phase::MainGoing { .. } | Phase::MainFate { .. } => {}
+            Phase::Constraints | Phase::Prepare | Phase::Main | Phase::MainGoing { .. } | Phase::MainFate { .. } => {}
         }
     }
 
@@ -563,36 +303,31 @@ impl Session {
     fn judge_differences(&mut self, cx: &mut Cx<'_>) {
         cx.env.recorder.borrow_mut().counters.divergences += 1;
         let Some(commit) = &self.commit else { return };
-        let up = 1 + commit.replicas.iter().filter(|r| !matches!(r.step, Step::Out)).count();
+        let up = 1 + self.replicas.iter().filter(|r| !matches!(r.step, Step::Out)).count();
         let mut odd = Vec::new();
-        for (i, r) in commit.replicas.iter().enumerate() {
+        for (i, r) in self.replicas.iter().enumerate() {
             if let Step::Differs(d) = &r.step {
-                odd.push((i, r.node, d.clone()));
+                let told = format!("node {}: {d}; statement: {}", r.node, commit.statement(d.index()));
+                odd.push((i, d.is_node_trouble(), told));
             }
         }
         let agree = up - odd.len();
-        let trouble = odd.iter().all(|(_, _, d)| d.is_node_trouble());
-        let go_on = trouble
+        let go_on = odd.iter().all(|(_, trouble, _)| *trouble)
             || match cx.env.config.replication.on_divergence {
                 OnDivergence::Main => true,
                 OnDivergence::Vote => agree * 2 > up,
                 OnDivergence::Refuse => false,
             };
-        let statement = |d: &Difference| {
-            let text = d.index().and_then(|k| commit.script().get(k)).map(|e| e.statement().sql.clone());
-            text.map_or_else(|| "(the proxy's own)".to_owned(), |t| String::from_utf8_lossy(&t).into_owned())
-        };
-        let told: Vec<String> =
-            odd.iter().map(|(_, n, d)| format!("node {n}: {d}; statement: {}", statement(d))).collect();
         if go_on {
-            for ((i, _, _), why) in odd.into_iter().zip(told) {
+            for (i, _, why) in odd {
                 self.detach_replica(i, format!("it diverged from main: {why}"), cx);
             }
             return;
         }
+        let told: Vec<String> = odd.into_iter().map(|(_, _, told)| told).collect();
         let e = PgError::error("40001", "could not commit: the transaction has another effect on another node")
             .detail(told.join("\n"))
-            .hint("Nothing was changed on any node. Run \"pglockstep verify\" to see whether nodes differ.");
+            .hint("Nothing was changed on any node. Compare the nodes' rows before you try again.");
         tracing::error!(detail = e.detail.as_deref().unwrap_or(""), "transaction refused");
         self.refuse_commit(e.encode(), cx);
     }
@@ -609,66 +344,104 @@ impl Session {
         // A full window opens again when others are acknowledged; this session is told then.
         let Ok(csn) = cx.env.sequencer.open_commit() else { return };
         commit.csn = Some(csn);
-        commit.phase = Phase::Main;
         commit.phase_started = cx.io.now();
         // Nodes that are not in this commit have nothing to acknowledge.
         for node in membership.nodes() {
-            let part = node == membership.main
-                || commit.replicas.iter().any(|r| r.node == node && matches!(r.step, Step::Applied));
-            if !part {
+            let applied = |r: &Replica| r.node == node && matches!(r.step, Step::Applied);
+            if node != membership.main && !self.replicas.iter().any(applied) {
                 cx.env.sequencer.acknowledge(node, csn);
             }
         }
-        self.send_own(Target::Lane, ("_pgls_c", "COMMIT"), Own::Commit, cx);
-        self.sync_own(Target::Lane, Own::Commit, cx);
+        if let Some(gid) = &commit.gid {
+            let sql = format!("PREPARE TRANSACTION {}", crate::wire::literal(gid));
+            commit.phase = Phase::Prepare;
+            return self.own_text(&sql, cx);
+        }
+        commit.phase = Phase::Main;
+        self.own_statement(("_pgls_c", "COMMIT"), Own::Commit, cx);
     }
 
-    /// Main has answered COMMIT: with an error, or with a tag.
+    /// One of the commit's own statements whose text is not always the same.
+    fn own_text(&mut self, sql: &str, cx: &mut Cx<'_>) {
+        let mut out = BytesMut::new();
+        front::query(&mut out, sql.as_bytes());
+        if let Some(lane) = &mut self.lane {
+            lane.unnamed = None;
+        }
+        self.forward(Target::Lane, out.freeze(), Asked::Query, Whose::Own(Own::Commit), cx);
+    }
+
+    /// Main has answered COMMIT (or PREPARE TRANSACTION): with an error, or with a tag.
     pub(super) fn main_committed(&mut self, error: Option<Bytes>, tag: &str, cx: &mut Cx<'_>) {
         let Some(commit) = &mut self.commit else { return };
-        if let Some(raw) = error {
-            if let Some(csn) = commit.csn.take() {
-                cx.env.sequencer.abort(csn);
-            }
-            return self.refuse_commit(raw, cx);
-        }
-        if tag != "COMMIT" {
+        let wanted = match (commit.phase, &commit.gid) {
+            (Phase::Prepare, _) => "PREPARE TRANSACTION",
+            (_, Some(_)) => "COMMIT PREPARED",
+            (_, None) => "COMMIT",
+        };
+        let refused = match error {
+            Some(raw) => Some(raw),
             // COMMIT of a failed transaction answers ROLLBACK; the session sends none for those.
-            if let Some(csn) = commit.csn.take() {
-                cx.env.sequencer.abort(csn);
+            None if tag != wanted => {
+                Some(PgError::error("40001", format!("main answered {wanted} with {tag}")).encode())
             }
-            let e = PgError::error("40001", format!("main answered COMMIT with {tag}"));
-            return self.refuse_commit(e.encode(), cx);
+            None => None,
+        };
+        match (refused, commit.phase, &commit.gid) {
+            (Some(_), Phase::Main, Some(gid)) => {
+                // Prepared and not committed: it can still be, and must be.
+                let q = Question::Prepared { database: self.database.to_string(), gid: gid.clone(), commit: true };
+                let token = cx.io.ask(q);
+                commit.phase = Phase::MainFate { token };
+            }
+            (Some(raw), ..) => {
+                if let Some(csn) = commit.csn.take() {
+                    cx.env.sequencer.abort(csn);
+                }
+                self.refuse_commit(raw, cx);
+            }
+            (None, Phase::Prepare, Some(gid)) => {
+                let sql = format!("COMMIT PREPARED {}", crate::wire::literal(gid));
+                commit.phase = Phase::Main;
+                self.own_text(&sql, cx);
+            }
+            (None, ..) => {
+                if let Some(csn) = commit.csn {
+                    cx.env.sequencer.acknowledge(cx.env.membership.load().main, csn);
+                }
+                commit.phase = Phase::Replicas;
+                if commit.ddl {
+                    // Once more: what was read since the first time may be the old catalogue under the new version.
+                    self.version.raise();
+                }
+                self.measure(Measured::Main, cx);
+                self.commit_on_replicas(cx);
+            }
         }
-        if let Some(csn) = commit.csn {
-            cx.env.sequencer.acknowledge(cx.env.membership.load().main, csn);
-        }
-        commit.phase = Phase::Replicas;
-        self.measure(Measured::Main, cx);
-        self.commit_on_replicas(cx);
     }
 
     fn commit_on_replicas(&mut self, cx: &mut Cx<'_>) {
         let Some(commit) = &mut self.commit else { return };
-        for r in &mut commit.replicas {
+        for r in &mut self.replicas {
             if matches!(r.step, Step::Applied) && cx.env.sequencer.watermark(r.node) >= commit.need {
                 r.step = Step::Committing;
+                r.sent = cx.io.now();
                 if let Some(a) = &mut r.applier {
                     a.commit(cx.io);
                 }
             }
         }
-        if commit.replicas.iter().all(|r| matches!(r.step, Step::Done | Step::Out)) {
+        if self.replicas.iter().all(|r| matches!(r.step, Step::Done | Step::Out)) {
             self.finish_commit(cx);
         }
     }
 
-    /// The lane broke while COMMIT was under way.
+    /// The lane broke while a commit was under way.
     pub(super) fn main_lost(&mut self, pid: u32, cx: &mut Cx<'_>) {
         let node = cx.env.membership.load().main;
         let Some(commit) = &mut self.commit else { return };
         match commit.phase {
-            Phase::Main if commit.csn.is_some() => {
+            Phase::Main | Phase::Prepare if commit.csn.is_some() => {
                 let token = cx.io.ask(Question::BackendGone { node, pid });
                 commit.phase = Phase::MainGoing { token };
             }
@@ -677,15 +450,35 @@ impl Session {
         }
     }
 
+    /// The lane's old backend is seen gone, or not: what became of the transaction?
+    fn main_gone(&mut self, gone: bool, cx: &mut Cx<'_>) {
+        let Some(commit) = &mut self.commit else { return };
+        let database = self.database.to_string();
+        let question = match (&commit.gid, gone) {
+            // Which of the two was not answered does not matter: what is prepared is finished, and if nothing is,
+            // either COMMIT PREPARED was done or PREPARE was not: main's transaction status tells.
+            (Some(gid), true) => Question::Prepared { database, gid: gid.clone(), commit: true },
+            (None, true) => Question::Fate { node: cx.env.membership.load().main, database, xid: commit.xid },
+            (_, false) => return self.main_fate(Fate::Unknown, cx),
+        };
+        let token = cx.io.ask(question);
+        commit.phase = Phase::MainFate { token };
+    }
+
     fn main_fate(&mut self, fate: Fate, cx: &mut Cx<'_>) {
         let Some(commit) = &mut self.commit else { return };
         let main = cx.env.membership.load().main;
         match fate {
+            Fate::Nothing => {
+                let q = Question::Fate { node: main, database: self.database.to_string(), xid: commit.xid };
+                let token = cx.io.ask(q);
+                commit.phase = Phase::MainFate { token };
+            }
             Fate::Aborted => {
                 if let Some(csn) = commit.csn.take() {
                     cx.env.sequencer.abort(csn);
                 }
-                let e = PgError::fatal("57P01", "the connection to main was lost before the transaction could commit");
+                let e = PgError::error("57P01", "the connection to main was lost before the transaction could commit");
                 self.refuse_commit(e.encode(), cx);
             }
             Fate::Committed | Fate::Unknown => {
@@ -694,6 +487,9 @@ impl Session {
                 }
                 commit.unknown = fate == Fate::Unknown;
                 commit.phase = Phase::Replicas;
+                if commit.ddl {
+                    self.version.raise();
+                }
                 self.commit_on_replicas(cx);
             }
         }
@@ -702,7 +498,8 @@ impl Session {
     /// Nothing happens on any node; the client gets this error.
     pub(super) fn refuse_commit(&mut self, error: Bytes, cx: &mut Cx<'_>) {
         let Some(after) = self.commit.as_ref().map(|c| c.after) else { return };
-        let at_main = self.commit.as_ref().is_some_and(|c| matches!(c.phase, Phase::Apply | Phase::Need));
+        let at_main =
+            self.commit.as_ref().is_some_and(|c| matches!(c.phase, Phase::Constraints | Phase::Apply | Phase::Need));
         self.drop_commit(cx);
         if at_main && self.lane.is_some() {
             // The lane's transaction is still open: COMMIT was never sent.
@@ -714,26 +511,17 @@ impl Session {
 
     /// Ends a commit that will not happen: what replicas have applied goes at once.
     pub(super) fn drop_commit(&mut self, cx: &mut Cx<'_>) {
-        let Some(mut commit) = self.commit.take() else { return };
-        if let Some(csn) = commit.csn.take() {
+        let Some(commit) = self.commit.take() else { return };
+        if let Some(csn) = commit.csn {
             cx.env.sequencer.abort(csn);
         }
-        for r in &mut commit.replicas {
-            if let Some(a) = r.applier.take() {
-                match a.doing {
-                    Doing::Idle => {
-                        let key = a.key.clone();
-                        cx.io.give_applier(&key, a);
-                    }
-                    _ => self_discard(&a, cx),
-                }
-            }
-        }
+        self.drop_replicas(cx);
     }
 
     fn finish_commit(&mut self, cx: &mut Cx<'_>) {
         self.measure(Measured::Commit, cx);
         let Some(commit) = self.commit.take() else { return };
+        self.replicas.clear();
         let total = cx.io.now().since(commit.started);
         let mut recorder = cx.env.recorder.borrow_mut();
         recorder.record(StatementClass::Commit, Measured::Total, total);
@@ -743,7 +531,7 @@ impl Session {
         drop(recorder);
         for entry in &commit.lasting {
             if let Entry::Setting(s) = entry {
-                self.remember_setting(s.sql.clone());
+                self.remember_setting(Bytes::copy_from_slice(s.sql.memory()));
             }
         }
         if commit.unknown {
@@ -762,13 +550,57 @@ impl Session {
             cx.env.recorder.borrow_mut().record(StatementClass::Commit, phase, took);
         }
     }
-}
 
-/// A backend whose transaction did not end in an answered COMMIT or ROLLBACK is closed, never reused; one that is
-/// busy or waits for a lock would not notice, so it is ended by the control plane too.
-pub(super) fn self_discard(applier: &Applier, cx: &mut Cx<'_>) {
-    cx.io.abort(applier.link.conn);
-    if applier.link.pid != 0 && !matches!(applier.doing, Doing::Idle | Doing::Applied) {
-        cx.io.ask(Question::Terminate { node: applier.link.node, pid: applier.link.pid });
+    /// One timer per session, whatever the number of its commits.
+    fn arm_commit_timer(&mut self, cx: &mut Cx<'_>) {
+        if !std::mem::replace(&mut self.commit_timer_armed, true) {
+            let c = &cx.env.config.replication;
+            cx.io.arm(c.replica_timeout.min(c.commit_timeout), TimerKind::Commit);
+        }
+    }
+
+    /// Looks for replicas that have not answered for `replica_timeout` (`commit_timeout` for COMMIT).
+    pub(super) fn commit_timer(&mut self, cx: &mut Cx<'_>) {
+        self.commit_timer_armed = false;
+        if self.commit.is_none() {
+            return;
+        }
+        let now = cx.io.now();
+        let (apply, commit) = {
+            let c = &cx.env.config.replication;
+            (c.replica_timeout, c.commit_timeout)
+        };
+        for r in &mut self.replicas {
+            let limit = match r.step {
+                Step::Applying { .. } | Step::RollingBack | Step::Settings => apply,
+                Step::Committing => commit,
+                _ => continue,
+            };
+            let silent = now.since(r.sent) >= limit && r.asked.is_none();
+            if let Some(a) = r.applier.as_ref().filter(|_| silent) {
+                r.asked = Some(cx.io.ask(Question::Probe { node: r.node, pid: a.link.pid }));
+            }
+        }
+        self.arm_commit_timer(cx);
+    }
+
+    /// The answer to [`Question::Probe`].
+    fn probed(&mut self, token: u64, probe: &Probe, cx: &mut Cx<'_>) {
+        let Some(i) = self.replicas.iter().position(|r| r.asked == Some(token)) else { return };
+        let r = &mut self.replicas[i];
+        r.asked = None;
+        let commits = matches!(self.commit.as_ref().map(|c| &c.work), Some(Work::Script(_)));
+        match probe {
+            // Whoever holds the lock is watched for elsewhere.
+            Probe::WaitsForLock => r.sent = cx.io.now(),
+            // It is at work. A COMMIT does not take that long; an apply may.
+            Probe::Works if !(commits && matches!(r.step, Step::Committing)) => r.sent = cx.io.now(),
+            Probe::Works => self.detach_replica(i, "COMMIT was not answered within commit_timeout".into(), cx),
+            Probe::Gone => self.applier_lost(i, "its backend is gone", cx),
+            Probe::Unreachable(why) => {
+                self.detach_replica(i, format!("it does not answer: {why}"), cx);
+            }
+        }
+        self.advance_commit(cx);
     }
 }

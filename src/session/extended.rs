@@ -14,8 +14,9 @@ use super::io::Cx;
 use super::link::Fresh;
 use super::note::Note;
 use super::owed::{Asked, Own, Whose};
+use super::reader::ReaderIs;
 use super::registry::{Portal, Prepared};
-use super::route::{Given, Plan, ReaderIs, Retry};
+use super::route::{Given, Plan, Retry};
 use super::transaction::{Target, Tx, begin_tag};
 use super::{AfterRollback, Request, Session};
 use crate::sql::cache::Verdict;
@@ -64,6 +65,20 @@ struct Survey {
     plain_messages: bool,
 }
 
+/// A statement of the batch, or one that was prepared before.
+#[derive(Clone, Debug)]
+struct Known {
+    verdict: Arc<Verdict>,
+    sql: Bytes,
+    own_types: bool,
+}
+
+/// A parameter is of a type that is not built in: its OID is main's, and may be another type's elsewhere.
+fn has_own_types(types: &[u32]) -> bool {
+    // FirstNormalObjectId in access/transam.h.
+    types.iter().any(|&oid| oid >= 16_384)
+}
+
 impl Session {
     /// A message of the extended protocol. False: it must wait.
     pub(super) fn extended(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
@@ -103,6 +118,9 @@ impl Session {
 
     /// Decides where the batch goes. False: it must wait.
     fn open_batch(&mut self, cx: &mut Cx<'_>) -> bool {
+        if !self.has_catalogue(cx) {
+            return false;
+        }
         let survey = self.survey(cx);
         let force_main = self.batch.force_main;
         let target = match &self.tx {
@@ -146,11 +164,9 @@ impl Session {
                 let alone = survey.complete && survey.executes <= 1;
                 if let Some(sql) = survey.everywhere.filter(|_| alone) {
                     self.batch.everywhere = Some(sql);
-                } else if !survey.complete || survey.executes > 1 || survey.writes {
-                    if !(alone && survey.control) {
-                        self.open_transaction(Target::Lane, true, TxModes::default(), cx);
-                        self.batch.sent = true;
-                    }
+                } else if (!survey.complete || survey.executes > 1 || survey.writes) && !(alone && survey.control) {
+                    self.open_transaction(Target::Lane, true, TxModes::default(), cx);
+                    self.batch.sent = true;
                 }
             }
             _ => {}
@@ -161,32 +177,29 @@ impl Session {
     /// Looks ahead to the next Sync.
     fn survey(&mut self, cx: &mut Cx<'_>) -> Survey {
         let mut s = Survey { plain_messages: true, ..Survey::default() };
-        let mut parsed: Vec<(String, Arc<Verdict>, Bytes)> = Vec::new();
-        let mut bound: Vec<(String, Option<(Arc<Verdict>, Bytes)>)> = Vec::new();
+        let mut parsed: Vec<(String, Known)> = Vec::new();
+        let mut bound: Vec<(String, Option<Known>)> = Vec::new();
         let frames: Vec<Frame> = self.inbox.iter().cloned().collect();
         for f in &frames {
             match f.tag {
                 b'P' => {
                     if let Some(p) = Parse::read(f.body()) {
                         let verdict = self.judge(p.sql, cx);
-                        parsed.push((p.name.to_owned(), verdict, f.raw.slice_ref(p.sql)));
+                        let known = Known { verdict, sql: f.raw.slice_ref(p.sql), own_types: has_own_types(&p.types) };
+                        parsed.push((p.name.to_owned(), known));
                     }
                 }
                 b'B' => {
                     let Some(b) = Bind::read(f.body()) else { continue };
-                    let of =
-                        parsed.iter().rev().find(|(n, _, _)| n == b.statement).map(|(_, v, t)| (v.clone(), t.clone()));
-                    let of =
-                        of.or_else(|| self.registry.statement(b.statement).map(|p| (p.verdict.clone(), p.sql.clone())));
+                    let of = parsed.iter().rev().find(|(n, _)| n == b.statement).map(|(_, k)| k.clone());
+                    let of = of.or_else(|| self.registry.statement(b.statement).map(|p| self.known(p, cx)));
                     bound.push((b.portal.to_owned(), of));
                 }
                 b'E' => {
                     s.executes += 1;
                     let Some((portal, _)) = read_execute(f.body()) else { continue };
                     let here = bound.iter().rev().find(|(n, _)| n == portal).and_then(|(_, v)| v.clone());
-                    let of = here.or_else(|| {
-                        self.registry.portal(portal).map(|p| (p.statement.verdict.clone(), p.statement.sql.clone()))
-                    });
+                    let of = here.or_else(|| self.registry.portal(portal).map(|p| self.known(&p.statement, cx)));
                     self.survey_execute(&mut s, of);
                 }
                 b'S' => {
@@ -204,9 +217,16 @@ impl Session {
         s
     }
 
-    fn survey_execute(&self, s: &mut Survey, of: Option<(Arc<Verdict>, Bytes)>) {
+    /// A prepared statement, judged anew if the catalogue has moved since.
+    fn known(&self, p: &Prepared, cx: &Cx<'_>) -> Known {
+        let fresh = p.verdict.version() >= self.version.current();
+        let verdict = if fresh { p.verdict.clone() } else { self.judge(&p.sql, cx) };
+        Known { verdict, sql: p.sql.clone(), own_types: has_own_types(&p.types) }
+    }
+
+    fn survey_execute(&self, s: &mut Survey, of: Option<Known>) {
         // A statement that nobody knows (prepared by SQL) may write.
-        let Some((verdict, sql)) = of else {
+        let Some(Known { verdict, sql, own_types }) = of else {
             s.writes = true;
             return;
         };
@@ -215,7 +235,7 @@ impl Session {
             Plan::Begin(_) | Plan::Commit { .. } | Plan::Rollback { .. } => s.control = true,
             Plan::Everywhere => s.everywhere = Some(sql),
             Plan::Write(..) => s.writes = true,
-            Plan::Plain(_) => s.read = verdict.is_read(),
+            Plan::Plain(_) => s.read = verdict.is_read() && !own_types,
             Plan::Refused(_) => {}
         }
     }
@@ -224,10 +244,13 @@ impl Session {
         let Some(p) = Parse::read(frame.body()) else { return self.malformed("Parse", cx) };
         let verdict = self.judge(p.sql, cx);
         let version = self.registry.next_version();
+        // Kept for long: not as a slice of what the kernel received into.
+        let raw = Bytes::copy_from_slice(&frame.raw);
+        let at = p.sql.as_ptr() as usize - frame.raw.as_ptr() as usize;
         let prepared = Arc::new(Prepared {
             version,
-            raw: frame.raw.clone(),
-            sql: frame.raw.slice_ref(p.sql),
+            sql: raw.slice(at..at + p.sql.len()),
+            raw,
             types: Arc::from(p.types),
             verdict,
         });
@@ -340,17 +363,19 @@ impl Session {
             bind: portal.bind.clone(),
             extended: true,
         };
-        match self.plan(&given, &portal.statement.verdict) {
+        let verdict = self.known(&portal.statement, cx).verdict;
+        match self.plan(&given, &verdict) {
             Plan::Begin(modes) => self.execute_begin(&given.sql, modes, cx),
             Plan::Commit { chain } => self.execute_commit(chain, cx),
             Plan::Rollback { chain } => self.execute_rollback(chain, cx),
             Plan::Refused(e) => self.refuse_in_batch(&e, cx),
             Plan::Everywhere => {
+                self.forget_databases(&given.sql, cx);
                 self.send_client(self.target(), frame.raw.clone(), Asked::Execute, Note::Nothing, cx);
                 true
             }
             Plan::Plain(note) => {
-                if self.tx.target() == Some(Target::Reader) && !portal.statement.verdict.fits_read_only() {
+                if self.tx.target() == Some(Target::Reader) && !verdict.fits_read_only() {
                     let e = PgError::error(
                         "25006",
                         "cannot execute this statement in a read-only transaction that runs on a replica",
@@ -358,6 +383,7 @@ impl Session {
                     .hint("Begin the transaction without READ ONLY to run it on main.");
                     return self.refuse_in_batch(&e, cx);
                 }
+                self.mark_unpreparable(&verdict.class);
                 self.send_client(self.target(), frame.raw.clone(), Asked::Execute, note, cx);
                 true
             }
@@ -375,14 +401,22 @@ impl Session {
                 }
                 let opaque = pending.opaque;
                 if let Some(open) = self.tx.open_mut() {
-                    open.ddl |= writes.ddl || opaque;
+                    open.ddl |= writes.ddl;
                 }
-                self.main_only |= opaque;
+                if opaque {
+                    self.ran_opaque();
+                }
                 self.send_client(self.target(), frame.raw.clone(), Asked::Execute, Note::Write(pending), cx);
-                let known = self.tx.open().is_none_or(|o| o.info_asked);
-                if opaque && !known {
+                if opaque && self.tx.open().is_some() {
                     let bind = front::BIND_NOTHING_BINARY;
-                    self.send_own_in(Target::Lane, ("_pgls_x", super::transaction::XID), Own::Xid, "_pgls", bind, cx);
+                    self.send_own_in(
+                        Target::Lane,
+                        ("_pgls_x", super::transaction::OPAQUE),
+                        Own::Opaque,
+                        "_pgls",
+                        bind,
+                        cx,
+                    );
                 }
                 true
             }

@@ -13,6 +13,7 @@ use super::applier::Applier;
 use crate::auth::Role;
 use crate::cluster::membership::SharedMembership;
 use crate::config::Config;
+use crate::script::Spill;
 use crate::sequencer::{NodeId, Sequencer};
 use crate::shard::driver::{ConnId, Time};
 use crate::sql::cache::VerdictCache;
@@ -30,6 +31,14 @@ pub enum Question {
     BackendGone { node: NodeId, pid: u32 },
     /// End this backend and wait until it is gone; nobody waits for the answer.
     Terminate { node: NodeId, pid: u32 },
+    /// Does this backend make another one wait for a lock?
+    Blocks { node: NodeId, pid: u32 },
+    /// Why does this backend not answer?
+    Probe { node: NodeId, pid: u32 },
+    /// Commit (or roll back) what main has prepared under this name.
+    Prepared { database: String, gid: String, commit: bool },
+    /// Idle appliers in these databases are to be closed, in all shards: one of them is about to be dropped or copied.
+    Forget { databases: Vec<String> },
     /// What became of this transaction of main.
     Fate { node: NodeId, database: String, xid: u64 },
     /// The node is out: durably, before any client hears of a commit that it lacks.
@@ -45,7 +54,11 @@ pub enum Answer {
     Catalogue(Result<(), String>),
     /// To [`Question::BackendGone`]; false: it is still there, or the node cannot be reached.
     Gone(bool),
-    /// To [`Question::Fate`].
+    /// To [`Question::Blocks`].
+    Blocks(bool),
+    /// To [`Question::Probe`].
+    Probe(Probe),
+    /// To [`Question::Fate`] and [`Question::Prepared`].
     Fate(Fate),
     /// To [`Question::Detach`]: done, or why not.
     Detached(Result<(), String>),
@@ -58,8 +71,23 @@ pub enum Fate {
     Committed,
     /// It is not, and will not be.
     Aborted,
+    /// Nothing is prepared under its name.
+    Nothing,
     /// Nobody can say: main is gone, or has restarted since.
     Unknown,
+}
+
+/// Why a backend does not answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Probe {
+    /// It waits for a lock.
+    WaitsForLock,
+    /// It is at work.
+    Works,
+    /// There is no such backend, or it has nothing to do: its answer is lost.
+    Gone,
+    /// The node does not answer.
+    Unreachable(String),
 }
 
 /// Which applier serves: node, database and role. Appliers log in as the client's own role, so nothing that a
@@ -75,7 +103,7 @@ pub struct PoolKey {
 }
 
 /// What a timer was armed for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum TimerKind {
     /// authentication_timeout.
     Authentication,
@@ -83,8 +111,12 @@ pub enum TimerKind {
     Replica(NodeId),
     /// client_idle_limit.
     Idle,
-    /// Open transactions have had drain_timeout.
-    Drain,
+    /// Do early appliers make anybody wait?
+    RightOfWay,
+    /// replica_timeout, commit_timeout.
+    Commit,
+    /// A CancelRequest has had connect_timeout.
+    Cancel,
 }
 
 /// Actions out.
@@ -109,6 +141,11 @@ pub trait Io {
     fn cancel(&mut self, node: NodeId, pid: u32, secret: &[u8]);
     /// A client asks for the end of another session's running statement, of whichever shard.
     fn cancel_client(&mut self, pid: u32, secret: u32);
+    /// A spill file for one transaction.
+    ///
+    /// # Errors
+    /// There is no room in work_dir, or it cannot be written to.
+    fn spill(&mut self) -> std::io::Result<Box<dyn Spill>>;
     /// Unpredictable bytes.
     fn random(&mut self, out: &mut [u8]);
     /// Reports `what` to this session after a while, once. Timers are not taken back: late ones must do no harm.
@@ -145,6 +182,8 @@ pub struct Env {
     pub mock_secret: [u8; 32],
     /// Number of clients in the whole process, held against num_init_children.
     pub clients: Arc<std::sync::atomic::AtomicUsize>,
+    /// PREPARE TRANSACTION is possible on all nodes (max_prepared_transactions).
+    pub can_prepare: bool,
     /// No new work: the proxy is stopping.
     pub draining: std::cell::Cell<bool>,
 }

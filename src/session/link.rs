@@ -81,6 +81,8 @@ pub struct Link {
     pub unflushed: bool,
     /// Extended messages were sent since the last Sync.
     pub unsynced: bool,
+    /// How many of the session's SETs it has been brought.
+    pub replayed: usize,
     state: State,
 }
 
@@ -114,6 +116,7 @@ impl Link {
             fresh: Vec::new(),
             unflushed: false,
             unsynced: false,
+            replayed: 0,
             state: State::Connecting { startup: startup.freeze(), auth },
         }
     }

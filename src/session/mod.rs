@@ -5,10 +5,11 @@
 //! run the same code.
 //!
 //! Where to look:
-//! - [`startup`]: start-up packets, passwords, the lane's login;
+//! - [`startup`]: start-up packets, passwords, the lane's login; [`reader`]: the backends for reads;
 //! - [`simple`], [`extended`]: what the client asks, by either protocol; [`route`]: where it goes;
 //! - [`server`]: what the lane and the reader answer, held against [`owed`];
-//! - [`transaction`], [`commit`], [`applier`]: the client's transaction, its script, and the commit on all nodes;
+//! - [`transaction`], [`commit`]: the client's transaction, its script, and the commit on all nodes; [`replica`],
+//!   [`applier`]: one replica's part in it; [`early`]: large ones start before COMMIT;
 //! - [`registry`], [`settings`]: what the session has prepared and set;
 //! - `logging`: log_connections and log_disconnections.
 //!
@@ -19,6 +20,7 @@
 pub mod applier;
 pub mod catalogue;
 pub mod commit;
+pub mod early;
 pub mod extended;
 pub mod io;
 pub mod link;
@@ -26,7 +28,9 @@ mod logging;
 pub mod note;
 pub mod out;
 pub mod owed;
+pub mod reader;
 pub mod registry;
+pub mod replica;
 pub mod route;
 pub mod server;
 pub mod settings;
@@ -45,6 +49,7 @@ use self::io::{Answer, Cx, Question, TimerKind};
 use self::link::Link;
 use self::out::ClientOut;
 use self::owed::{Asked, Own, Whose};
+use self::reader::Reader;
 use self::registry::Registry;
 use self::settings::Settings;
 use self::transaction::{Target, Tx};
@@ -91,6 +96,9 @@ pub enum Event {
     Membership,
     /// Another connection asks for the running statement's end.
     Cancel,
+    /// The server has closed the connection of a CancelRequest of this session's: the cancel hits nothing any more that
+    /// is sent from here on.
+    CancelDone,
     /// Stop when no transaction is open.
     Drain,
     /// Stop now.
@@ -109,7 +117,7 @@ pub(super) enum Stage {
     /// The lane logs in.
     Lane,
     /// The catalogue is being read, so that reads can be proved from the first statement on.
-    Catalogue { token: u64 },
+    Catalogue,
     /// Queries.
     Ready,
     /// Over; the shard removes the session.
@@ -141,20 +149,6 @@ pub(super) enum AfterRollback {
     Sync,
     /// The client's own ROLLBACK, executed by the extended protocol.
     Execute { chain: bool },
-}
-
-/// The session's backend for reads.
-#[derive(Debug, Default)]
-pub(super) enum Reader {
-    /// None yet.
-    #[default]
-    None,
-    /// Logging in.
-    Opening(Box<Link>),
-    /// Serves.
-    Ready(Box<Link>),
-    /// Could not be opened or was lost: this session reads on main. Tried again when the membership changes.
-    Off,
 }
 
 /// One client connection.
@@ -191,11 +185,15 @@ pub struct Session {
     settings_dirty: bool,
     settings_rows: Vec<String>,
     replay: Vec<Bytes>,
-    replayed: usize,
+    /// Readers of other nodes, with `statement_level_load_balance`.
+    parked: Vec<Box<Link>>,
+    /// The node that is to serve the next read.
+    chosen: Option<NodeId>,
     main_only: bool,
     temporary: bool,
     version: Version,
-    catalogue_asked: Option<u64>,
+    /// Token of the question, and the version that is wanted.
+    catalogue_asked: Option<(u64, u64)>,
 
     rows: RowHasher,
     own_row: BytesMut,
@@ -210,20 +208,53 @@ pub struct Session {
     admitted: bool,
     /// When the client was accepted.
     accepted: Time,
+    /// The lane's server has said why it ends the connection, and the client has been told.
+    lane_said_farewell: bool,
     /// Modes of the transaction that AND CHAIN begins.
     chained: Option<crate::sql::class::TxModes>,
     /// A simple query's next step waits for the answers to own requests behind the last one.
     steps_wait: bool,
     /// Names of temporary tables, lower-case.
     temporary_names: HashSet<String>,
-    /// `script_limit`, bytes.
-    script_limit: usize,
-    /// Bytes of the COPY FROM STDIN that is under way.
-    copied: usize,
+    /// Replicas that are sent the script of the transaction that commits, or (early start) that still runs.
+    replicas: Vec<replica::Replica>,
+    right_of_way_armed: bool,
+    commit_timer_armed: bool,
+    /// When the client last sent something.
+    heard: Time,
+    /// CancelRequests under way: while there are any, nothing new is sent that they could hit.
+    cancels: usize,
+    /// Version of a catalogue that could not be had: under it nothing is proved.
+    catalogue_missing: Option<u64>,
     /// A statement of an extended batch that goes to every replica once main has done it.
     everywhere: Option<Bytes>,
     /// The transaction that is being ended by ROLLBACK had only read: the client asked for COMMIT.
     commit_as_rollback: bool,
+}
+
+impl Stage {
+    fn name(&self) -> &'static str {
+        match self {
+            Stage::Startup(_) => "startup",
+            Stage::Secret { .. } => "secret",
+            Stage::Password(_) => "password",
+            Stage::Lane => "lane",
+            Stage::Catalogue => "catalogue",
+            Stage::Ready => "ready",
+            Stage::Over => "over",
+        }
+    }
+}
+
+impl Request {
+    fn name(&self) -> &'static str {
+        match self {
+            Request::None => "none",
+            Request::Simple(_) => "simple",
+            Request::ImplicitEnd => "implicit end",
+            Request::ExecuteEnd => "execute end",
+        }
+    }
 }
 
 impl Session {
@@ -263,7 +294,8 @@ impl Session {
             settings_dirty: true,
             settings_rows: Vec::new(),
             replay: Vec::new(),
-            replayed: 0,
+            parked: Vec::new(),
+            chosen: None,
             main_only: false,
             temporary: false,
             version: cx.env.catalogue_versions.of(&Arc::from("")),
@@ -278,11 +310,16 @@ impl Session {
             counted: false,
             admitted: false,
             accepted: cx.io.now(),
+            lane_said_farewell: false,
             chained: None,
             steps_wait: false,
             temporary_names: HashSet::new(),
-            script_limit: usize::try_from(cx.env.config.replication.script_limit).unwrap_or(usize::MAX),
-            copied: 0,
+            replicas: Vec::new(),
+            right_of_way_armed: false,
+            commit_timer_armed: false,
+            heard: cx.io.now(),
+            cancels: 0,
+            catalogue_missing: None,
             everywhere: None,
             commit_as_rollback: false,
         }
@@ -317,22 +354,29 @@ impl Session {
             }
             Event::Connected(conn) => self.server_connected(conn, cx),
             Event::Server(conn, bytes) => self.server_bytes(conn, bytes, cx),
-            Event::ServerDrained => self.pump(cx),
+            Event::ServerDrained => {
+                if self.commit.is_some() {
+                    self.feed_replicas(cx);
+                }
+                self.pump(cx);
+            }
             Event::ServerGone(conn, why) => self.server_gone(conn, &why, cx),
             Event::Timer(kind) => self.timer(kind, cx),
             Event::Answer(token, answer) => self.answered(token, answer, cx),
             Event::Watermarks => self.advance_commit(cx),
             Event::Membership => {
-                if matches!(self.reader, Reader::Off) {
-                    self.reader = Reader::None;
-                }
                 self.check_reader_node(cx);
                 self.commit_membership(cx);
             }
             Event::Cancel => self.cancel_running(cx),
+            Event::CancelDone => {
+                self.cancels = self.cancels.saturating_sub(1);
+                self.pump(cx);
+            }
             Event::Drain => self.draining = true,
             Event::Stop => self.shut_down(cx),
         }
+        self.early(cx);
         self.drain_if_idle(cx);
         self.flush(cx);
     }
@@ -343,26 +387,63 @@ impl Session {
                 self.authentication_timed_out(cx);
             }
             TimerKind::Replica(node) => self.replica_timer(node, cx),
-            TimerKind::Authentication | TimerKind::Idle | TimerKind::Drain => {}
+            TimerKind::RightOfWay => self.right_of_way(cx),
+            TimerKind::Commit => self.commit_timer(cx),
+            TimerKind::Idle => self.idle_timer(cx),
+            TimerKind::Cancel => {
+                self.cancels = 0;
+                self.pump(cx);
+            }
+            TimerKind::Authentication => {}
         }
     }
 
     fn answered(&mut self, token: u64, answer: Answer, cx: &mut Cx<'_>) {
-        if self.catalogue_asked == Some(token) {
-            self.catalogue_asked = None;
+        if self.catalogue_asked.is_some_and(|(t, _)| t == token) {
+            let asked = self.catalogue_asked.take();
+            if let Answer::Catalogue(Err(error)) = &answer {
+                tracing::warn!(database = %self.database, error, "no catalogue: nothing is proved to be a read");
+                self.catalogue_missing = asked.map(|(_, version)| version);
+            }
         }
         match self.stage {
             Stage::Secret { token: t } if t == token => return self.secret_found(answer, cx),
-            Stage::Catalogue { token: t } if t == token => return self.begin_queries(cx),
+            Stage::Catalogue if self.catalogue_asked.is_none() => return self.begin_queries(cx),
             _ => {}
         }
         self.commit_answer(token, &answer, cx);
         self.pump(cx);
     }
 
+    /// `client_idle_limit`: as PostgreSQL's idle_session_timeout, and inside a transaction block too.
+    fn idle_timer(&mut self, cx: &mut Cx<'_>) {
+        let limit = cx.env.config.limits.client_idle_limit;
+        if limit.is_zero() || matches!(self.stage, Stage::Over) {
+            return;
+        }
+        let silent = cx.io.now().since(self.heard);
+        if silent < limit || !self.is_quiet() {
+            let rest = limit.saturating_sub(silent).max(std::time::Duration::from_secs(1));
+            return cx.io.arm(rest, TimerKind::Idle);
+        }
+        let e = PgError::fatal("57P05", "terminating connection due to idle-session timeout")
+            .detail("client_idle_limit has passed.");
+        self.fatal(&e, cx);
+    }
+
+    /// Nothing is under way for the client.
+    fn is_quiet(&self) -> bool {
+        matches!(self.request, Request::None)
+            && self.commit.is_none()
+            && self.after_rollback.is_none()
+            && self.inbox.is_empty()
+            && [Target::Lane, Target::Reader].iter().all(|&t| self.link_ref(t).is_none_or(|l| l.owed.is_empty()))
+    }
+
     /// Bytes of the client: frames first, then as many requests as can go.
     fn client_bytes(&mut self, bytes: Bytes, cx: &mut Cx<'_>) {
         let mut rest = bytes;
+        self.heard = cx.io.now();
         if matches!(self.stage, Stage::Startup(_)) {
             match self.startup_bytes(rest, cx) {
                 Some(more) => rest = more,
@@ -422,7 +503,8 @@ impl Session {
     }
 
     fn may_go_on(&self, cx: &Cx<'_>) -> bool {
-        if self.commit.is_some() || self.after_rollback.is_some() {
+        let waits = self.cancels > 0 || self.catalogue_asked.is_some();
+        if waits || self.commit.is_some() || self.after_rollback.is_some() {
             return false;
         }
         let crowded = |l: &Link| cx.io.queued(l.conn) > QUEUE_HIGH;
@@ -646,14 +728,12 @@ impl Session {
         if self.counted {
             cx.env.clients.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
         }
-        match std::mem::take(&mut self.reader) {
-            Reader::Ready(l) | Reader::Opening(l) => self.close_link(&l, cx),
-            Reader::None | Reader::Off => {}
-        }
+        self.close_readers(cx);
         if self.commit.as_ref().is_some_and(|c| c.is_decided()) {
             return;
         }
         self.drop_commit(cx);
+        self.drop_replicas(cx);
         if let Some(l) = self.lane.take() {
             self.close_link(&l, cx);
         }
@@ -686,22 +766,49 @@ impl Session {
                 return;
             }
             let e = PgError::error("57014", "canceling statement due to user request");
-            return self.cancel_commit(e.encode(), cx);
+            if !c.checks_constraints() {
+                return self.refuse_commit(e.encode(), cx);
+            }
         }
         for t in [Target::Lane, Target::Reader] {
             if let Some(l) = self.link_ref(t).filter(|l| !l.owed.is_empty()) {
                 cx.io.cancel(l.node, l.pid, &l.secret);
+                self.cancels += 1;
             }
         }
+        if self.cancels > 0 {
+            cx.io.arm(cx.env.config.limits.connect_timeout, TimerKind::Cancel);
+        }
+    }
+
+    /// One line for the log: what the session is about.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let owed = |t| self.link_ref(t).map(|l| (l.pid, l.owed.len(), l.owed.head().map(|h| h.asked)));
+        format!(
+            "user {} database {} stage {} transaction {:?} request {} commit {} replicas {:?} lane {:?} reader {:?} inbox {} cancels {} after_rollback {:?} steps_wait {} catalogue_asked {:?}",
+            self.user,
+            self.database,
+            self.stage.name(),
+            self.status(),
+            self.request.name(),
+            self.commit.as_ref().map_or_else(|| "none".to_owned(), |c| c.summary()),
+            self.replicas.iter().map(|r| (r.node, &r.step, r.applier.as_ref().map(|a| a.doing))).collect::<Vec<_>>(),
+            owed(Target::Lane),
+            owed(Target::Reader),
+            self.inbox.len(),
+            self.cancels,
+            self.after_rollback.is_some(),
+            self.steps_wait,
+            self.catalogue_asked,
+        )
     }
 
     fn drain_if_idle(&mut self, cx: &mut Cx<'_>) {
         if !self.draining || self.commit.is_some() || !matches!(self.tx, Tx::Idle) {
             return;
         }
-        let quiet = matches!(self.request, Request::None)
-            && [Target::Lane, Target::Reader].iter().all(|&t| self.link_ref(t).is_none_or(|l| l.owed.is_empty()));
-        if quiet && self.inbox.is_empty() {
+        if self.is_quiet() {
             self.shut_down(cx);
         }
     }
@@ -713,11 +820,19 @@ impl Session {
         }
     }
 
-    /// Asks for a fresh catalogue if the one at hand is out of date; meanwhile nothing is proved.
-    pub(super) fn refresh_catalogue(&mut self, cx: &mut Cx<'_>) -> Option<u64> {
-        let token = cx.io.ask(Question::Catalogue { database: self.database.to_string() });
-        self.catalogue_asked = Some(token);
-        Some(token)
+    /// The catalogue is fresh (or cannot be had): statements can be judged. Otherwise it is asked for, and the client's
+    /// messages wait for the answer: judged without it, every read would count as a write.
+    pub(super) fn has_catalogue(&mut self, cx: &mut Cx<'_>) -> bool {
+        let current = self.version.current();
+        let fresh = cx.env.catalogues.borrow().get(&self.database).is_some_and(|c| c.version >= current);
+        if fresh || self.catalogue_missing == Some(current) {
+            return true;
+        }
+        if self.catalogue_asked.is_none() {
+            let token = cx.io.ask(Question::Catalogue { database: self.database.to_string() });
+            self.catalogue_asked = Some((token, current));
+        }
+        false
     }
 
     /// The node a link is connected to, for messages.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::script::{CopyData, Statement};
+use crate::script::Statement;
 use crate::sql::literals::{Now, time_literals, timestamp};
 
 /// Taken when main (or a reader) has completed the request.
@@ -62,8 +62,8 @@ pub struct PendingWrite {
     pub counted: bool,
     /// What it did cannot be told from its tag: an entry only if the transaction has an id afterwards.
     pub opaque: bool,
-    /// Data of a COPY FROM STDIN.
-    pub copy: Option<CopyData>,
+    /// A COPY FROM STDIN: its entry is in the script since its data began to come.
+    pub copy: bool,
     /// Already an entry (its portal was suspended once).
     pub noted: bool,
 }
@@ -73,17 +73,17 @@ impl PendingWrite {
     pub fn at_time(&mut self, now: Now, std_strings: bool) {
         if !self.moments.is_empty() {
             let text = timestamp(now.micros);
-            let mut bind = self.statement.bind.to_vec();
+            let mut bind = self.statement.bind.memory().to_vec();
             for at in std::mem::take(&mut self.moments) {
                 if let Some(place) = bind.get_mut(at..at + text.len()) {
                     place.copy_from_slice(text.as_bytes());
                 }
             }
-            self.statement.bind = Bytes::from(bind);
+            self.statement.bind = Bytes::from(bind).into();
         }
         if std::mem::take(&mut self.time) {
             // Time functions are ASCII in every client encoding; bytes that are no UTF-8 pass as one character each.
-            let sql = &self.statement.sql;
+            let sql = self.statement.sql.memory();
             let utf8 = std::str::from_utf8(sql);
             let text = utf8.map_or_else(|_| sql.iter().map(|&b| char::from(b)).collect(), str::to_owned);
             if let Some(replaced) = time_literals(&text, std_strings, &now) {
@@ -91,7 +91,7 @@ impl PendingWrite {
                     Ok(_) => replaced.into_bytes(),
                     Err(_) => replaced.chars().filter_map(|c| u8::try_from(u32::from(c)).ok()).collect(),
                 };
-                self.statement.sql = Bytes::from(bytes);
+                self.statement.sql = Bytes::from(bytes).into();
                 self.statement.keep = false;
             }
         }

@@ -49,8 +49,9 @@ pub enum Own {
     Prepare,
     /// Transaction id, now() and isolation level of the transaction on main.
     Info,
-    /// The transaction id, if there is one.
-    Xid,
+    /// What a statement of which nobody knows what it does has done: the transaction's id, if there is one now, and
+    /// whether catalogues have changed.
+    Opaque,
     /// Effective settings of the session on main.
     Settings,
     /// A SET of the client, brought to a reader.
@@ -100,6 +101,8 @@ pub enum Fits {
     Fails,
     /// Asynchronous: belongs to no request (ParameterStatus, NotificationResponse, NoticeResponse).
     Async,
+    /// An error although nothing is owed: the server ends the connection (57P01 and the like).
+    Farewell,
     /// Protocol violation.
     Not,
 }
@@ -172,11 +175,7 @@ impl OwedQueue {
         if matches!(tag, b'S' | b'A' | b'N') {
             return Fits::Async;
         }
-        let Some(head) = self.queue.front() else {
-            // An error that nobody asked for is the server's last word: an administrator ended the backend, a timeout
-            // of the server's has come. It says FATAL, and the end of the connection follows.
-            return if tag == b'E' { Fits::Async } else { Fits::Not };
-        };
+        let Some(head) = self.queue.front() else { return if tag == b'E' { Fits::Farewell } else { Fits::Not } };
         use Asked::*;
         match (head.asked, tag) {
             (Query | Function | Sync, b'Z') => Fits::Completes,
@@ -231,16 +230,12 @@ mod tests {
     fn a_reply_that_was_not_asked_for_does_not_fit() {
         let mut q = OwedQueue::default();
         assert_eq!(q.fits(b'C'), Fits::Not);
+        assert_eq!(q.fits(b'E'), Fits::Farewell);
         q.push(Asked::Parse, client());
         assert_eq!(q.fits(b'2'), Fits::Not);
         assert_eq!(q.fits(b'Z'), Fits::Not);
         assert_eq!(q.fits(b'1'), Fits::Completes);
         assert_eq!(q.fits(b'S'), Fits::Async);
-    }
-
-    #[test]
-    fn the_last_word_of_an_idle_server_is_relayed() {
-        assert_eq!(OwedQueue::default().fits(b'E'), Fits::Async);
     }
 
     #[test]

@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::io::Cx;
+use super::Session;
+use super::io::{Cx, Question};
 use super::note::{Forgets, Note, PendingSetting, PendingWrite};
-use super::owed::{Asked, Own, Whose};
+use super::owed::Own;
 use super::transaction::{INFO, Open, Target, Tx, begin_statement};
-use super::{Reader, Session};
 use crate::config::Mode;
-use crate::script::{CopyData, Expect, Statement};
-use crate::sequencer::NodeId;
+use crate::script::{Expect, Statement};
 use crate::sql::cache::Verdict;
 use crate::sql::class::{Class, DiscardWhat, Isolation, TxModes};
 use crate::wire::frame::Frame;
@@ -54,17 +53,6 @@ pub(super) struct Writes {
     pub ddl: bool,
 }
 
-/// Whether the session's reader can serve.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum ReaderIs {
-    /// It can.
-    Ready,
-    /// It is being opened.
-    Coming,
-    /// There is none: main serves.
-    None,
-}
-
 /// A statement as the client gave it.
 #[derive(Clone, Debug)]
 pub(super) struct Given {
@@ -80,15 +68,11 @@ pub(super) struct Given {
 
 impl Session {
     /// What the statement is; parsed once per shape.
-    pub(super) fn judge(&mut self, sql: &[u8], cx: &mut Cx<'_>) -> Arc<Verdict> {
+    pub(super) fn judge(&self, sql: &[u8], cx: &Cx<'_>) -> Arc<Verdict> {
         let text = String::from_utf8_lossy(sql);
         let catalogue = cx.env.catalogues.borrow().get(&self.database).cloned();
         let current = self.version.current();
-        let fresh = catalogue.as_ref().is_some_and(|c| c.version >= current);
-        if !fresh && self.catalogue_asked.is_none() {
-            self.refresh_catalogue(cx);
-        }
-        let catalogue = catalogue.filter(|_| fresh);
+        let catalogue = catalogue.filter(|c| c.version >= current);
         cx.env.verdicts.borrow_mut().judge(&text, self.std_strings, &self.database, catalogue.as_deref())
     }
 
@@ -118,8 +102,11 @@ impl Session {
             }
             Class::Insert | Class::Update | Class::Delete | Class::Merge => self.dml(given, verdict),
             Class::CopyFrom { stdin } => {
+                if let Some(plan) = self.temporary_write(given).filter(|_| self.temporary) {
+                    return plan;
+                }
                 let mut p = self.pending(given, verdict, true, false);
-                p.copy = stdin.then(CopyData::default);
+                p.copy = *stdin;
                 Plan::Write(p, rows)
             }
             Class::Truncate => self.dml_uncounted(given, verdict),
@@ -163,14 +150,17 @@ impl Session {
 
     fn pending(&self, given: &Given, verdict: &Verdict, counted: bool, opaque: bool) -> Box<PendingWrite> {
         let f = verdict.replica_form(&given.sql, &given.types, &given.bind, given.extended);
-        let statement = Statement { sql: f.sql, types: f.types, bind: f.bind, keep: f.keep, expect: Expect::Success };
+        // A slice of what the kernel received into would hold the whole buffer, its neighbours' bytes included.
+        let bind = Bytes::copy_from_slice(&f.bind).into();
+        let sql = if f.keep { f.sql } else { Bytes::copy_from_slice(&f.sql) }.into();
+        let statement = Statement { sql, types: f.types, bind, keep: f.keep, expect: Expect::Success };
         Box::new(PendingWrite {
             statement,
             moments: f.moments,
             time: f.time,
             counted,
             opaque,
-            copy: None,
+            copy: false,
             noted: false,
         })
     }
@@ -228,9 +218,9 @@ impl Session {
 
     fn setting(&self, given: &Given, name: &str, local: bool) -> Plan {
         let statement = Statement {
-            sql: given.sql.clone(),
+            sql: Bytes::copy_from_slice(&given.sql).into(),
             types: given.types.clone(),
-            bind: given.bind.clone(),
+            bind: Bytes::copy_from_slice(&given.bind).into(),
             keep: false,
             expect: Expect::Success,
         };
@@ -259,52 +249,6 @@ impl Session {
         modes.read_only == Some(true) && modes.isolation != Some(Isolation::Serializable) && self.may_spread(cx)
     }
 
-    /// The session's reader, opened if need be, with the session's SETs.
-    pub(super) fn reader_is(&mut self, cx: &mut Cx<'_>) -> ReaderIs {
-        match &self.reader {
-            Reader::Off => return ReaderIs::None,
-            Reader::Opening(_) => return ReaderIs::Coming,
-            Reader::None => {
-                let Some(node) = Self::pick_node(cx) else { return ReaderIs::None };
-                let link = self.open_link(node, Target::Reader, false, cx);
-                self.reader = Reader::Opening(Box::new(link));
-                return ReaderIs::Coming;
-            }
-            Reader::Ready(_) => {}
-        }
-        while self.replayed < self.replay.len() {
-            let mut out = bytes::BytesMut::new();
-            front::query(&mut out, &self.replay[self.replayed]);
-            self.replayed += 1;
-            self.forward(Target::Reader, out.freeze(), Asked::Query, Whose::Own(Own::Replay), cx);
-        }
-        ReaderIs::Ready
-    }
-
-    /// A node by weight, among those that are up.
-    fn pick_node(cx: &mut Cx<'_>) -> Option<NodeId> {
-        let membership = cx.env.membership.load();
-        let weights: Vec<(NodeId, f64)> = cx
-            .env
-            .config
-            .nodes
-            .iter()
-            .map(|n| (NodeId(n.id), n.backend_weight))
-            .filter(|(id, w)| membership.is_up(*id) && *w > 0.0)
-            .collect();
-        let total: f64 = weights.iter().map(|(_, w)| w).sum();
-        let mut random = [0u8; 4];
-        cx.io.random(&mut random);
-        let mut at = f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX) * total;
-        for (id, w) in &weights {
-            at -= w;
-            if at <= 0.0 {
-                return Some(*id);
-            }
-        }
-        weights.last().map(|(id, _)| *id)
-    }
-
     /// Opens a transaction on a link: settings first if they may have changed, then BEGIN, both in front of the
     /// statement that needs it, in one packet.
     pub(super) fn open_transaction(&mut self, target: Target, implicit: bool, modes: TxModes, cx: &mut Cx<'_>) {
@@ -315,6 +259,32 @@ impl Session {
         }
         self.send_own(target, begin_statement(&modes), Own::Begin, cx);
         self.tx = Tx::Open(Box::new(Open::new(target, implicit, modes)));
+    }
+
+    /// A statement of which nobody knows what it does may have changed the session's state: reads stay on main, and main
+    /// is asked for its settings anew.
+    pub(super) fn ran_opaque(&mut self) {
+        self.main_only = true;
+        self.settings_dirty = true;
+    }
+
+    /// A database that is dropped, renamed, moved or copied must have no other connection: idle appliers leave it.
+    /// (PostgreSQL waits five seconds for that: CountOtherDBBackends in procarray.c.)
+    pub(super) fn forget_databases(&self, sql: &[u8], cx: &mut Cx<'_>) {
+        let text = String::from_utf8_lossy(sql);
+        let names = crate::sql::lexer::identifiers(&text, self.std_strings);
+        if names.iter().any(|n| n == "database") {
+            cx.io.ask(Question::Forget { databases: names });
+        }
+    }
+
+    /// What PREPARE TRANSACTION will refuse to follow is remembered (PreCommit_Notify, PreCommit_Portals).
+    pub(super) fn mark_unpreparable(&mut self, class: &Class) {
+        let refused =
+            matches!(class, Class::Notify | Class::Listen | Class::Unlisten | Class::Declare | Class::CreateTemp);
+        if let Some(open) = self.tx.open_mut().filter(|_| refused) {
+            open.unpreparable = true;
+        }
     }
 
     /// Main's id and time of the transaction, in front of its first write.

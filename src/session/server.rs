@@ -3,13 +3,14 @@
 use bytes::Bytes;
 
 use super::io::Cx;
-use super::link::{Login, parameter, violation};
+use super::link::{parameter, violation};
 use super::note::{Forgets, Note, PendingSetting, PendingWrite};
 use super::owed::{Asked, Fits, Own, Whose};
+use super::reader::Reader;
 use super::route::Retry;
 use super::settings::Settings;
 use super::transaction::{Columns, Target, Tx, read_info};
-use super::{AfterRollback, Reader, Request, Session, Stage};
+use super::{AfterRollback, Request, Session, Stage};
 use crate::script::{Entry, Expect};
 use crate::sql::literals::Now;
 use crate::wire::error::ErrorFields;
@@ -36,7 +37,7 @@ impl Session {
         } else {
             match &mut self.reader {
                 Reader::Opening(l) if l.conn == conn => Some(&mut **l),
-                _ => self.commit.as_mut().and_then(|c| c.link_mut(conn)),
+                _ => self.applier_link(conn),
             }
         };
         if let Some(startup) = link.and_then(super::link::Link::connected) {
@@ -64,50 +65,16 @@ impl Session {
             }
             _ => {}
         }
-        if self.commit.as_ref().is_some_and(|c| c.owns(conn)) {
-            self.applier_received(conn, bytes, cx);
+        if self.parked_received(conn, &bytes, cx) {
+            return;
         }
-    }
-
-    fn reader_login(&mut self, cx: &mut Cx<'_>) {
-        loop {
-            let Reader::Opening(link) = &mut self.reader else { return };
-            let piece = match link.framer.next_piece() {
-                Ok(Some(p)) => p,
-                Ok(None) => return,
-                Err(e) => return self.reader_failed(&e.to_string(), cx),
-            };
-            let mut reply = Vec::new();
-            let login = link.login(&piece, &mut reply);
-            let conn = link.conn;
-            for b in reply {
-                cx.io.send(conn, b);
-            }
-            match login {
-                Login::More => {}
-                Login::Ready => {
-                    if let Reader::Opening(link) = std::mem::take(&mut self.reader) {
-                        self.reader = Reader::Ready(link);
-                    }
-                    self.replayed = 0;
-                    return self.pump_requests(cx);
-                }
-                Login::Refused { fields, .. } => return self.reader_failed(&fields.message, cx),
-                Login::Failed(e) => return self.reader_failed(&e.message, cx),
-            }
+        if let Some(i) = self.replica_at(conn) {
+            self.applier_received(i, bytes, cx);
         }
-    }
-
-    fn reader_failed(&mut self, why: &str, cx: &mut Cx<'_>) {
-        if let Reader::Opening(l) | Reader::Ready(l) = std::mem::replace(&mut self.reader, Reader::Off) {
-            tracing::warn!(node = %l.node, why, "no reader; this session reads on main");
-            cx.io.abort(l.conn);
-        }
-        self.pump_requests(cx);
     }
 
     /// Goes on with whatever waits: a simple query's step, or the next message.
-    fn pump_requests(&mut self, cx: &mut Cx<'_>) {
+    pub(super) fn pump_requests(&mut self, cx: &mut Cx<'_>) {
         if matches!(self.request, Request::Simple(_)) {
             self.resume_step(cx);
         }
@@ -147,6 +114,13 @@ impl Session {
             Fits::Completes => self.completes(target, chunk, piece, cx),
             Fits::Fails => self.fails(target, chunk, piece, false, cx),
             Fits::FailsToSync => self.fails(target, chunk, piece, true, cx),
+            // The client is told in the server's own words; the connection's end follows.
+            Fits::Farewell if target == Target::Lane => {
+                self.out.relay(chunk, &piece.place);
+                self.out.end_run(chunk);
+                self.lane_said_farewell = true;
+            }
+            Fits::Farewell => {}
             Fits::Not => {
                 self.out.end_run(chunk);
                 let what = format!("message '{}' was not asked for", char::from(piece.tag));
@@ -272,7 +246,7 @@ impl Session {
                 }
                 b'G' => {
                     self.out.relay(chunk, &piece.place);
-                    self.copy_in_begins(target);
+                    self.copy_in_begins(target, cx);
                 }
                 _ => self.out.relay(chunk, &piece.place),
             },
@@ -292,11 +266,13 @@ impl Session {
                     open.info = Some(info);
                 }
             }
-            Own::Xid => {
-                let value = Columns::new(&row).and_then(|mut c| c.next()).flatten();
-                let xid = value.and_then(|v| Some(u64::from_be_bytes(v.try_into().ok()?)));
+            Own::Opaque => {
+                let mut columns = Columns::new(&row).into_iter().flatten();
+                let xid = columns.next().flatten().and_then(|v| Some(u64::from_be_bytes(v.try_into().ok()?)));
+                let catalogues = columns.next().flatten() != Some(&[0]);
                 if let Some(open) = self.tx.open_mut() {
                     open.assigned = open.assigned.or(xid);
+                    open.ddl |= catalogues;
                 }
             }
             Own::Settings => {
@@ -341,7 +317,7 @@ impl Session {
         if asked == Asked::Execute {
             self.out.relay(chunk, &piece.place);
             if piece.tag == b's' {
-                return self.suspended(note);
+                return self.suspended(note, cx);
             }
         } else {
             self.out.relay(chunk, &piece.place);
@@ -350,12 +326,12 @@ impl Session {
     }
 
     /// A write with RETURNING and a row limit: main has run it to its end, the client fetches what it returned.
-    fn suspended(&mut self, note: Note) {
+    fn suspended(&mut self, note: Note, cx: &mut Cx<'_>) {
         if let Note::Write(mut p) = note {
             self.rows.take();
             p.opaque = true;
             p.counted = false;
-            self.add_write(*p, b"", true);
+            self.add_write(*p, b"", true, cx);
         }
     }
 
@@ -417,6 +393,11 @@ impl Session {
                 self.main_committed(error, &tag, cx);
             }
             Own::Constraints => self.constraints_checked(error, cx),
+            // A cancel has hit it.
+            Own::Rollback if error.is_some() && self.link_ref(target).is_some_and(|l| l.status != TxStatus::Idle) => {
+                self.send_own(target, ("_pgls_r", "ROLLBACK"), Own::Rollback, cx);
+                self.sync_own(target, Own::Rollback, cx);
+            }
             Own::Rollback => {
                 self.tx = Tx::Idle;
                 self.rolled_back(cx);
@@ -507,14 +488,8 @@ impl Session {
         match note {
             Note::Nothing | Note::Ready | Note::ImplicitEnd => {}
             Note::Write(p) => {
-                let tag = message.get(5..).unwrap_or_default();
-                let noted = p.noted;
-                if !noted && !self.add_write(*p, tag, false) {
-                    let limit = cx.env.config.replication.script_limit;
-                    let e = PgError::fatal("54000", "the transaction's writes exceed script_limit")
-                        .detail(format!("script_limit is {limit} bytes."))
-                        .hint("Write less in one transaction, or raise script_limit.");
-                    self.fatal(&e, cx);
+                if !p.noted {
+                    self.add_write(*p, message.get(5..).unwrap_or_default(), false, cx);
                 }
             }
             Note::Savepoint(name) => open.into_iter().for_each(|o| o.script.savepoint(&name)),
@@ -525,7 +500,7 @@ impl Session {
                     o.failed = false;
                 }
             }
-            Note::Setting(s) => self.setting_done(*s),
+            Note::Setting(s) => self.setting_done(*s, cx),
             Note::Ended { chain } => self.transaction_ended(chain),
             Note::Forgets(what) => self.forget(&what, cx),
             Note::Prepared => self.registry.confirm(),
@@ -536,13 +511,14 @@ impl Session {
         }
     }
 
-    fn setting_done(&mut self, setting: PendingSetting) {
+    fn setting_done(&mut self, setting: PendingSetting, cx: &mut Cx<'_>) {
         match self.tx.open_mut().filter(|o| o.on == Target::Lane) {
             // In a block it may still be rolled back; as an entry it is in force for what follows.
-            Some(o) => {
-                let _ = o.script.add(Entry::Setting(setting.statement), usize::MAX);
+            Some(_) => {
+                let added = self.with_script(cx, |o, room| o.script.add(Entry::Setting(setting.statement), room));
+                self.script_written(added, cx);
             }
-            None if !setting.local => self.remember_setting(setting.statement.sql),
+            None if !setting.local => self.remember_setting(Bytes::copy_from_slice(setting.statement.sql.memory())),
             None => {}
         }
     }
@@ -563,10 +539,7 @@ impl Session {
                 self.settings_dirty = true;
                 self.temporary = false;
                 self.main_only = false;
-                if let Reader::Ready(l) = std::mem::take(&mut self.reader) {
-                    cx.io.send(l.conn, Bytes::from_static(front::TERMINATE));
-                    cx.io.close(l.conn);
-                }
+                self.close_readers(cx);
                 self.forget_own_statements();
             }
             Forgets::Statements => {
@@ -592,27 +565,44 @@ impl Session {
         }
     }
 
-    /// Adds what main has done to the script. False: the script is full.
-    fn add_write(&mut self, mut write: PendingWrite, tag: &[u8], always: bool) -> bool {
+    /// Adds what main has done to the script.
+    fn add_write(&mut self, mut write: PendingWrite, tag: &[u8], always: bool, cx: &mut Cx<'_>) {
         let rows = self.rows.take();
         let tag = tag.strip_suffix(&[0]).unwrap_or(tag);
         let none = std::str::from_utf8(tag).ok().and_then(back::tag_count) == Some(0);
-        if write.counted && none && !always {
-            return true;
+        if write.counted && none && !always && !write.copy {
+            return;
         }
         let std_strings = self.std_strings;
-        let limit = self.script_limit;
-        let Some(open) = self.tx.open_mut().filter(|o| o.on == Target::Lane) else { return true };
-        if let Some(info) = &open.info {
-            write.at_time(Now { micros: info.now }, std_strings);
-        }
-        open.opaque |= write.opaque;
-        write.statement.expect = if write.opaque { Expect::Success } else { Expect::Same { tag: tag.into(), rows } };
-        let entry = match write.copy {
-            Some(data) => Entry::Copy { statement: write.statement, data },
-            None => Entry::Statement(write.statement),
-        };
-        open.script.add(entry, limit).is_ok()
+        let added = self.with_script(cx, |open, room| {
+            if let Some(info) = &open.info {
+                write.at_time(Now { micros: info.now }, std_strings);
+            }
+            open.opaque |= write.opaque;
+            let expect = if write.opaque { Expect::Success } else { Expect::Same { tag: tag.into(), rows } };
+            if write.copy {
+                return open.script.copy_end(expect, room);
+            }
+            write.statement.expect = expect;
+            open.script.add(Entry::Statement(write.statement), room)
+        });
+        self.script_written(added, cx);
+    }
+
+    /// A script that cannot be kept cannot be applied: the session ends, and with it the transaction on main.
+    pub(super) fn script_written(&mut self, result: Option<std::io::Result<()>>, cx: &mut Cx<'_>) {
+        let Some(Err(e)) = result else { return };
+        tracing::error!(error = %e, "spill file cannot be written");
+        let e = PgError::fatal("53100", "could not write the transaction's spill file")
+            .detail(e.to_string())
+            .hint("Free space in work_dir, or write less in one transaction.");
+        self.fatal(&e, cx);
+    }
+
+    /// The link of one of the appliers.
+    fn applier_link(&mut self, conn: crate::shard::driver::ConnId) -> Option<&mut super::link::Link> {
+        let i = self.replica_at(conn)?;
+        self.replicas[i].applier.as_mut().map(|a| &mut a.link)
     }
 
     /// A node's connection is gone.
@@ -625,7 +615,11 @@ impl Session {
             Reader::Ready(l) if l.conn == conn => return self.reader_gone(why, cx),
             _ => {}
         }
-        self.applier_closed(conn, why, cx);
+        self.parked.retain(|l| l.conn != conn);
+        if let Some(i) = self.replica_at(conn) {
+            self.applier_lost(i, why, cx);
+            self.advance_commit(cx);
+        }
         if matches!(self.stage, Stage::Over) && self.commit.is_none() {
             self.finish_over(cx);
         }
@@ -644,50 +638,12 @@ impl Session {
                 return;
             }
         }
+        if self.lane_said_farewell {
+            return self.end(cx);
+        }
         let e = PgError::fatal("57P01", "terminating connection: the session's backend on main is gone")
             .detail(why.to_owned());
         self.fatal(&e, cx);
-    }
-
-    fn reader_gone(&mut self, why: &str, cx: &mut Cx<'_>) {
-        let Reader::Ready(link) = std::mem::replace(&mut self.reader, Reader::Off) else { return };
-        tracing::warn!(node = %link.node, why, "a reader was lost");
-        if self.retry.is_some() && self.tx.target() != Some(Target::Reader) {
-            // Nothing of the answer has left.
-            self.out.drop_held();
-            self.registry.drop_unconfirmed();
-            return self.retry_on_main(cx);
-        }
-        if link.owed.is_empty() && self.tx.target() != Some(Target::Reader) {
-            return;
-        }
-        let e = PgError::fatal("57P01", "terminating connection: the node that served a read is gone")
-            .detail(why.to_owned());
-        self.fatal(&e, cx);
-    }
-
-    /// The reader's node is no longer up: the connection is given up before anything of it could be delivered.
-    pub(super) fn check_reader_node(&mut self, cx: &mut Cx<'_>) {
-        let out = match &self.reader {
-            Reader::Ready(l) | Reader::Opening(l) => !cx.env.membership.load().is_up(l.node),
-            _ => false,
-        };
-        if !out {
-            return;
-        }
-        if let Reader::Ready(l) | Reader::Opening(l) = &self.reader {
-            let conn = l.conn;
-            cx.io.abort(conn);
-            self.server_gone(conn, "its node is out", cx);
-            if matches!(self.reader, Reader::Off) {
-                self.reader = Reader::None;
-            }
-        }
-    }
-
-    /// A cancel came while the commit was still undecided.
-    pub(super) fn cancel_commit(&mut self, error: Bytes, cx: &mut Cx<'_>) {
-        self.refuse_commit(error, cx);
     }
 }
 

@@ -11,8 +11,9 @@ use super::commit::After;
 use super::io::Cx;
 use super::note::{Note, without_nul};
 use super::owed::{Asked, Own, Whose};
-use super::route::{Given, Plan, ReaderIs, Retry, Writes};
-use super::transaction::{Target, Tx, XID, begin_tag};
+use super::reader::ReaderIs;
+use super::route::{Given, Plan, Retry, Writes};
+use super::transaction::{OPAQUE, Target, Tx, begin_tag};
 use super::{AfterRollback, Request, Session};
 use crate::sql::cache::Verdict;
 use crate::sql::class::TxModes;
@@ -61,14 +62,14 @@ impl Session {
     /// A Query message. False: it must wait until all earlier replies are there.
     pub(super) fn simple_query(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
         let quiet = self.barrier(Target::Lane, cx) & self.barrier(Target::Reader, cx);
-        if !quiet {
+        if !quiet || !self.has_catalogue(cx) {
             return false;
         }
         let text = without_nul(&frame.raw.slice(HEADER..));
         let lossy = String::from_utf8_lossy(&text);
         // Positions must be those of the client's bytes: text that is not UTF-8 is run as one statement.
         let steps = if lossy.len() == text.len() { split(&lossy, self.std_strings).statements } else { Vec::new() };
-        let steps = if steps.is_empty() { vec![0..text.len()] } else { steps };
+        let steps = if steps.is_empty() { Vec::from([0..text.len()]) } else { steps };
         drop(lossy);
         self.registry.drop_unnamed();
         self.request = Request::Simple(Simple {
@@ -216,6 +217,8 @@ impl Session {
         // In a block, or in a string of several statements, the server refuses it.
         if s.steps.len() == 1 && matches!(self.tx, Tx::Idle) {
             s.everywhere = true;
+            let text = s.text.clone();
+            self.forget_databases(&text, cx);
             if self.settings_dirty {
                 self.settings_rows.clear();
                 self.send_own(Target::Lane, ("_pgls_g", super::settings::QUERY), Own::Settings, cx);
@@ -255,6 +258,7 @@ impl Session {
         if let Note::Temporary = note {
             self.note_temporary_name();
         }
+        self.mark_unpreparable(&verdict.class);
         self.send_step(note, None, cx)
     }
 
@@ -284,11 +288,11 @@ impl Session {
             self.ask_info(false, cx);
         }
         if let Some(open) = self.tx.open_mut() {
-            open.ddl |= writes.ddl || pending.opaque;
+            open.ddl |= writes.ddl;
         }
         let opaque = pending.opaque;
         if opaque {
-            self.main_only = true;
+            self.ran_opaque();
         }
         self.send_step(Note::Write(pending), opaque.then_some(()), cx)
     }
@@ -314,11 +318,10 @@ impl Session {
             out.freeze()
         };
         self.forward_query(target, raw, note, cx);
-        let known = self.tx.open().is_none_or(|o| o.info_asked);
-        if ask_xid.is_some() && !known {
+        if ask_xid.is_some() && self.tx.open().is_some() {
             let bind = front::BIND_NOTHING_BINARY;
-            self.send_own_in(target, ("_pgls_x", XID), Own::Xid, "", bind, cx);
-            self.sync_own(target, Own::Xid, cx);
+            self.send_own_in(target, ("_pgls_x", OPAQUE), Own::Opaque, "", bind, cx);
+            self.sync_own(target, Own::Opaque, cx);
         }
         Went::Sent
     }
@@ -518,20 +521,16 @@ impl Session {
         }
         match frame.tag {
             b'd' => {
-                let limit = self.script_limit;
                 let Some(lane) = &mut self.lane else { return true };
-                if let Some(Whose::Client(Note::Write(p))) = lane.owed.head_mut().map(|h| &mut h.whose) {
-                    if let Some(data) = &mut p.copy {
-                        self.copied += frame.raw.len();
-                        data.messages.push(frame.raw.clone());
-                    }
-                }
+                let replicated = matches!(
+                    lane.owed.head().map(|h| &h.whose),
+                    Some(Whose::Client(Note::Write(p))) if p.copy
+                );
                 let conn = lane.conn;
                 cx.io.send(conn, frame.raw.clone());
-                if self.copied > limit {
-                    let e = PgError::fatal("54000", "the transaction's writes exceed script_limit")
-                        .hint("Load in smaller transactions, or raise script_limit.");
-                    self.fatal(&e, cx);
+                if replicated {
+                    let added = self.with_script(cx, |open, room| open.script.copy_data(&frame.raw, room));
+                    self.script_written(added, cx);
                 }
             }
             b'c' | b'f' => {
@@ -539,7 +538,6 @@ impl Session {
                     s.copy = false;
                 }
                 self.batch.copy = false;
-                self.copied = 0;
                 if let Some(lane) = &mut self.lane {
                     let conn = lane.conn;
                     cx.io.send(conn, frame.raw.clone());
@@ -555,8 +553,14 @@ impl Session {
     }
 
     /// CopyInResponse.
-    pub(super) fn copy_in_begins(&mut self, target: Target) {
-        self.copied = 0;
+    pub(super) fn copy_in_begins(&mut self, target: Target, cx: &mut Cx<'_>) {
+        if let Some(Whose::Client(Note::Write(p))) = self.link(target).and_then(|l| l.owed.head()).map(|h| &h.whose) {
+            if p.copy {
+                let statement = p.statement.clone();
+                let begun = self.with_script(cx, |open, room| open.script.copy_begin(statement, room));
+                self.script_written(begun, cx);
+            }
+        }
         if let Request::Simple(s) = &mut self.request {
             s.copy = true;
             return;

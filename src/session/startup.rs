@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 
-use super::io::{Answer, Cx, Question};
+use super::io::{Answer, Cx, Question, TimerKind};
 use super::link::{Link, Login};
 use super::logging::{Host, Name};
 use super::transaction::Target;
@@ -266,13 +266,10 @@ impl Session {
         if let Some(lane) = &self.lane {
             self.std_strings = lane.parameter("standard_conforming_strings") != Some("off");
         }
-        let fresh = cx.env.catalogues.borrow().get(&self.database).is_some_and(|c| c.version >= self.version.current());
-        if fresh {
+        if self.has_catalogue(cx) {
             return self.begin_queries(cx);
         }
-        if let Some(token) = self.refresh_catalogue(cx) {
-            self.stage = Stage::Catalogue { token };
-        }
+        self.stage = Stage::Catalogue;
     }
 
     /// Tells the client what main told the lane, with a cancel key of the proxy's own.
@@ -296,6 +293,10 @@ impl Session {
         self.admitted = true;
         self.framer.set_limit(cx.env.max_message_size());
         self.log_start(cx);
+        let limit = cx.env.config.limits.client_idle_limit;
+        if !limit.is_zero() {
+            cx.io.arm(limit, TimerKind::Idle);
+        }
         self.pump(cx);
     }
 

@@ -62,6 +62,10 @@ pub struct Open {
     pub assigned: Option<u64>,
     /// A statement has run that changes catalogues.
     pub ddl: bool,
+    /// A statement has run that PREPARE TRANSACTION refuses to follow (NOTIFY, LISTEN, a cursor that may be held).
+    pub unpreparable: bool,
+    /// The script was started early once, and that was given up.
+    pub early_off: bool,
 }
 
 impl Open {
@@ -80,6 +84,8 @@ impl Open {
             opaque: false,
             assigned: None,
             ddl: false,
+            unpreparable: false,
+            early_off: false,
         }
     }
 
@@ -184,8 +190,19 @@ pub fn read_info(row: &[u8]) -> Option<Info> {
 /// would do a moment later.
 pub const INFO: &str =
     "SELECT pg_catalog.txid_current(), pg_catalog.now(), pg_catalog.current_setting('transaction_isolation')";
-/// What main is asked behind a statement of which nobody knows whether it writes.
-pub const XID: &str = "SELECT pg_catalog.txid_current_if_assigned()";
+/// What main is asked behind a statement of which nobody knows what it does: the transaction's id, if it has one by
+/// now, and whether it has changed a catalogue that verdicts rest on (the transaction's own statistics tell; without
+/// track_counts nobody can say). Operators are named in full: the client may have others of these names.
+pub const OPAQUE: &str = "SELECT pg_catalog.txid_current_if_assigned(), \
+    pg_catalog.current_setting('track_counts') OPERATOR(pg_catalog.=) 'off' OR EXISTS (SELECT FROM pg_catalog.unnest(ARRAY[\
+    'pg_catalog.pg_class', 'pg_catalog.pg_attribute', 'pg_catalog.pg_attrdef', 'pg_catalog.pg_constraint', \
+    'pg_catalog.pg_index', 'pg_catalog.pg_inherits', 'pg_catalog.pg_proc', 'pg_catalog.pg_aggregate', \
+    'pg_catalog.pg_operator', 'pg_catalog.pg_opclass', 'pg_catalog.pg_amop', 'pg_catalog.pg_amproc', \
+    'pg_catalog.pg_cast', 'pg_catalog.pg_type', 'pg_catalog.pg_enum', 'pg_catalog.pg_trigger', \
+    'pg_catalog.pg_rewrite', 'pg_catalog.pg_policy', 'pg_catalog.pg_namespace']::pg_catalog.regclass[]) c \
+    WHERE pg_catalog.pg_stat_get_xact_tuples_inserted(c) OPERATOR(pg_catalog.>) 0 \
+    OR pg_catalog.pg_stat_get_xact_tuples_updated(c) OPERATOR(pg_catalog.>) 0 \
+    OR pg_catalog.pg_stat_get_xact_tuples_deleted(c) OPERATOR(pg_catalog.>) 0)";
 
 /// The columns of a DataRow message, header included; a NULL is `None`.
 pub struct Columns<'a> {

@@ -3,11 +3,14 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
 use super::driver::{Address, ConnId, Driver, Time};
+use super::spill::SpillFile;
+use crate::script::Spill;
 use crate::sequencer::NodeId;
 use crate::session::applier::Applier;
 use crate::session::io::{Io, PoolKey, Question, TimerKind};
@@ -36,48 +39,17 @@ pub enum Owner {
     Server(SessionId),
     /// An idle applier.
     Pooled(PoolKey),
-    /// A CancelRequest that leaves once the connection stands.
-    Cancel(Bytes),
+    /// A CancelRequest that leaves once the connection stands; the session is told when the server has closed it.
+    Cancel(SessionId, Bytes),
 }
 
-/// Who owns which connection.
-#[derive(Debug, Default)]
-struct Owners {
-    /// By slot of the driver's table: the generation that is owned, and by whom.
-    slots: Vec<(u32, Owner)>,
-    /// Connections beyond the driver's table: they only live to be reported closed.
-    strays: HashMap<ConnId, Owner>,
-}
-
-impl Owners {
-    fn of(&self, conn: ConnId) -> Owner {
-        match self.slots.get(conn.index as usize) {
-            Some((generation, owner)) if *generation == conn.generation => owner.clone(),
-            Some(_) => Owner::Nobody,
-            None => self.strays.get(&conn).cloned().unwrap_or(Owner::Nobody),
-        }
-    }
-
-    fn set(&mut self, conn: ConnId, owner: Owner) {
-        if conn.index == u32::MAX {
-            if owner == Owner::Nobody {
-                self.strays.remove(&conn);
-            } else {
-                self.strays.insert(conn, owner);
-            }
-            return;
-        }
-        let at = conn.index as usize;
-        if self.slots.len() <= at {
-            self.slots.resize(at + 1, (0, Owner::Nobody));
-        }
-        // Events of one turn are worked on one by one: the slot may be another connection's when the end of the one
-        // before is heard of. Only a connection itself can lose its owner.
-        if owner == Owner::Nobody && self.slots[at].0 != conn.generation {
-            return;
-        }
-        self.slots[at] = (conn.generation, owner);
-    }
+/// A timer of a session. Ordered by time; those of one moment in the order in which they were armed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Timer {
+    at: Time,
+    number: u64,
+    session: SessionId,
+    kind: TimerKind,
 }
 
 /// Something that must wait until the session at work has returned.
@@ -95,9 +67,14 @@ pub struct Core<D> {
     pub driver: D,
     /// Addresses of the nodes, by id.
     pub nodes: Vec<Address>,
-    owners: Owners,
-    timers: BinaryHeap<Reverse<(Time, u64, SessionId, u8, u8)>>,
+    /// Where spill files are made.
+    work_dir: PathBuf,
+    owners: Vec<(u32, Owner)>,
+    /// Connections beyond the driver's table: they only live to be reported closed.
+    strays: HashMap<ConnId, Owner>,
+    timers: BinaryHeap<Reverse<Timer>>,
     next: u64,
+    #[allow(clippy::vec_box)] // moved whole between here and sessions
     pools: HashMap<PoolKey, Vec<Box<Applier>>>,
     /// Sessions with a commit under way.
     pub watchers: Vec<SessionId>,
@@ -109,11 +86,13 @@ pub struct Core<D> {
 
 impl<D: Driver> Core<D> {
     /// A core with nothing under way.
-    pub fn new(driver: D, nodes: Vec<Address>) -> Core<D> {
+    pub fn new(driver: D, nodes: Vec<Address>, work_dir: PathBuf) -> Core<D> {
         Core {
             driver,
             nodes,
-            owners: Owners::default(),
+            work_dir,
+            owners: Vec::new(),
+            strays: HashMap::new(),
             timers: BinaryHeap::new(),
             next: 0,
             pools: HashMap::new(),
@@ -126,34 +105,47 @@ impl<D: Driver> Core<D> {
     /// Who owns the connection.
     #[must_use]
     pub fn owner(&self, conn: ConnId) -> Owner {
-        self.owners.of(conn)
+        match self.owners.get(conn.index as usize) {
+            Some((generation, owner)) if *generation == conn.generation => owner.clone(),
+            Some(_) => Owner::Nobody,
+            None => self.strays.get(&conn).cloned().unwrap_or(Owner::Nobody),
+        }
     }
 
     /// Gives the connection an owner.
     pub fn own(&mut self, conn: ConnId, owner: Owner) {
-        self.owners.set(conn, owner);
+        if conn.index == u32::MAX {
+            if owner == Owner::Nobody {
+                self.strays.remove(&conn);
+            } else {
+                self.strays.insert(conn, owner);
+            }
+            return;
+        }
+        let at = conn.index as usize;
+        if self.owners.len() <= at {
+            self.owners.resize(at + 1, (0, Owner::Nobody));
+        }
+        // A late word about an old connection must not take the slot's new one from its owner.
+        let (generation, of) = &mut self.owners[at];
+        if conn.generation.wrapping_sub(*generation) < u32::MAX / 2 {
+            (*generation, *of) = (conn.generation, owner);
+        }
     }
 
     /// When the next timer is due.
     #[must_use]
     pub fn next_timer(&self) -> Option<Time> {
-        self.timers.peek().map(|Reverse((at, ..))| *at)
+        self.timers.peek().map(|Reverse(t)| t.at)
     }
 
     /// Timers that are due.
     pub fn due(&mut self) -> Option<(SessionId, TimerKind)> {
         let now = self.driver.now();
-        let Reverse((at, ..)) = self.timers.peek()?;
-        if *at > now {
+        if self.timers.peek()?.0.at > now {
             return None;
         }
-        let Reverse((_, _, session, kind, node)) = self.timers.pop()?;
-        let kind = match kind {
-            0 => TimerKind::Authentication,
-            1 => TimerKind::Replica(NodeId(node)),
-            2 => TimerKind::Idle,
-            _ => TimerKind::Drain,
-        };
+        let Reverse(Timer { session, kind, .. }) = self.timers.pop()?;
         Some((session, kind))
     }
 
@@ -230,11 +222,15 @@ impl<D: Driver> Io for Core<D> {
         let mut out = BytesMut::new();
         front::cancel(&mut out, pid, secret);
         let conn = self.driver.connect(&self.nodes[usize::from(node.0)]);
-        self.own(conn, Owner::Cancel(out.freeze()));
+        self.own(conn, Owner::Cancel(self.current, out.freeze()));
     }
 
     fn cancel_client(&mut self, pid: u32, secret: u32) {
         self.deferred.push(Deferred::Cancel { pid, secret });
+    }
+
+    fn spill(&mut self) -> std::io::Result<Box<dyn Spill>> {
+        Ok(Box::new(SpillFile::create(&self.work_dir)?))
     }
 
     fn random(&mut self, out: &mut [u8]) {
@@ -242,15 +238,9 @@ impl<D: Driver> Io for Core<D> {
     }
 
     fn arm(&mut self, after: Duration, what: TimerKind) {
-        let at = self.driver.now().after(after);
         self.next += 1;
-        let (kind, node) = match what {
-            TimerKind::Authentication => (0, 0),
-            TimerKind::Replica(n) => (1, n.0),
-            TimerKind::Idle => (2, 0),
-            TimerKind::Drain => (3, 0),
-        };
-        self.timers.push(Reverse((at, self.next, self.current, kind, node)));
+        let at = self.driver.now().after(after);
+        self.timers.push(Reverse(Timer { at, number: self.next, session: self.current, kind: what }));
     }
 
     fn ask(&mut self, question: Question) -> u64 {
@@ -304,17 +294,55 @@ pub fn node_address(host: &str, port: u16) -> std::io::Result<Address> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shard::driver::Event;
+    use std::sync::Arc;
+
+    /// A driver whose connections are never heard of.
+    struct Silent;
+
+    impl Driver for Silent {
+        fn connect(&mut self, _to: &Address) -> ConnId {
+            ConnId { index: 0, generation: 0 }
+        }
+        fn send(&mut self, _conn: ConnId, _bytes: Bytes) {}
+        fn queued(&self, _conn: ConnId) -> usize {
+            0
+        }
+        fn pause(&mut self, _conn: ConnId) {}
+        fn resume(&mut self, _conn: ConnId) {}
+        fn close(&mut self, _conn: ConnId) {}
+        fn abort(&mut self, _conn: ConnId) {}
+        fn stop_listening(&mut self) {}
+        fn is_settled(&self) -> bool {
+            true
+        }
+        fn now(&self) -> Time {
+            Time(0)
+        }
+        fn doorbell(&self) -> Arc<dyn crate::shard::driver::Doorbell> {
+            struct Bell;
+            impl crate::shard::driver::Doorbell for Bell {
+                fn ring(&self) {}
+            }
+            Arc::new(Bell)
+        }
+        fn random(&mut self, _out: &mut [u8]) {}
+        fn wait(&mut self, _until: Option<Time>, _events: &mut Vec<Event>) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
 
     #[test]
-    fn the_late_end_of_a_connection_leaves_the_next_one_in_its_slot_alone() {
-        let id = |generation| ConnId { index: 3, generation };
-        let client = Owner::Client(SessionId { slot: 0, generation: 0 });
-        let mut owners = Owners::default();
-        owners.set(id(7), client.clone());
-        assert_eq!(owners.of(id(7)), client);
-        owners.set(id(7), Owner::Nobody);
-        owners.set(id(8), Owner::Cancel(Bytes::new()));
-        owners.set(id(7), Owner::Nobody);
-        assert_eq!((owners.of(id(7)), owners.of(id(8))), (Owner::Nobody, Owner::Cancel(Bytes::new())));
+    fn closing_an_old_connection_twice_leaves_the_slots_new_one_to_its_owner() {
+        let mut core = Core::new(Silent, Vec::new(), PathBuf::new());
+        let session = SessionId { slot: 1, generation: 0 };
+        let (old, new) = (ConnId { index: 3, generation: 7 }, ConnId { index: 3, generation: 8 });
+        core.own(old, Owner::Server(session));
+        Io::abort(&mut core, old);
+        core.own(new, Owner::Server(session));
+        Io::abort(&mut core, old);
+        assert_eq!((core.owner(old), core.owner(new)), (Owner::Nobody, Owner::Server(session)));
+        Io::abort(&mut core, new);
+        assert_eq!(core.owner(new), Owner::Nobody);
     }
 }

@@ -9,19 +9,22 @@
 //! | `driver` | the operating system, as a shard sees it |
 //! | `ring` | io_uring |
 //! | `core` | owners of connections, timers, the applier pool |
+//! | `spill` | files for scripts that exceed memory |
 //! | `run` | the `run` command: threads, control plane, signals |
 
 pub mod core;
 pub mod driver;
 pub mod ring;
 pub mod run;
+pub mod spill;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use self::core::{Core, Deferred, Owner, SessionId};
 use self::driver::{ConnId, Driver, Event, Peer, Time};
-use crate::cluster::control::{ControlHandle, Reply, Request, ShardHandle, ShardMessage, Ticket};
+use crate::cluster::control::{ControlHandle, Reply, Request, Rows, ShardHandle, ShardMessage, Ticket};
 use crate::sequencer::NodeId;
 use crate::session::io::{Answer, Cx, Env, Fate, Question};
 use crate::session::{Event as SessionEvent, Session};
@@ -38,10 +41,10 @@ struct Slot {
     session: Option<Box<Session>>,
 }
 
-/// What a question's answer is needed for.
-enum Asked {
-    Catalogue { database: Arc<str>, version: u64 },
-    Other,
+/// A catalogue that is being read, once for all sessions of this shard that wait for it.
+struct Reading {
+    version: u64,
+    waiting: Vec<(SessionId, u64)>,
 }
 
 /// One event loop.
@@ -52,7 +55,8 @@ pub struct Shard<D: Driver> {
     sessions: Vec<Slot>,
     free: Vec<u32>,
     live: usize,
-    questions: std::collections::HashMap<u64, (SessionId, Asked)>,
+    questions: HashMap<u64, SessionId>,
+    catalogues: HashMap<Arc<str>, Reading>,
     control: ControlHandle,
     peers: Vec<ShardHandle>,
     watermarks: Vec<u64>,
@@ -72,7 +76,8 @@ impl<D: Driver> Shard<D> {
             sessions: Vec::new(),
             free: Vec::new(),
             live: 0,
-            questions: std::collections::HashMap::new(),
+            questions: HashMap::new(),
+            catalogues: HashMap::new(),
             control,
             peers,
             watermarks,
@@ -138,7 +143,7 @@ impl<D: Driver> Shard<D> {
             Event::Accepted { conn, peer } => self.accept(conn, peer),
             Event::Connected { conn } => match self.core.owner(conn) {
                 Owner::Server(s) => self.tell(s, SessionEvent::Connected(conn)),
-                Owner::Cancel(bytes) => {
+                Owner::Cancel(_, bytes) => {
                     // The server answers nothing; it closes when it has done its part.
                     self.core.driver.send(conn, bytes);
                 }
@@ -148,7 +153,7 @@ impl<D: Driver> Shard<D> {
                 Owner::Client(s) => self.tell(s, SessionEvent::Client(bytes)),
                 Owner::Server(s) => self.tell(s, SessionEvent::Server(conn, bytes)),
                 Owner::Pooled(key) => self.core.drop_pooled(&key, conn),
-                Owner::Cancel(_) | Owner::Nobody => {}
+                Owner::Cancel(..) | Owner::Nobody => {}
             },
             Event::Drained { conn } => match self.core.owner(conn) {
                 Owner::Client(s) => self.tell(s, SessionEvent::ClientDrained),
@@ -166,7 +171,8 @@ impl<D: Driver> Shard<D> {
                         self.tell(s, SessionEvent::ServerGone(conn, why));
                     }
                     Owner::Pooled(key) => self.core.drop_pooled(&key, conn),
-                    Owner::Cancel(_) | Owner::Nobody => {}
+                    Owner::Cancel(s, _) => self.tell(s, SessionEvent::CancelDone),
+                    Owner::Nobody => {}
                 }
             }
             Event::Woken => {}
@@ -243,21 +249,19 @@ impl<D: Driver> Shard<D> {
     }
 
     fn ask(&mut self, session: SessionId, token: u64, question: Question) {
-        let mut asked = Asked::Other;
         let request = match question {
             Question::Role { user } => Request::Role { user },
-            Question::Catalogue { database } => {
-                let name: Arc<str> = Arc::from(database.as_str());
-                let version = self.env.catalogue_versions.of(&name).current();
-                asked = Asked::Catalogue { database: name, version };
-                Request::Catalogue { database }
-            }
+            Question::Catalogue { database } => return self.ask_catalogue(session, token, database),
             Question::BackendGone { node, pid } => Request::BackendGone { node, pid },
+            Question::Blocks { node, pid } => Request::Blocks { node, pid },
+            Question::Probe { node, pid } => Request::Probe { node, pid },
+            Question::Prepared { database, gid, commit } => Request::Prepared { database, gid, commit },
+            Question::Forget { databases } => return self.control.forget(databases),
             Question::Terminate { node, pid } => Request::TerminateBackend { node, pid },
             Question::Fate { node, database, xid } => Request::XactStatus { node, database, xid },
             Question::Detach { node, reason } => Request::Detach { node, reason },
         };
-        self.questions.insert(token, (session, asked));
+        self.questions.insert(token, session);
         self.control.ask(Ticket { shard: self.number, token }, request);
     }
 
@@ -268,16 +272,21 @@ impl<D: Driver> Shard<D> {
                 ShardMessage::Cancel { pid, secret } => self.cancel(pid, secret),
                 ShardMessage::ForgetDatabase { database } => self.core.drop_pools(|key| *key.database == *database),
                 ShardMessage::Drain => self.drain(),
-                ShardMessage::Stop => {
-                    self.stopping = true;
-                    self.tell_all(|| SessionEvent::Stop);
-                }
+                ShardMessage::Stop => self.stop(),
             }
             self.settle();
         }
         if self.env.membership.epoch() != self.epoch {
             self.membership_changed();
         }
+    }
+
+    fn stop(&mut self) {
+        for s in self.sessions.iter().filter_map(|s| s.session.as_ref()) {
+            tracing::warn!(shard = self.number, session = s.summary(), "cut off");
+        }
+        self.stopping = true;
+        self.tell_all(|| SessionEvent::Stop);
     }
 
     fn drain(&mut self) {
@@ -304,12 +313,17 @@ impl<D: Driver> Shard<D> {
     }
 
     fn reply(&mut self, token: u64, reply: Reply) {
-        let Some((session, asked)) = self.questions.remove(&token) else { return };
+        if let Reply::Catalogue { database, rows } = reply {
+            return self.take_catalogue(&database, rows);
+        }
+        let Some(session) = self.questions.remove(&token) else { return };
         let answer = match reply {
             Reply::Role(r) => Answer::Role(r.and_then(|row| row.map(run::role_from_row).transpose())),
-            Reply::Catalogue(rows) => Answer::Catalogue(rows.and_then(|rows| self.take_catalogue(asked, &rows))),
             Reply::BackendGone(gone) => Answer::Gone(gone),
-            Reply::Terminated => return,
+            Reply::Catalogue { .. } | Reply::Terminated => return,
+            Reply::Blocks(blocks) => Answer::Blocks(blocks),
+            Reply::Probe(probe) => Answer::Probe(probe),
+            Reply::Prepared(fate) => Answer::Fate(fate),
             Reply::XactStatus(s) => Answer::Fate(match s.as_deref() {
                 Some("committed") => Fate::Committed,
                 Some("aborted") => Fate::Aborted,
@@ -320,11 +334,26 @@ impl<D: Driver> Shard<D> {
         self.tell(session, SessionEvent::Answer(token, answer));
     }
 
-    fn take_catalogue(&mut self, asked: Asked, rows: &[Vec<Vec<Option<String>>>]) -> Result<(), String> {
-        let Asked::Catalogue { database, version } = asked else { return Err("not asked for".into()) };
-        let catalogue = run::catalogue_from_rows(version, rows, &self.env.config)?;
-        self.env.catalogues.borrow_mut().insert(database, Arc::new(catalogue));
-        Ok(())
+    /// Reads a catalogue, unless it is being read already and what is read will be new enough.
+    fn ask_catalogue(&mut self, session: SessionId, token: u64, database: String) {
+        let name: Arc<str> = Arc::from(database.as_str());
+        let version = self.env.catalogue_versions.of(&name).current();
+        if let Some(reading) = self.catalogues.get_mut(&name) {
+            return reading.waiting.push((session, token));
+        }
+        self.catalogues.insert(name, Reading { version, waiting: vec![(session, token)] });
+        self.control.ask(Ticket { shard: self.number, token }, Request::Catalogue { database });
+    }
+
+    fn take_catalogue(&mut self, database: &str, rows: Result<Vec<Rows>, String>) {
+        let Some((name, reading)) = self.catalogues.remove_entry(database) else { return };
+        let taken = rows.and_then(|rows| run::catalogue_from_rows(reading.version, &rows, &self.env.config));
+        let answer = taken.map(|c| {
+            self.env.catalogues.borrow_mut().insert(name, Arc::new(c));
+        });
+        for (session, token) in reading.waiting {
+            self.tell(session, SessionEvent::Answer(token, Answer::Catalogue(answer.clone())));
+        }
     }
 
     /// Tells sessions with a commit under way that watermarks have moved, until they move no further.

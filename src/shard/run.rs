@@ -43,6 +43,7 @@ struct Shared {
     sequencer: Arc<Sequencer>,
     versions: Arc<Versions>,
     clients: Arc<AtomicUsize>,
+    can_prepare: bool,
     pool_passwd: Option<PoolPasswd>,
     mock_secret: [u8; 32],
 }
@@ -77,6 +78,7 @@ pub fn run(config: Config, _path: &Path) -> Result<()> {
         sequencer,
         versions: Arc::new(Versions::default()),
         clients: Arc::new(AtomicUsize::new(0)),
+        can_prepare: startup.can_prepare(),
         pool_passwd,
         mock_secret,
     };
@@ -177,6 +179,7 @@ fn shard_thread(
         pool_passwd: shared.pool_passwd.clone(),
         mock_secret: shared.mock_secret,
         clients: shared.clients.clone(),
+        can_prepare: shared.can_prepare,
         draining: std::cell::Cell::new(false),
     };
     let mut shard = Shard::new(number, core, env, control.clone(), peers);
@@ -198,7 +201,7 @@ fn make_core(shared: &Shared, listeners: Vec<Listener>) -> Result<Core<RingDrive
         receive_buffer_size: usize::try_from(config.shards.receive_buffer_size).unwrap_or(64 * 1024),
         connections_max,
     })?;
-    Ok(Core::new(driver, nodes))
+    Ok(Core::new(driver, nodes, config.cluster.work_dir.clone()))
 }
 
 /// One listener per address and shard: the kernel spreads clients over them (SO_REUSEPORT).

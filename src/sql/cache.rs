@@ -20,6 +20,8 @@ pub struct Verdict {
     /// What it is, by its keywords.
     pub class: Class,
     effect: Effect,
+    /// Catalogue version of its proof; 0: there was none.
+    version: u64,
     std_strings: bool,
     /// Time functions stand in it.
     time: bool,
@@ -60,6 +62,7 @@ impl Verdict {
             })
             .flatten();
         Verdict {
+            version: catalogue.map_or(0, |c| c.version),
             effect: catalogue.map_or(Effect::Unknown, |c| effect(sql, std_strings, &class, c)),
             std_strings,
             time,
@@ -68,6 +71,12 @@ impl Verdict {
             timed,
             class,
         }
+    }
+
+    /// The catalogue version that its proof rests on; 0: there was no catalogue.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     /// A proven read: any up node may serve it.

@@ -124,7 +124,12 @@ struct Words<'a> {
 
 impl<'a> Words<'a> {
     fn new(sql: &'a str, std_strings: bool) -> Words<'a> {
-        Words { sql, tokens: Lexer::new(sql, std_strings).collect() }
+        let mut tokens: Vec<Token> = Lexer::new(sql, std_strings).collect();
+        // A Parse may end in semicolons; a simple query's statements have been cut at them.
+        while tokens.last().is_some_and(|t| t.is_char(b';')) {
+            tokens.pop();
+        }
+        Words { sql, tokens }
     }
 
     fn is(&self, at: usize, keyword: &str) -> bool {
@@ -478,6 +483,9 @@ mod tests {
     #[test]
     fn transaction_control_is_recognised_with_its_modes() {
         assert_eq!(c("BEGIN"), Class::Begin(TxModes::default()));
+        assert_eq!(c("BEGIN;"), Class::Begin(TxModes::default()));
+        assert_eq!(c("COMMIT ; ;"), Class::Commit { chain: false });
+        assert_eq!(c(";"), Class::Empty);
         let modes = TxModes { isolation: Some(Isolation::RepeatableRead), read_only: Some(true), deferrable: None };
         assert_eq!(c("start transaction isolation level repeatable read, read only"), Class::Begin(modes));
         assert_eq!(c("begin foo"), Class::Other);

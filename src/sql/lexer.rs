@@ -400,7 +400,7 @@ mod tests {
                 prop_assert!(sql.is_char_boundary(t.start) && sql.is_char_boundary(t.end));
                 at = t.end;
             }
-            split(&sql, std);
+            let _ = split(&sql, std);
         }
 
         #[test]

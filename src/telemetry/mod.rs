@@ -47,6 +47,8 @@ pub struct Counters {
     pub retries: u64,
     /// Scripts that had another effect on a replica.
     pub divergences: u64,
+    /// Transactions that were sent to replicas while their clients were at work.
+    pub early_starts: u64,
 }
 
 /// One shard's measurements.
@@ -85,6 +87,7 @@ impl Recorder {
         self.counters.commits += other.counters.commits;
         self.counters.retries += other.counters.retries;
         self.counters.divergences += other.counters.divergences;
+        self.counters.early_starts += other.counters.early_starts;
     }
 
     /// As lines of an aligned table, microseconds.
@@ -117,8 +120,8 @@ impl Recorder {
         }
         let c = &self.counters;
         lines.push(format!(
-            "sessions {} commits {} retries {} divergences {}",
-            c.sessions, c.commits, c.retries, c.divergences
+            "sessions {} commits {} retries {} divergences {} early_starts {}",
+            c.sessions, c.commits, c.retries, c.divergences, c.early_starts
         ));
         lines
     }

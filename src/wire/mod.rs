@@ -80,3 +80,10 @@ pub fn read_u32(body: &[u8]) -> Option<u32> {
 pub fn read_u16(body: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes(body.get(..2)?.try_into().ok()?))
 }
+
+/// A string as an SQL literal, whatever standard_conforming_strings says.
+#[must_use]
+pub fn literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if text.contains('\\') { format!("E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
+}

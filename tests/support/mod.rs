@@ -196,7 +196,8 @@ impl Sandbox {
     pub fn pgbench(&self, arguments: &[&str]) -> String {
         let output = self.program("pgbench").args(arguments).output().unwrap();
         let (text, complaint) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        let bad = !output.status.success() || complaint.contains("ERROR") || complaint.contains("aborted");
+        let words = ["ERROR", "WARNING", "aborted"];
+        let bad = !output.status.success() || words.iter().any(|w| complaint.contains(w));
         assert!(!bad, "pgbench {arguments:?}: {text}{complaint}\n{}", self.log());
         text.into_owned()
     }

@@ -1,0 +1,218 @@
+//! The session's backends for reads: which node serves, opening it, bringing the session's SETs to it, losing it.
+//!
+//! At most one reader is in use at a time. With `statement_level_load_balance` the others are parked: they owe nothing,
+//! so all they can say is that they are gone.
+
+use bytes::{Bytes, BytesMut};
+
+use super::Session;
+use super::io::Cx;
+use super::link::{Link, Login};
+use super::owed::{Asked, Own, Whose};
+use super::transaction::Target;
+use crate::sequencer::NodeId;
+use crate::shard::driver::ConnId;
+use crate::wire::{PgError, front};
+
+/// The session's backend for reads.
+#[derive(Debug, Default)]
+pub(super) enum Reader {
+    /// None yet.
+    #[default]
+    None,
+    /// Logging in.
+    Opening(Box<Link>),
+    /// Serves.
+    Ready(Box<Link>),
+    /// The lane serves: main was chosen, or the reader could not be opened or was lost. Chosen anew when the
+    /// membership changes, and with `statement_level_load_balance` for each statement.
+    Lane,
+}
+
+/// Whether the session's reader can serve.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ReaderIs {
+    /// It can.
+    Ready,
+    /// It is being opened.
+    Coming,
+    /// The lane serves.
+    None,
+}
+
+impl Session {
+    /// The reader for the next statement, opened if need be, with the session's SETs.
+    pub(super) fn reader_is(&mut self, cx: &mut Cx<'_>) -> ReaderIs {
+        if cx.env.config.load_balance.statement_level_load_balance {
+            self.choose_anew(cx);
+        }
+        match &self.reader {
+            Reader::Lane => return ReaderIs::None,
+            Reader::Opening(_) => return ReaderIs::Coming,
+            Reader::None => {
+                let node = self.chosen.take().or_else(|| pick_node(cx));
+                let Some(node) = node.filter(|n| *n != Self::main_node(cx)) else {
+                    self.reader = Reader::Lane;
+                    return ReaderIs::None;
+                };
+                let link = self.open_link(node, Target::Reader, false, cx);
+                self.reader = Reader::Opening(Box::new(link));
+                return ReaderIs::Coming;
+            }
+            Reader::Ready(_) => self.chosen = None,
+        }
+        self.replay_settings(cx);
+        ReaderIs::Ready
+    }
+
+    /// Chooses a node for this statement, once, and takes its reader from those that are parked.
+    fn choose_anew(&mut self, cx: &mut Cx<'_>) {
+        if self.chosen.is_some() || matches!(self.reader, Reader::Opening(_)) {
+            return;
+        }
+        let Some(node) = pick_node(cx) else { return };
+        match std::mem::take(&mut self.reader) {
+            Reader::Ready(l) if l.node == node => return self.reader = Reader::Ready(l),
+            Reader::Ready(l) => self.parked.push(l),
+            _ => {}
+        }
+        if let Some(at) = self.parked.iter().position(|l| l.node == node) {
+            self.reader = Reader::Ready(self.parked.swap_remove(at));
+        }
+        self.chosen = Some(node);
+    }
+
+    fn replay_settings(&mut self, cx: &mut Cx<'_>) {
+        while let Reader::Ready(link) = &mut self.reader {
+            let Some(sql) = self.replay.get(link.replayed) else { return };
+            link.replayed += 1;
+            let mut out = BytesMut::new();
+            front::query(&mut out, sql);
+            self.forward(Target::Reader, out.freeze(), Asked::Query, Whose::Own(Own::Replay), cx);
+        }
+    }
+
+    /// Messages of the reader's login.
+    pub(super) fn reader_login(&mut self, cx: &mut Cx<'_>) {
+        loop {
+            let Reader::Opening(link) = &mut self.reader else { return };
+            let piece = match link.framer.next_piece() {
+                Ok(Some(p)) => p,
+                Ok(None) => return,
+                Err(e) => return self.reader_failed(&e.to_string(), cx),
+            };
+            let mut reply = Vec::new();
+            let login = link.login(&piece, &mut reply);
+            let conn = link.conn;
+            for b in reply {
+                cx.io.send(conn, b);
+            }
+            match login {
+                Login::More => {}
+                Login::Ready => {
+                    if let Reader::Opening(link) = std::mem::take(&mut self.reader) {
+                        self.chosen = Some(link.node);
+                        self.reader = Reader::Ready(link);
+                    }
+                    return self.pump_requests(cx);
+                }
+                Login::Refused { fields, .. } => return self.reader_failed(&fields.message, cx),
+                Login::Failed(e) => return self.reader_failed(&e.message, cx),
+            }
+        }
+    }
+
+    /// The reader could not be opened: the lane serves.
+    pub(super) fn reader_failed(&mut self, why: &str, cx: &mut Cx<'_>) {
+        if let Reader::Opening(l) | Reader::Ready(l) = std::mem::replace(&mut self.reader, Reader::Lane) {
+            tracing::warn!(node = %l.node, why, "no reader; main serves this session's reads");
+            self.chosen = Some(Self::main_node(cx));
+            cx.io.abort(l.conn);
+        }
+        self.pump_requests(cx);
+    }
+
+    /// The reader was lost.
+    pub(super) fn reader_gone(&mut self, why: &str, cx: &mut Cx<'_>) {
+        let Reader::Ready(link) = std::mem::replace(&mut self.reader, Reader::Lane) else { return };
+        tracing::warn!(node = %link.node, why, "a reader was lost");
+        if self.retry.is_some() && self.tx.target() != Some(Target::Reader) {
+            // Nothing of the answer has left.
+            self.out.drop_held();
+            self.registry.drop_unconfirmed();
+            return self.retry_on_main(cx);
+        }
+        if link.owed.is_empty() && self.tx.target() != Some(Target::Reader) {
+            return;
+        }
+        let e = PgError::fatal("57P01", "terminating connection: the node that served a read is gone")
+            .detail(why.to_owned());
+        self.fatal(&e, cx);
+    }
+
+    /// Readers whose node is no longer up are given up before anything of them could be delivered.
+    pub(super) fn check_reader_node(&mut self, cx: &mut Cx<'_>) {
+        if matches!(self.reader, Reader::Lane) {
+            self.reader = Reader::None;
+        }
+        let membership = cx.env.membership.load();
+        let (stay, out) = std::mem::take(&mut self.parked).into_iter().partition(|l| membership.is_up(l.node));
+        self.parked = stay;
+        for l in out {
+            cx.io.abort(l.conn);
+        }
+        let conn = match &self.reader {
+            Reader::Ready(l) | Reader::Opening(l) if !membership.is_up(l.node) => l.conn,
+            _ => return,
+        };
+        cx.io.abort(conn);
+        self.server_gone(conn, "its node is out", cx);
+    }
+
+    /// A parked reader that says anything but notices is of no use any more. False: the connection is none of them.
+    pub(super) fn parked_received(&mut self, conn: ConnId, bytes: &Bytes, cx: &mut Cx<'_>) -> bool {
+        let Some(at) = self.parked.iter().position(|l| l.conn == conn) else { return false };
+        if !matches!(bytes.first(), Some(b'N' | b'S')) {
+            cx.io.abort(conn);
+            self.parked.swap_remove(at);
+            return true;
+        }
+        let framer = &mut self.parked[at].framer;
+        framer.push(bytes.clone());
+        while matches!(framer.next_piece(), Ok(Some(_))) {}
+        true
+    }
+
+    /// All readers, in use and parked, owing nothing.
+    pub(super) fn close_readers(&mut self, cx: &mut Cx<'_>) {
+        let mut all = std::mem::take(&mut self.parked);
+        match std::mem::take(&mut self.reader) {
+            Reader::Ready(l) | Reader::Opening(l) => all.push(l),
+            Reader::None | Reader::Lane => {}
+        }
+        for l in all {
+            self.close_link(&l, cx);
+        }
+    }
+}
+
+/// A node by weight, among those that are up.
+fn pick_node(cx: &mut Cx<'_>) -> Option<NodeId> {
+    let membership = cx.env.membership.load();
+    let weights = || {
+        let nodes = cx.env.config.nodes.iter().map(|n| (NodeId(n.id), n.backend_weight));
+        nodes.filter(|(id, w)| membership.is_up(*id) && *w > 0.0)
+    };
+    let total: f64 = weights().map(|(_, w)| w).sum();
+    let mut random = [0u8; 4];
+    cx.io.random(&mut random);
+    let mut at = f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX) * total;
+    for (id, w) in weights() {
+        at -= w;
+        if at <= 0.0 {
+            return Some(id);
+        }
+    }
+    // Rounding left a little over.
+    weights().next_back().map(|(id, _)| id)
+}

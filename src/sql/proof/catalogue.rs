@@ -1,0 +1,168 @@
+//! What is known of a database: by name, what everything of that name does.
+
+use std::collections::{HashMap, HashSet};
+
+use super::builtin::{self, FIRST_USER_OID};
+use super::graph::{Graph, Key, Need};
+use super::rows::{FunctionRow, OperatorRow, RelationRow, TypeRow, parse, use_row};
+use super::{Effect, queries};
+
+/// What is known of a database.
+#[derive(Debug, Default)]
+pub struct Catalogue {
+    /// The version that it was read under.
+    pub version: u64,
+    /// Some constraint may be deferred to COMMIT.
+    pub has_deferrable_constraints: bool,
+    /// What may stand behind any expression without being named: comparisons, casts between built-in types.
+    pub(super) implicit: Effect,
+    functions: HashMap<String, Effect>,
+    /// Functions of users that may be called as `row.name`.
+    attributes: HashMap<String, Effect>,
+    operators: HashMap<String, Effect>,
+    relations: HashMap<String, Effect>,
+    types: HashMap<String, Effect>,
+    user_types: HashSet<String>,
+}
+
+impl Default for Effect {
+    /// Nothing is proved without evidence.
+    fn default() -> Self {
+        Effect::Unknown
+    }
+}
+
+/// The operators that PostgreSQL uses for IN, BETWEEN, LIKE, CASE, JOIN USING, GROUP BY and so on.
+const IMPLICIT_OPERATORS: [&str; 12] = ["=", "<>", "<", "<=", ">", ">=", "~~", "!~~", "~~*", "!~~*", "~", "!~"];
+
+impl Catalogue {
+    /// What main is asked.
+    pub const QUERIES: &'static [&'static str] = &queries::ALL;
+
+    /// From main's answers to [`Self::QUERIES`]. The lists hold names of functions, `name` or `schema.name`, that are
+    /// reads or writes whatever the catalogue says.
+    ///
+    /// # Errors
+    /// The rows are not what was asked for.
+    pub fn from_rows(
+        version: u64,
+        rows: &[Vec<Vec<Option<String>>>],
+        read_only: &[String],
+        write: &[String],
+    ) -> Result<Catalogue, String> {
+        let [builtins, functions, operators, relations, types, hooks, uses, deferrable] = rows else {
+            return Err(format!("catalogue: {} answers to {} queries", rows.len(), queries::ALL.len()));
+        };
+        let functions = parse(functions, "functions", FunctionRow::new)?;
+        let operators = parse(operators, "operators", OperatorRow::new)?;
+        let relations = parse(relations, "relations", RelationRow::new)?;
+        let types = parse(types, "types", TypeRow::new)?;
+
+        let mut graph = Graph::default();
+        functions.iter().for_each(|f| f.add_to(&mut graph, read_only, write));
+        operators.iter().for_each(|o| o.add_to(&mut graph));
+        relations.iter().for_each(|r| r.add_to(&mut graph));
+        types.iter().for_each(|t| t.add_to(&mut graph));
+        for (user, needed) in parse(hooks, "hooks", |c| Ok((c.oid(0)?, c.oid(1)?)))? {
+            graph.need(Key::Type(user), Need::doubt(Key::Function(needed)));
+        }
+        for (user, needs) in parse(uses, "uses", use_row)? {
+            needs.into_iter().for_each(|n| graph.need(user, n));
+        }
+        graph.settle();
+
+        let mut all = Catalogue { version, implicit: Effect::Read, ..Catalogue::default() };
+        for (kind, names) in parse(builtins, "builtins", |c| Ok((c.text(0)?, c.text_or_empty(1))))? {
+            all.add_builtins(kind, names)?;
+        }
+        all.add_functions(&functions, &graph);
+        operators.iter().for_each(|o| join(&mut all.operators, &o.name, graph.effect(Key::Operator(o.oid))));
+        for r in relations.iter().filter(|r| r.kind != 'c') {
+            join(&mut all.relations, &r.name, graph.effect(Key::Relation(r.oid)));
+        }
+        all.add_types(&types, &graph);
+        all.has_deferrable_constraints =
+            parse(deferrable, "deferrable constraints", |c| c.flag(0))?.into_iter().any(|d| d);
+        if graph.has_doubtful_builtin_type() {
+            all.implicit = Effect::Unknown;
+        }
+        all.implicit = IMPLICIT_OPERATORS.iter().fold(all.implicit, |e, o| e.max(all.operator(o)));
+        Ok(all)
+    }
+
+    fn add_builtins(&mut self, kind: &str, names: &str) -> Result<(), String> {
+        for name in names.split(' ').filter(|n| !n.is_empty()) {
+            match kind {
+                "f" => join(&mut self.functions, name, builtin::function(name, false)),
+                "o" => join(&mut self.operators, name, Effect::Read),
+                "r" => join(&mut self.relations, name, Effect::MainOnly),
+                "t" => join(&mut self.types, name, Effect::Read),
+                _ => return Err(format!("catalogue: built-ins of an unknown kind {kind:?}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn add_functions(&mut self, functions: &[FunctionRow], graph: &Graph) {
+        let (builtins, users): (Vec<_>, Vec<_>) = functions.iter().partition(|f| f.oid < FIRST_USER_OID);
+        for f in builtins {
+            join(&mut self.functions, &f.name, graph.effect(Key::Function(f.oid)));
+        }
+        let builtin_names: HashSet<String> = self.functions.keys().cloned().collect();
+        for f in users {
+            let effect = graph.effect(Key::Function(f.oid));
+            // max(citext) beside max(text): it is called only where a citext comes from somewhere else, which counts.
+            let overloads = builtin_names.contains(&f.name) && f.arguments.iter().any(|t| *t >= FIRST_USER_OID);
+            let shows = f.results.iter().any(|t| graph.effect(Key::Type(*t)) != Effect::Read);
+            let call = if shows && !overloads { effect.max(Effect::MainOnly) } else { effect };
+            join(&mut self.functions, &f.name, call);
+            if f.takes_one {
+                join(&mut self.attributes, &f.name, call);
+            }
+        }
+    }
+
+    fn add_types(&mut self, types: &[TypeRow], graph: &Graph) {
+        for t in types {
+            let effect = graph.effect(Key::Type(t.oid));
+            join(&mut self.types, &t.name, effect);
+            if t.named && t.oid >= FIRST_USER_OID {
+                self.user_types.insert(t.name.clone());
+            }
+        }
+    }
+
+    /// What a call by this name does; `None`: there is no such function.
+    pub(super) fn call(&self, name: &str) -> Option<Effect> {
+        self.functions.get(name).copied()
+    }
+
+    /// What `row.name` does if it is no column.
+    pub(super) fn attribute(&self, name: &str) -> Effect {
+        self.attributes.get(name).copied().unwrap_or(Effect::Read)
+    }
+
+    /// What operators of this name do.
+    pub(super) fn operator(&self, name: &str) -> Effect {
+        self.operators.get(name).copied().unwrap_or(Effect::Unknown)
+    }
+
+    /// What reading relations of this name does; `None`: there is none that is not temporary.
+    pub(super) fn relation(&self, name: &str) -> Option<Effect> {
+        self.relations.get(name).copied()
+    }
+
+    /// What values of types of this name do; `None`: there is no such type.
+    pub(super) fn type_name(&self, name: &str) -> Option<Effect> {
+        self.types.get(name).copied()
+    }
+
+    /// A user has made a type of this name (row types of tables left out).
+    pub(super) fn is_user_type(&self, name: &str) -> bool {
+        self.user_types.contains(name)
+    }
+}
+
+fn join(map: &mut HashMap<String, Effect>, name: &str, effect: Effect) {
+    map.entry(name.to_owned()).and_modify(|e| *e = effect.max(*e)).or_insert(effect);
+}

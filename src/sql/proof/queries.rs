@@ -1,0 +1,140 @@
+//! What main is asked about a database.
+//!
+//! The queries run as a superuser, and a database's owner may set its search_path: hence every function, type and
+//! operator is qualified, and there is no IN, LIKE or JOIN USING, which look operators up by search_path.
+//!
+//! Only what users have made comes one by one (OIDs from 16384), and those built-ins that are not plain; the rest is a
+//! few rows of names. pg_depend does not record uses of built-in functions such as nextval(), so what views, policies
+//! and domain checks use is taken from their stored trees (nodes/primnodes.h; the fields are called the same in 12 to
+//! 18).
+
+/// Names of built-ins, one row per kind: immutable functions (f), operators (o), relations (r), types (t).
+/// Columns: kind, names with blanks between.
+const BUILTINS: &str = "\
+SELECT 'f', pg_catalog.string_agg(DISTINCT p.proname::pg_catalog.text, ' ') FROM pg_catalog.pg_proc p
+ WHERE p.oid OPERATOR(pg_catalog.<) 16384 AND p.provolatile OPERATOR(pg_catalog.=) 'i'
+UNION ALL
+SELECT 'o', pg_catalog.string_agg(DISTINCT o.oprname::pg_catalog.text, ' ') FROM pg_catalog.pg_operator o
+ WHERE o.oid OPERATOR(pg_catalog.<) 16384
+UNION ALL
+SELECT 'r', pg_catalog.string_agg(DISTINCT c.relname::pg_catalog.text, ' ') FROM pg_catalog.pg_class c
+ WHERE c.oid OPERATOR(pg_catalog.<) 16384 AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,v}'::pg_catalog.\"char\"[])
+UNION ALL
+SELECT 't', pg_catalog.string_agg(DISTINCT t.typname::pg_catalog.text, ' ') FROM pg_catalog.pg_type t
+ WHERE t.oid OPERATOR(pg_catalog.<) 16384 AND t.typrelid OPERATOR(pg_catalog.=) 0";
+
+/// Functions of users, and built-ins that are not immutable or whose names begin with pg_.
+/// Columns: OID, schema, name, volatility, may be called with one argument, argument types, result types, support
+/// functions (of an aggregate: it is always marked immutable, whatever they are).
+const FUNCTIONS: &str = "\
+SELECT p.oid, n.nspname, p.proname, p.provolatile,
+ p.pronargs OPERATOR(pg_catalog.>) 0
+  AND p.pronargs OPERATOR(pg_catalog.-) p.pronargdefaults OPERATOR(pg_catalog.<=) 1,
+ p.proargtypes,
+ pg_catalog.concat_ws(' ', p.prorettype, pg_catalog.array_to_string(p.proallargtypes, ' ')),
+ pg_catalog.concat_ws(' ', a.aggtransfn::pg_catalog.oid, a.aggfinalfn::pg_catalog.oid, a.aggcombinefn::pg_catalog.oid,
+  a.aggserialfn::pg_catalog.oid, a.aggdeserialfn::pg_catalog.oid, a.aggmtransfn::pg_catalog.oid,
+  a.aggminvtransfn::pg_catalog.oid, a.aggmfinalfn::pg_catalog.oid)
+ FROM pg_catalog.pg_proc p
+ JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
+ LEFT JOIN pg_catalog.pg_aggregate a
+  ON a.aggfnoid OPERATOR(pg_catalog.=) p.oid AND p.oid OPERATOR(pg_catalog.>=) 16384
+ WHERE p.oid OPERATOR(pg_catalog.>=) 16384 OR p.provolatile OPERATOR(pg_catalog.<>) 'i'
+  OR p.proname OPERATOR(pg_catalog.~) '^_?pg_'";
+
+/// Operators of users. Columns: OID, name, function, left and right type.
+const OPERATORS: &str = "\
+SELECT o.oid, o.oprname, o.oprcode::pg_catalog.oid, o.oprleft, o.oprright FROM pg_catalog.pg_operator o
+ WHERE o.oid OPERATOR(pg_catalog.>=) 16384";
+
+/// Relations of users, but for temporary ones (whose sessions know them); composite types too, for their columns.
+/// Columns: OID, name, kind, row security, column types.
+const RELATIONS: &str = "\
+SELECT c.oid, c.relname, c.relkind, c.relrowsecurity,
+ pg_catalog.string_agg(DISTINCT a.atttypid::pg_catalog.text, ' ') FROM pg_catalog.pg_class c
+ LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) c.oid
+  AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
+ WHERE c.oid OPERATOR(pg_catalog.>=) 16384 AND c.relpersistence OPERATOR(pg_catalog.<>) 't'
+  AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f,S,c}'::pg_catalog.\"char\"[])
+ GROUP BY c.oid, c.relname, c.relkind, c.relrowsecurity";
+
+/// Types of users, and built-in ones whose values are each node's own. Columns: OID, name, has a name of its own (a
+/// table's row type has the table's), types it is made of, relation whose columns it has (0: none). A multirange's
+/// range is asked for by way of jsonb: before version 14 there is no such column.
+const TYPES: &str = "\
+SELECT t.oid, t.typname,
+ COALESCE(c.relkind, ec.relkind, 'c') OPERATOR(pg_catalog.=) 'c',
+ pg_catalog.concat_ws(' ', t.typbasetype, t.typelem, r.rngsubtype, m.rngtypid), t.typrelid
+ FROM pg_catalog.pg_type t
+ LEFT JOIN pg_catalog.pg_range r ON r.rngtypid OPERATOR(pg_catalog.=) t.oid
+ LEFT JOIN pg_catalog.pg_range m
+  ON (pg_catalog.to_jsonb(m) OPERATOR(pg_catalog.->>) 'rngmultitypid')::pg_catalog.oid OPERATOR(pg_catalog.=) t.oid
+ LEFT JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.typrelid
+ LEFT JOIN pg_catalog.pg_type e ON e.oid OPERATOR(pg_catalog.=) t.typelem
+ LEFT JOIN pg_catalog.pg_class ec ON ec.oid OPERATOR(pg_catalog.=) e.typrelid
+ WHERE t.oid OPERATOR(pg_catalog.>=) 16384
+  OR t.typname OPERATOR(pg_catalog.~) 
+   '^_?(aclitem|oid|oidvector|xid|xid8|cid|tid|pg_lsn|pg_snapshot|txid_snapshot|reg[a-z]+)$'";
+
+/// Functions that PostgreSQL calls on values of a type without being told: casts, input and output, operator classes,
+/// ranges. Columns: type, function. A cast belongs to the type that a user has made.
+const HOOKS: &str = "\
+SELECT CASE WHEN c.casttarget OPERATOR(pg_catalog.>=) 16384 THEN c.casttarget ELSE c.castsource END, c.castfunc
+ FROM pg_catalog.pg_cast c WHERE c.oid OPERATOR(pg_catalog.>=) 16384 AND c.castfunc OPERATOR(pg_catalog.<>) 0
+UNION
+SELECT c.castsource, c.castfunc FROM pg_catalog.pg_cast c
+ WHERE c.castsource OPERATOR(pg_catalog.>=) 16384 AND c.castfunc OPERATOR(pg_catalog.<>) 0
+UNION
+SELECT t.oid, f FROM pg_catalog.pg_type t, LATERAL pg_catalog.unnest(ARRAY[t.typinput::pg_catalog.oid,
+  t.typoutput::pg_catalog.oid, t.typreceive::pg_catalog.oid, t.typsend::pg_catalog.oid,
+  t.typmodin::pg_catalog.oid, t.typmodout::pg_catalog.oid]) f
+ WHERE t.oid OPERATOR(pg_catalog.>=) 16384 AND f OPERATOR(pg_catalog.>=) 16384
+UNION
+SELECT r.rngtypid, f FROM pg_catalog.pg_range r,
+  LATERAL pg_catalog.unnest(ARRAY[r.rngcanonical::pg_catalog.oid, r.rngsubdiff::pg_catalog.oid]) f
+ WHERE f OPERATOR(pg_catalog.>=) 16384
+UNION
+SELECT t, a.amproc::pg_catalog.oid FROM pg_catalog.pg_amproc a,
+  LATERAL pg_catalog.unnest(ARRAY[a.amproclefttype, a.amprocrighttype]) t
+ WHERE a.oid OPERATOR(pg_catalog.>=) 16384
+UNION
+SELECT t, o.oprcode::pg_catalog.oid FROM pg_catalog.pg_amop a
+ JOIN pg_catalog.pg_operator o ON o.oid OPERATOR(pg_catalog.=) a.amopopr,
+  LATERAL pg_catalog.unnest(ARRAY[a.amoplefttype, a.amoprighttype]) t
+ WHERE a.oid OPERATOR(pg_catalog.>=) 16384";
+
+/// What views, policies, domain checks and default arguments use, by their stored trees, and the children of tables.
+/// Columns: kind of the user (r relation, t type, f function), its OID, field of the tree with its values.
+///
+/// The trees are cut at their fields' colons (a blank inside a name has a backslash in front of it): for 500 views that
+/// took 70 ms on a busy machine, a regular expression 200 to 400.
+const USES: &str = "\
+SELECT DISTINCT s.kind, s.oid, pg_catalog.split_part(pg_catalog.split_part(f, '}', 1), ')', 1) FROM (
+  SELECT 'r' AS kind, r.ev_class AS oid, r.ev_action::pg_catalog.text AS tree FROM pg_catalog.pg_rewrite r
+   JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) r.ev_class
+   WHERE c.oid OPERATOR(pg_catalog.>=) 16384 AND c.relkind OPERATOR(pg_catalog.=) 'v'
+  UNION ALL
+  SELECT 'r', p.polrelid, p.polqual::pg_catalog.text FROM pg_catalog.pg_policy p
+   JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) p.polrelid AND c.relrowsecurity
+  UNION ALL
+  SELECT 't', k.contypid, k.conbin::pg_catalog.text FROM pg_catalog.pg_constraint k
+   WHERE k.contypid OPERATOR(pg_catalog.>=) 16384
+  UNION ALL
+  SELECT 'f', f.oid, f.proargdefaults::pg_catalog.text FROM pg_catalog.pg_proc f
+   WHERE f.oid OPERATOR(pg_catalog.>=) 16384 AND f.proargdefaults IS NOT NULL
+ ) s, LATERAL pg_catalog.unnest(pg_catalog.string_to_array(s.tree, ' :')) f
+ WHERE pg_catalog.split_part(f, ' ', 1) OPERATOR(pg_catalog.=) ANY ('{funcid,aggfnoid,winfnoid,tsmhandler,opno,opnos,eqop,
+sortop,relid,consttype,resulttype,minmaxtype,typid,row_typeid,array_typeid,funccoltypes,coltypes,
+strength}'::pg_catalog.text[]) OR pg_catalog.starts_with(f, 'varattno -')
+UNION ALL
+SELECT 'r', i.inhparent, pg_catalog.concat('relid ', i.inhrelid) FROM pg_catalog.pg_inherits i
+ JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid
+ WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,f}'::pg_catalog.\"char\"[])";
+
+/// Whether some constraint, or constraint trigger, may be deferred to COMMIT.
+const DEFERRABLE: &str = "\
+SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.condeferrable)
+ OR EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgdeferrable)";
+
+/// All of them; [`super::catalogue`] takes their rows in this order.
+pub(super) const ALL: [&str; 8] = [BUILTINS, FUNCTIONS, OPERATORS, RELATIONS, TYPES, HOOKS, USES, DEFERRABLE];

@@ -1,0 +1,226 @@
+//! The first witness: every token of the text, by our own lexer, against everything that it could mean.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use super::catalogue::Catalogue;
+use super::{Effect, builtin};
+use crate::sql::lexer::{Kind, Lexer, Token, folded};
+
+/// Tokens that a text may have to be proved: parsing costs some microseconds for each, and memory.
+const TOKENS_MAX: usize = 5_000;
+/// Tokens that may each make sqlparser's tree deeper by one, which no parser's limit stops; dropping the tree recurses.
+const CHAIN_MAX: usize = 1_000;
+/// NAMEDATALEN - 1: PostgreSQL cuts longer identifiers.
+const IDENTIFIER_MAX: usize = 63;
+
+/// A text's tokens and the identifiers among them.
+pub(super) struct Tokens<'a> {
+    sql: &'a str,
+    tokens: Vec<Token>,
+    names: Vec<Option<String>>,
+}
+
+impl<'a> Tokens<'a> {
+    /// `None`: it cannot be followed, is too long, or has names whose folding or cutting depends on the server.
+    pub(super) fn new(sql: &'a str, std_strings: bool) -> Option<Tokens<'a>> {
+        let mut tokens: Vec<Token> = Lexer::new(sql, std_strings).take(TOKENS_MAX + 2).collect();
+        while tokens.last().is_some_and(|t| t.is_char(b';')) {
+            tokens.pop();
+        }
+        if tokens.len() > TOKENS_MAX || !tokens.iter().all(|t| is_plain(t, sql)) {
+            return None;
+        }
+        let names = tokens.iter().map(|t| folded(t, sql)).collect();
+        Some(Tokens { sql, tokens, names })
+    }
+
+    /// It begins as only a query can.
+    pub(super) fn is_query(&self) -> bool {
+        let first = self.tokens.iter().position(|t| !t.is_char(b'('));
+        first.is_some_and(|at| self.any(at, &["select", "values", "table", "with"]))
+    }
+
+    /// It cannot overflow the stack.
+    pub(super) fn fit_a_parser(&self) -> bool {
+        const WORDS: [&str; 18] = [
+            "and",
+            "or",
+            "not",
+            "is",
+            "isnull",
+            "notnull",
+            "in",
+            "like",
+            "ilike",
+            "similar",
+            "between",
+            "collate",
+            "at",
+            "union",
+            "intersect",
+            "except",
+            "overlaps",
+            "escape",
+        ];
+        let deepens = |i: usize| self.tokens[i].kind == Kind::Operator || self.is_char(i, b':') || self.any(i, &WORDS);
+        (0..self.tokens.len()).filter(|i| deepens(*i)).count() <= CHAIN_MAX
+    }
+
+    /// The text as sqlparser reads it: without semicolons at its end, and FOR NO KEY UPDATE and FOR KEY SHARE, which it
+    /// does not know, as the stronger locks.
+    pub(super) fn parser_text(&self) -> String {
+        let mut text = self.tokens.last().map_or("", |t| &self.sql[..t.end]).to_owned();
+        for i in (1..self.tokens.len()).filter(|i| self.is(i - 1, "for")) {
+            let words = match () {
+                () if self.is(i, "no") && self.is(i + 1, "key") && self.is(i + 2, "update") => i..=i + 1,
+                () if self.is(i, "key") && self.is(i + 1, "share") => i..=i,
+                () => continue,
+            };
+            let range = self.tokens[*words.start()].start..self.tokens[*words.end()].end;
+            text.replace_range(range.clone(), &" ".repeat(range.len()));
+        }
+        text
+    }
+
+    /// What the tokens can do. `relations`: the names that the other witness found where relations stand.
+    pub(super) fn effect(&self, catalogue: &Catalogue, relations: &HashSet<String>) -> Effect {
+        (0..self.tokens.len()).map(|i| self.token_effect(i, catalogue, relations)).max().unwrap_or(Effect::Unknown)
+    }
+
+    fn token_effect(&self, i: usize, catalogue: &Catalogue, relations: &HashSet<String>) -> Effect {
+        let token = &self.tokens[i];
+        match token.kind {
+            Kind::Operator => self.operator(i, catalogue),
+            Kind::Word | Kind::Quoted => {
+                let Some(name) = &self.names[i] else { return Effect::Unknown };
+                self.keyword(i).max(self.name(i, name, catalogue, relations))
+            }
+            Kind::Punctuation(b'(' | b')' | b'[' | b']' | b',' | b'.' | b':') => Effect::Read,
+            // A semicolon between statements is here too.
+            Kind::Punctuation(_) | Kind::Unterminated => Effect::Unknown,
+            Kind::Integer | Kind::Number | Kind::String | Kind::OtherString | Kind::Parameter => Effect::Read,
+        }
+    }
+
+    fn operator(&self, i: usize, catalogue: &Catalogue) -> Effect {
+        match self.tokens[i].text(self.sql) {
+            // name => argument: PostgreSQL allows no operator of this name.
+            "=>" => Effect::Read,
+            "!=" => catalogue.operator("<>"),
+            name => catalogue.operator(name),
+        }
+    }
+
+    /// What a word does as a keyword.
+    fn keyword(&self, i: usize) -> Effect {
+        if self.any(i, &["insert", "delete", "merge", "into"]) {
+            return Effect::Unknown;
+        }
+        let after_for = i > 0 && (self.is(i - 1, "for") || self.is(i - 1, "key"));
+        if self.is(i, "update") {
+            return if after_for { Effect::MainOnly } else { Effect::Unknown };
+        }
+        let locks = self.is(i, "for") && self.any(i + 1, &["update", "share", "no", "key"]);
+        // A sample's seed is each server's own, and what it picks goes by physical order.
+        if locks || self.is(i, "tablesample") { Effect::MainOnly } else { Effect::Read }
+    }
+
+    /// What an identifier can do as a function, type, relation or column.
+    fn name(&self, i: usize, name: &str, catalogue: &Catalogue, relations: &HashSet<String>) -> Effect {
+        let mut effect = Effect::Read;
+        if name.starts_with("pg_temp") || name.starts_with("pg_toast") {
+            return Effect::Unknown;
+        }
+        if builtin::is_node_word(name) || name == "information_schema" {
+            effect = Effect::MainOnly;
+        }
+        if self.is_char(i + 1, b'(') {
+            effect = effect.max(catalogue.call(name).unwrap_or(Effect::Read));
+        } else if i > 0 && self.is_char(i - 1, b'.') {
+            // t.f is f(t) where t has no such column.
+            effect = effect.max(catalogue.attribute(name));
+        }
+        if catalogue.is_user_type(name) || self.is_type_position(i) {
+            effect = effect.max(catalogue.type_name(name).unwrap_or(Effect::Read));
+        }
+        // A doubtful relation counts wherever its name stands; any other where both witnesses see a relation.
+        match catalogue.relation(name) {
+            Some(e) if e == Effect::Unknown || relations.contains(name) => effect.max(e),
+            _ => effect,
+        }
+    }
+
+    /// A type is named here for certain: behind `::`, or in front of a string.
+    fn is_type_position(&self, i: usize) -> bool {
+        let mut from = i;
+        while from >= 2 && self.is_char(from - 1, b'.') {
+            from -= 2;
+        }
+        let cast = from > 0 && self.is_char(from - 1, b':');
+        cast || self.tokens.get(i + 1).is_some_and(|t| matches!(t.kind, Kind::String | Kind::OtherString))
+    }
+
+    /// This keyword (in lower case) stands there.
+    pub(super) fn is(&self, at: usize, keyword: &str) -> bool {
+        self.tokens.get(at).is_some_and(|t| t.is(self.sql, keyword))
+    }
+
+    /// One of these keywords stands there.
+    pub(super) fn any(&self, at: usize, keywords: &[&str]) -> bool {
+        keywords.iter().any(|k| self.is(at, k))
+    }
+
+    /// This punctuation stands there.
+    pub(super) fn is_char(&self, at: usize, c: u8) -> bool {
+        self.tokens.get(at).is_some_and(|t| t.is_char(c))
+    }
+
+    /// A quoted identifier stands there.
+    pub(super) fn is_quoted(&self, at: usize) -> bool {
+        self.tokens.get(at).is_some_and(|t| t.kind == Kind::Quoted)
+    }
+
+    /// The identifier there, unless it means the session's own.
+    pub(super) fn plain_name(&self, at: usize) -> Option<String> {
+        self.names.get(at)?.clone().filter(|n| !n.starts_with("pg_temp"))
+    }
+
+    /// Where the parenthesis that opens there is closed.
+    pub(super) fn closing(&self, open: usize) -> Option<usize> {
+        let mut depth = 0usize;
+        for at in open..self.tokens.len() {
+            match self.tokens[at].kind {
+                Kind::Punctuation(b'(') => depth += 1,
+                Kind::Punctuation(b')') => depth = depth.checked_sub(1)?,
+                _ => {}
+            }
+            if depth == 0 {
+                return Some(at);
+            }
+        }
+        None
+    }
+
+    /// The text between two tokens.
+    pub(super) fn between(&self, open: usize, close: usize) -> Range<usize> {
+        self.tokens[open].end..self.tokens[close].start
+    }
+
+    /// The text from a token on.
+    pub(super) fn from(&self, at: usize) -> Option<Range<usize>> {
+        Some(self.tokens.get(at)?.start..self.tokens.last()?.end)
+    }
+}
+
+/// The token means the same to every server: an identifier is neither cut nor folded by rules that depend on the
+/// database's encoding, and has no Unicode escapes.
+fn is_plain(token: &Token, sql: &str) -> bool {
+    let text = token.text(sql);
+    match token.kind {
+        Kind::Unterminated => false,
+        Kind::Word => text.len() <= IDENTIFIER_MAX && text.to_lowercase() == text.to_ascii_lowercase(),
+        Kind::Quoted => text.starts_with('"') && text.len() <= IDENTIFIER_MAX,
+        _ => true,
+    }
+}

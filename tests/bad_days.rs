@@ -28,6 +28,12 @@ fn refused(target: &Target, bytes: &[u8]) -> Option<ErrorFields> {
     error
 }
 
+/// Ends a session as a client should, and waits until the proxy has done the same.
+fn leave(mut raw: Raw) {
+    raw.send(b'X', b"");
+    assert!(raw.message().is_none());
+}
+
 fn assert_alive(sandbox: &Sandbox) {
     assert!(Path::new(&format!("/proc/{}", sandbox.proxy_pid())).exists(), "the proxy has ended");
     assert_eq!(sandbox.connect("postgres").value("SELECT 'alive'").unwrap(), "alive");
@@ -187,7 +193,7 @@ fn what_a_start_up_asks_for_is_answered_as_postgresql_answers() {
     assert_eq!(sandbox.on_nodes("postgres", running)[0], "1", "a wrong key has cancelled the statement");
     cancel(pid, secret);
     assert_eq!(sleeper.refusal().0.unwrap().sqlstate, "57014");
-    drop(sleeper);
+    leave(sleeper);
     // Nor need the one who cancels stay to see what comes of it.
     for _ in 0..10 {
         let mut sleeper = Raw::login(&proxy, "postgres");
@@ -198,6 +204,7 @@ fn what_a_start_up_asks_for_is_answered_as_postgresql_answers() {
         raw.write(&packet(&[CANCEL.to_be_bytes(), pid.to_be_bytes(), secret.to_be_bytes()].concat()));
         drop(raw);
         assert_eq!(sleeper.refusal().0.unwrap().sqlstate, "57014");
+        leave(sleeper);
     }
 
     // Logins that fail, in PostgreSQL's own words.
@@ -217,9 +224,8 @@ fn what_a_start_up_asks_for_is_answered_as_postgresql_answers() {
     let mut clients: Vec<Raw> = (0..5).map(|_| Raw::login(&proxy, "postgres")).collect();
     let error = Raw::try_login(&proxy, "postgres").1.unwrap_err();
     assert_eq!((error.sqlstate.as_str(), error.message.as_str()), ("53300", "sorry, too many clients already"));
-    clients[0].send(b'X', b"");
-    assert!(clients[0].message().is_none());
-    clients[0] = Raw::login(&proxy, "postgres");
+    leave(clients.remove(0));
+    clients.insert(0, Raw::login(&proxy, "postgres"));
     let port = clients[0].socket.local_addr().unwrap().port();
     drop(clients);
     sandbox.wait_for_log(&format!("user=postgres database=postgres host=127.0.0.1 port={port}"));

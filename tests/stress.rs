@@ -5,7 +5,7 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use support::{Options, Sandbox};
 use tokio_postgres::{Client, NoTls};
 
@@ -203,21 +203,6 @@ fn whatever_clients_do_to_each_other_the_nodes_stay_identical() {
         let terminator = tokio::spawn(terminate(nodes, stop.clone()));
         tokio::time::sleep(WORK).await;
         stop.store(true, Ordering::Relaxed);
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        for c in &clients {
-            if !c.is_finished() {
-                eprintln!("HANG");
-                for _ in 0..2 {
-                    pglockstep::sandbox::process::signal(
-                        sandbox.proxy_pid(),
-                        pglockstep::sandbox::process::Signal::TERM,
-                    );
-                    tokio::time::sleep(Duration::from_secs(2)).await;
-                }
-                eprintln!("{}", sandbox.log());
-                break;
-            }
-        }
         let mut acknowledged = Vec::new();
         for (c, id) in clients.into_iter().zip(1..) {
             let all = tokio::time::timeout(Duration::from_secs(60), c).await.expect("a client hangs").unwrap();
@@ -227,16 +212,10 @@ fn whatever_clients_do_to_each_other_the_nodes_stay_identical() {
     });
     let failed = failures.load(Ordering::Relaxed);
     eprintln!("{} commits acknowledged, {failed} errors, {ended} backends terminated", acknowledged.len());
-    let end = Instant::now() + Duration::from_secs(10);
     sandbox.assert_nothing_in_transaction();
-    assert!(Instant::now() < end);
     sandbox.assert_nodes_equal("postgres");
     let log = std::fs::read_to_string(sandbox.dir().join("pglockstep.log")).unwrap();
     assert!(!log.contains("node is out"), "a node was lost:\n{}", sandbox.log());
-    let mut sandbox = sandbox;
-    sandbox.stop_proxy(pglockstep::sandbox::process::Signal::TERM);
-    eprintln!("{}", sandbox.log());
-    sandbox.start_proxy();
     let there: std::collections::HashSet<String> = sandbox
         .connect("postgres")
         .rows("SELECT client || '/' || n FROM done")

@@ -113,7 +113,7 @@ pub(super) enum Stage {
     /// The role's secret has been asked for.
     Secret { token: u64 },
     /// Passwords are exchanged.
-    Password(crate::auth::ClientAuth),
+    Password(Box<crate::auth::ClientAuth>),
     /// The lane logs in.
     Lane,
     /// The catalogue is being read, so that reads can be proved from the first statement on.
@@ -186,6 +186,7 @@ pub struct Session {
     settings_rows: Vec<String>,
     replay: Vec<Bytes>,
     /// Readers of other nodes, with `statement_level_load_balance`.
+    #[allow(clippy::vec_box)] // moved whole between here and `reader`
     parked: Vec<Box<Link>>,
     /// The node that is to serve the next read.
     chosen: Option<NodeId>,

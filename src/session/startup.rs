@@ -160,7 +160,7 @@ impl Session {
         cx.io.random(&mut random);
         let (mut auth, first) = ClientAuth::with_mock_secret(method, &self.user, role, random, &cx.env.mock_secret);
         auth.limit_iterations(cx.env.config.authentication.scram_max_iterations);
-        self.stage = Stage::Password(auth);
+        self.stage = Stage::Password(Box::new(auth));
         self.out.push(Bytes::from(first));
         self.pump(cx);
     }

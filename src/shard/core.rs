@@ -127,9 +127,8 @@ impl<D: Driver> Core<D> {
             self.owners.resize(at + 1, (0, Owner::Nobody));
         }
         // A late word about an old connection must not take the slot's new one from its owner.
-        let (generation, of) = &mut self.owners[at];
-        if conn.generation.wrapping_sub(*generation) < u32::MAX / 2 {
-            (*generation, *of) = (conn.generation, owner);
+        if owner != Owner::Nobody || self.owners[at].0 == conn.generation {
+            self.owners[at] = (conn.generation, owner);
         }
     }
 

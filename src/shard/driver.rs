@@ -12,7 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 /// One connection of one driver. The generation makes a stale id harmless: an action on a connection that is gone
-/// does nothing, an event never names one that was closed by the shard.
+/// does nothing, an event never names one that was closed by the shard. A slot whose [`Event::Closed`] has been handed
+/// out is used again only after the next call of [`Driver::wait`], when the shard has been through the events.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ConnId {
     /// Slot in the driver's table; dense, reused.

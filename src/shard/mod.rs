@@ -92,7 +92,7 @@ impl<D: Driver> Shard<D> {
     /// The driver has become unusable.
     pub fn run(&mut self) -> std::io::Result<()> {
         let mut events = Vec::new();
-        while !self.stopping && !(self.env.draining.get() && self.live == 0) {
+        while !self.stopping && (self.live > 0 || !self.env.draining.get()) {
             self.turn(None, &mut events)?;
         }
         self.core.drop_pools(|_| true);

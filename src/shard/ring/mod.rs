@@ -400,6 +400,7 @@ impl Driver for RingDriver {
     }
 
     fn wait(&mut self, until: Option<Time>, events: &mut Vec<Event>) -> io::Result<()> {
+        self.slots.recycle();
         self.submit_all();
         let may_sleep = self.ready.is_empty() && self.doorbell.bell.fall_asleep();
         let timeout = if may_sleep { self.patience(until) } else { Some(Duration::ZERO) };

@@ -116,6 +116,8 @@ impl Slot {
 pub(super) struct Slots {
     slots: Vec<Slot>,
     free: Vec<u32>,
+    /// Released since the last [`Self::recycle`]: the shard has not been through the events that name them yet.
+    released: Vec<u32>,
     connections_max: usize,
     /// Generations of ids that never had a slot.
     phantoms: u32,
@@ -125,7 +127,7 @@ impl Slots {
     pub(super) fn new(connections_max: usize) -> Slots {
         // The last index is the phantoms'.
         let connections_max = connections_max.min(u32::MAX as usize);
-        Slots { slots: Vec::new(), free: Vec::new(), connections_max, phantoms: 0 }
+        Slots { slots: Vec::new(), free: Vec::new(), released: Vec::new(), connections_max, phantoms: 0 }
     }
 
     /// Puts a socket into a free slot; gives it back if there is none.
@@ -152,7 +154,13 @@ impl Slots {
         let generation = (slot.generation + 1) & ((1 << GENERATION_BITS) - 1);
         // The queue's memory goes with the connection; `dirty` stays true to the list.
         *slot = Slot { generation, dirty: slot.dirty, ..Slot::vacant() };
-        self.free.push(index as u32);
+        self.released.push(index as u32);
+    }
+
+    /// All events have been taken: slots that were released meanwhile may be used again. Any earlier, the shard would
+    /// find the slot's new connection where it looks up who owned the old one.
+    pub(super) fn recycle(&mut self) {
+        self.free.append(&mut self.released);
     }
 
     /// The slot of a connection that the shard may still act on.
@@ -194,7 +202,7 @@ impl Slots {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.slots.len() - self.free.len() - self.released.len()
     }
 }
 

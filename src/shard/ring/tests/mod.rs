@@ -348,3 +348,21 @@ fn no_client_is_accepted_after_listening_stops() {
     client.write_all(b"still here").unwrap();
     assert_eq!(&shard.received(conn)[..], b"still here");
 }
+
+/// The shard learns of the end of one connection while it opens another: it must still find who owned the first.
+#[test]
+fn a_slot_is_not_used_again_before_the_shard_has_been_through_the_events() {
+    let mut shard = Shard::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = Address::Tcp(listener.local_addr().unwrap());
+    let (client, first) = shard.client();
+    drop(client);
+    shard.closed(first);
+    // Its slot may be free already, with the event in the shard's hands.
+    let second = shard.driver.connect(&to);
+    assert_ne!(second.index, first.index);
+    shard.turn(Duration::ZERO);
+    shard.turn(Duration::ZERO);
+    let third = shard.driver.connect(&to);
+    assert_eq!((third.index, third.generation), (first.index, first.generation + 1));
+}

@@ -7,6 +7,7 @@
 //! Touches the nodes by SQL alone; never their files.
 
 use crate::sandbox::client::describe;
+use crate::wire::literal;
 use std::error::Error;
 use std::io::Write;
 use std::time::Duration;
@@ -108,6 +109,7 @@ async fn setup(args: &SetupArgs, out: &mut dyn Write) -> Result<()> {
             role(&mut work, node, &login.user, verifier.as_deref(), right).await?;
         }
     }
+    equal_verifiers(&mut work, &nodes).await?;
     for node in &nodes {
         node_id(&mut work, node).await?;
     }
@@ -228,6 +230,27 @@ async fn common_verifier(nodes: &[Open<'_>], login: &Login) -> Result<Option<Str
     verifier::make(&login.password).map(Some)
 }
 
+/// Gives every other node's roles the verifiers that the first node has. Roles that were made on each server by itself
+/// have a salt of their own there, and the keys that a client's proof reveals would open main alone.
+async fn equal_verifiers(work: &mut Work<'_>, nodes: &[Open<'_>]) -> Result<()> {
+    let Some((first, others)) = nodes.split_first() else { return Ok(()) };
+    let sql = "SELECT rolname::text, rolpassword FROM pg_authid WHERE rolcanlogin AND rolpassword LIKE 'SCRAM-%'";
+    let wanted = first.client.query(sql, &[]).await.map_err(|e| on(first, &e))?;
+    for node in others {
+        for row in &wanted {
+            let (user, verifier): (String, String) = (row.get(0), row.get(1));
+            let sql = "SELECT 1 FROM pg_authid WHERE rolname = $1 AND rolpassword IS DISTINCT FROM $2";
+            let differs = node.client.query_opt(sql, &[&user, &verifier]).await.map_err(|e| on(node, &e))?.is_some();
+            if differs {
+                let head = format!("ALTER ROLE {} PASSWORD", identifier(&user));
+                let shown = format!("{head} 'SCRAM-SHA-256$...' /* as on node {} */", first.node.id);
+                work.run(node, &format!("{head} {}", literal(&verifier)), &shown).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
 async fn role(work: &mut Work<'_>, node: &Open<'_>, user: &str, verifier: Option<&str>, right: Right) -> Result<()> {
     let sql = "SELECT rolsuper, rolcanlogin, rolpassword FROM pg_authid WHERE rolname = $1";
     let row = node.client.query_opt(sql, &[&user]).await.map_err(|e| on(node, &e))?;
@@ -297,12 +320,6 @@ fn on(node: &Open<'_>, error: &tokio_postgres::Error) -> Box<dyn Error + Send + 
 /// `name` as a quoted SQL identifier.
 fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// `text` as an SQL string literal, whatever standard_conforming_strings says.
-fn literal(text: &str) -> String {
-    let quoted = text.replace('\'', "''");
-    if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
 }
 
 #[cfg(test)]

@@ -173,6 +173,7 @@ pub struct Startup {
     state: State,
     guards: Vec<Option<Connection>>,
     can_prepare: bool,
+    scram_verifiers: bool,
 }
 
 impl Startup {
@@ -180,6 +181,12 @@ impl Startup {
     #[must_use]
     pub fn can_prepare(&self) -> bool {
         self.can_prepare
+    }
+
+    /// Main stores passwords as SCRAM verifiers.
+    #[must_use]
+    pub fn scram_verifiers(&self) -> bool {
+        self.scram_verifiers
     }
 }
 
@@ -258,9 +265,10 @@ impl Control {
             status: state.nodes.iter().map(|n| n.status).collect(),
         };
         tracing::info!(epoch = first.epoch, main = main, up = first.up(), "membership");
+        let scram_verifiers = found[main].as_ref().is_some_and(|f| f.password_encryption == "scram-sha-256");
         let can_prepare = found.iter().flatten().all(|f| f.max_prepared > 0);
         let guards = found.into_iter().map(|f| f.map(|f| f.connection)).collect();
-        Ok((Arc::new(SharedMembership::new(first)), Startup { runtime, state, guards, can_prepare }))
+        Ok((Arc::new(SharedMembership::new(first)), Startup { runtime, state, guards, can_prepare, scram_verifiers }))
     }
 
     /// Starts the thread.
@@ -317,6 +325,8 @@ struct Found {
     version: u32,
     /// `max_prepared_transactions`.
     max_prepared: u32,
+    /// `password_encryption`.
+    password_encryption: String,
 }
 
 /// Connects to every node, waits a little for those that are starting, and takes the lock that keeps other proxies out.
@@ -367,7 +377,8 @@ async fn look_at(config: &ControlConfig, node: &NodeAddress) -> Result<Found, St
     let number = |v: Option<String>| v.and_then(|v| v.parse().ok()).unwrap_or(0);
     let version = number(c.value("SHOW server_version_num").await?);
     let max_prepared = number(c.value("SHOW max_prepared_transactions").await?);
-    Ok(Found { connection: c, version, max_prepared })
+    let password_encryption = c.value("SHOW password_encryption").await?.unwrap_or_default();
+    Ok(Found { connection: c, version, max_prepared, password_encryption })
 }
 
 /// What an earlier process prepared and did not commit: no client has heard of it, and no replica has it.

@@ -257,7 +257,9 @@ impl Applier {
                 Some(Report::LoggedIn)
             }
             Login::Refused { fields, .. } => {
-                let mut e = PgError::error("08006", fields.message);
+                // Class 28, invalid authorization, is told apart from a node that cannot be reached.
+                let state = if fields.sqlstate.starts_with("28") { "28000" } else { "08006" };
+                let mut e = PgError::error(state, fields.message);
                 e.detail = Some(format!("SQLSTATE of the node: {}", fields.sqlstate));
                 Some(Report::LoginFailed(e))
             }

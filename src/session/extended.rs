@@ -242,6 +242,11 @@ impl Session {
 
     fn parse(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
         let Some(p) = Parse::read(frame.body()) else { return self.malformed("Parse", cx) };
+        if let Some(sql) = self.with_verifier(p.sql, cx) {
+            let mut raw = BytesMut::new();
+            front::parse(&mut raw, p.name, &sql, &p.types);
+            return self.parse(&Frame { tag: b'P', raw: raw.freeze() }, cx);
+        }
         let verdict = self.judge(p.sql, cx);
         let version = self.registry.next_version();
         // Kept for long: not as a slice of what the kernel received into.

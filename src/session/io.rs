@@ -182,6 +182,8 @@ pub struct Env {
     pub mock_secret: [u8; 32],
     /// Number of clients in the whole process, held against num_init_children.
     pub clients: Arc<std::sync::atomic::AtomicUsize>,
+    /// Main stores passwords as SCRAM verifiers (password_encryption).
+    pub scram_verifiers: bool,
     /// PREPARE TRANSACTION is possible on all nodes (max_prepared_transactions).
     pub can_prepare: bool,
     /// No new work: the proxy is stopping.

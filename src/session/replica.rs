@@ -200,6 +200,7 @@ impl Session {
             }
             Report::SettingsDone(Ok(())) => self.applier_ready(i, cx),
             _ if early => self.drop_early(i, cx),
+            Report::LoginFailed(e) if e.sqlstate == "28000" => self.login_refused(i, &e, cx),
             Report::LoginFailed(e) => self.applier_unreachable(i, &e.message, cx),
             Report::SettingsDone(Err(e)) => {
                 // Main has these settings, so the replica must know them; it differs.
@@ -223,6 +224,22 @@ impl Session {
             Report::Farewell(why) => self.applier_useless(i, &why, cx),
             Report::Violation => self.applier_useless(i, "protocol violation", cx),
         }
+    }
+
+    /// The node does not let the client's role in, which main did: its password or pg_hba.conf is another there. No
+    /// reason to give up the node; the transaction cannot be, or not without it.
+    fn login_refused(&mut self, i: usize, e: &PgError, cx: &mut Cx<'_>) {
+        let node = self.replicas[i].node;
+        if self.commit.as_ref().is_some_and(|c| c.is_decided()) {
+            return self.detach_replica(i, format!("it refused the login of {}: {}", self.user, e.message), cx);
+        }
+        let e = PgError::error(
+            "28000",
+            format!("could not commit: node {node} refused the login of role \"{}\"", self.user),
+        )
+        .detail(e.message.clone())
+        .hint("Run \"pglockstep setup\" to give the role one password verifier on all nodes, and compare pg_hba.conf.");
+        self.refuse_commit(e.encode(), cx);
     }
 
     fn applier_useless(&mut self, i: usize, why: &str, cx: &mut Cx<'_>) {

@@ -43,6 +43,13 @@ impl Settings {
         Settings { pairs, id }
     }
 
+    /// The value that the session has given this setting, if it has, as an SQL literal without its quotes.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<&str> {
+        let pair = self.pairs.iter().find_map(|p| p.strip_prefix('\'')?.strip_prefix(name)?.strip_prefix("','"))?;
+        pair.strip_suffix('\'')
+    }
+
     /// Tells settings apart; 0 is none at all, as after a login or RESET ALL.
     #[must_use]
     pub fn id(&self) -> u64 {

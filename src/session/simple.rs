@@ -71,9 +71,10 @@ impl Session {
         let steps = if lossy.len() == text.len() { split(&lossy, self.std_strings).statements } else { Vec::new() };
         let steps = if steps.is_empty() { Vec::from([0..text.len()]) } else { steps };
         drop(lossy);
+        let (frame, text, steps) = self.roles_with_verifiers(frame, text, steps, cx);
         self.registry.drop_unnamed();
         self.request = Request::Simple(Simple {
-            frame: frame.clone(),
+            frame,
             text,
             steps,
             next: 0,
@@ -85,6 +86,32 @@ impl Session {
         });
         self.run_steps(cx);
         true
+    }
+
+    /// The same query, with verifiers in place of plain passwords.
+    fn roles_with_verifiers(
+        &self,
+        frame: &Frame,
+        text: Bytes,
+        steps: Vec<Range<usize>>,
+        cx: &mut Cx<'_>,
+    ) -> (Frame, Bytes, Vec<Range<usize>>) {
+        let rewritten: Vec<Option<Bytes>> = steps.iter().map(|s| self.with_verifier(&text[s.clone()], cx)).collect();
+        if rewritten.iter().all(Option::is_none) {
+            return (frame.clone(), text, steps);
+        }
+        let (mut whole, mut places, mut at) = (BytesMut::new(), Vec::new(), 0);
+        for (step, new) in steps.iter().zip(&rewritten) {
+            whole.extend_from_slice(&text[at..step.start]);
+            let start = whole.len();
+            whole.extend_from_slice(new.as_deref().unwrap_or(&text[step.clone()]));
+            places.push(start..whole.len());
+            at = step.end;
+        }
+        whole.extend_from_slice(&text[at..]);
+        let mut raw = BytesMut::new();
+        front::query(&mut raw, &whole);
+        (Frame { tag: b'Q', raw: raw.freeze() }, whole.freeze(), places)
     }
 
     /// Runs steps until one is at a server, or all are done.

@@ -44,6 +44,7 @@ struct Shared {
     versions: Arc<Versions>,
     clients: Arc<AtomicUsize>,
     can_prepare: bool,
+    scram_verifiers: bool,
     pool_passwd: Option<PoolPasswd>,
     mock_secret: [u8; 32],
 }
@@ -79,6 +80,7 @@ pub fn run(config: Config, _path: &Path) -> Result<()> {
         versions: Arc::new(Versions::default()),
         clients: Arc::new(AtomicUsize::new(0)),
         can_prepare: startup.can_prepare(),
+        scram_verifiers: startup.scram_verifiers(),
         pool_passwd,
         mock_secret,
     };
@@ -180,6 +182,7 @@ fn shard_thread(
         mock_secret: shared.mock_secret,
         clients: shared.clients.clone(),
         can_prepare: shared.can_prepare,
+        scram_verifiers: shared.scram_verifiers,
         draining: std::cell::Cell::new(false),
     };
     let mut shard = Shard::new(number, core, env, control.clone(), peers);

@@ -11,4 +11,5 @@ pub mod class;
 pub mod lexer;
 pub mod literals;
 pub mod proof;
+pub mod role;
 pub mod shape;

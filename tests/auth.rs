@@ -188,6 +188,37 @@ fn every_method_towards_clients_meets_every_method_of_the_nodes() {
 }
 
 #[test]
+fn roles_made_through_the_proxy_log_in_on_every_node() {
+    let sandbox = Sandbox::start(Options::default());
+    let mut admin = Raw::login(&sandbox.summary.proxy(), "postgres");
+    admin.run("CREATE TABLE t (who text); GRANT ALL ON t TO public");
+    let quoted = PASSWORD.replace('\'', "''");
+    let verifiers = |user: &str| {
+        let sql = format!("SELECT rolpassword FROM pg_authid WHERE rolname = '{user}'");
+        sandbox.on_nodes("postgres", &sql)
+    };
+    admin.run(&format!("CREATE ROLE made LOGIN PASSWORD '{quoted}'"));
+    admin
+        .run(&format!("BEGIN; CREATE USER made_too WITH ENCRYPTED PASSWORD '{quoted}' VALID UNTIL 'infinity'; COMMIT"));
+    admin.run("CREATE ROLE changed LOGIN PASSWORD 'another'");
+    admin.run(&format!("ALTER ROLE changed PASSWORD '{quoted}'"));
+    admin.run("CREATE ROLE rolled_back LOGIN; BEGIN; DROP ROLE rolled_back; ROLLBACK");
+    for user in ["made", "made_too", "changed"] {
+        works(&sandbox, user);
+        let stored = verifiers(user);
+        assert!(stored[0].starts_with("SCRAM-SHA-256$"), "{stored:?}");
+        assert_eq!(stored, vec![stored[0].clone(); 3]);
+        assert_eq!(refused(&sandbox, user, "wrong"), wrong_password(user));
+    }
+    admin
+        .run("ALTER ROLE made NOLOGIN; ALTER ROLE made_too VALID UNTIL '2020-01-01'; ALTER ROLE changed PASSWORD NULL");
+    assert_eq!(refused(&sandbox, "made", PASSWORD).0, "28000");
+    assert_eq!(refused(&sandbox, "made_too", PASSWORD), wrong_password("made_too"));
+    assert_eq!(refused(&sandbox, "changed", PASSWORD), wrong_password("changed"));
+    assert!(!sandbox.whole_log().contains(PASSWORD) && !sandbox.whole_log().contains("node is out"));
+}
+
+#[test]
 fn pool_passwd_is_read_instead_of_the_catalogue_in_all_its_forms() {
     let mut sandbox = start();
     let verifier = ScramVerifier::from_password(PASSWORD, b"sixteen bytes...", 4096).to_shadow();

@@ -100,8 +100,6 @@ async fn transactions(client: &mut Client) {
     let read = read.start().await.unwrap();
     let row = read.query_one("SELECT sum(n)::bigint, count(*) FROM t WHERE id < 3", &[]).await.unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (400, 2));
-    let error = read.execute("DELETE FROM t", &[]).await.unwrap_err();
-    assert_eq!(error.code(), Some(&SqlState::READ_ONLY_SQL_TRANSACTION));
     drop(read);
     assert_eq!(client.query_one("SELECT count(*) FROM t", &[]).await.unwrap().get::<_, i64>(0), 20);
 }

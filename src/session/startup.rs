@@ -304,7 +304,7 @@ impl Session {
     pub(super) fn authentication_timed_out(&mut self, cx: &mut Cx<'_>) {
         let peer = Host(self.peer);
         match self.stage {
-            Stage::Lane | Stage::Catalogue { .. } => {
+            Stage::Lane | Stage::Catalogue => {
                 tracing::warn!(user = %Name(&self.user), %peer, "main did not answer within authentication_timeout");
                 let e = PgError::fatal("57P03", "main did not answer the login within authentication_timeout");
                 self.fatal(&e, cx);

@@ -363,7 +363,7 @@ fn a_terminated_backend_costs_its_own_session_at_most() {
 
 #[test]
 fn sigterm_lets_transactions_finish_and_a_second_one_does_not() {
-    let mut sandbox = with_config("[limits]\ndrain_timeout = '3s'\n");
+    let mut sandbox = with_config("[limits]\ndrain_timeout = '5s'\n");
     let proxy = sandbox.summary.proxy();
     sandbox.restart_proxy(Signal::TERM); // a child of our own, whose exit status we get
     let refuses = || {
@@ -384,6 +384,8 @@ fn sigterm_lets_transactions_finish_and_a_second_one_does_not() {
     let mut sleeper = Raw::login(&proxy, "postgres");
     busy.run("BEGIN; INSERT INTO t VALUES (1)");
     sleeper.query("INSERT INTO t SELECT 2 FROM pg_sleep(1)");
+    let running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg\\_sleep%' AND wait_event = 'PgSleep'";
+    sandbox.wait_on_node(0, running, "1");
     signal(sandbox.proxy_pid(), Signal::TERM);
     refuses();
     idle_is_told(idle);
@@ -408,7 +410,7 @@ fn sigterm_lets_transactions_finish_and_a_second_one_does_not() {
     signal(sandbox.proxy_pid(), Signal::TERM);
     idle_is_told(stays);
     assert_eq!(sandbox.wait_for_proxy(), Some(0));
-    assert!((2..8).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+    assert!((4..12).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
     sandbox.assert_nothing_runs();
 
     // A second signal does not wait.
@@ -416,6 +418,7 @@ fn sigterm_lets_transactions_finish_and_a_second_one_does_not() {
     let (mut stays, mut sleeper) = (Raw::login(&proxy, "postgres"), Raw::login(&proxy, "postgres"));
     stays.run("BEGIN; INSERT INTO t VALUES (5)");
     sleeper.query("INSERT INTO t SELECT 6 FROM pg_sleep(600)");
+    sandbox.wait_on_node(0, running, "1");
     let started = Instant::now();
     signal(sandbox.proxy_pid(), Signal::TERM);
     refuses();

@@ -60,6 +60,8 @@ pub struct Sequencer {
     nodes: Vec<Acknowledged>,
     /// One bit per shard that sleeps while it waits for a watermark.
     waiting: AtomicU64,
+    /// Those of them that a watermark's move concerns, until somebody rings them.
+    due: AtomicU64,
     window: u64,
 }
 
@@ -80,6 +82,7 @@ impl Sequencer {
             newest: AtomicU64::new(start),
             nodes: (0..nodes).map(|_| node()).collect(),
             waiting: AtomicU64::new(0),
+            due: AtomicU64::new(0),
             window: window as u64,
         }
     }
@@ -140,6 +143,7 @@ impl Sequencer {
     pub fn release(&self, node: NodeId) {
         if let Some(n) = self.nodes.get(usize::from(node.0)) {
             n.released.store(true, Ordering::Release);
+            self.moved();
         }
     }
 
@@ -149,17 +153,25 @@ impl Sequencer {
         self.waiting.fetch_or(1 << (shard % SHARDS_MAX), Ordering::SeqCst);
     }
 
-    /// Shards other than `me` that wait and must be woken, since this shard has acknowledged something; their flags
-    /// are taken back. Called once per loop turn, after all acknowledgements of the turn.
-    ///
-    /// SeqCst on both sides: either the waiter's second look sees the watermark, or this look sees its flag.
+    /// Shards other than `me` that must be woken, since a watermark has moved while they waited; each is named once.
+    /// Called once per loop turn, after all acknowledgements of the turn. `me` is awake and looks by itself.
     #[must_use]
     pub fn waiters_to_ring(&self, me: usize) -> u64 {
-        std::sync::atomic::fence(Ordering::SeqCst);
-        if self.waiting.load(Ordering::SeqCst) & !(1 << (me % SHARDS_MAX)) == 0 {
+        if self.due.load(Ordering::Acquire) == 0 {
             return 0;
         }
-        self.waiting.fetch_and(1 << (me % SHARDS_MAX), Ordering::SeqCst) & !(1 << (me % SHARDS_MAX))
+        self.due.swap(0, Ordering::AcqRel) & !(1 << (me % SHARDS_MAX))
+    }
+
+    /// A watermark has moved: whoever waits is due.
+    ///
+    /// SeqCst on both sides: either the waiter's second look sees the watermark, or this look sees its flag.
+    fn moved(&self) {
+        std::sync::atomic::fence(Ordering::SeqCst);
+        if self.waiting.load(Ordering::SeqCst) != 0 {
+            let waiting = self.waiting.swap(0, Ordering::SeqCst);
+            self.due.fetch_or(waiting, Ordering::AcqRel);
+        }
     }
 
     fn slot(&self, csn: u64) -> usize {
@@ -174,7 +186,9 @@ impl Sequencer {
                 return;
             }
             // Whoever loses the race finds the next slot itself.
-            let _ = n.watermark.compare_exchange(w, w + 1, Ordering::AcqRel, Ordering::Acquire);
+            if n.watermark.compare_exchange(w, w + 1, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                self.moved();
+            }
         }
     }
 }
@@ -228,13 +242,39 @@ mod tests {
     }
 
     #[test]
-    fn only_other_shards_that_wait_are_rung_and_only_once() {
-        let s = Sequencer::new(1, 4, 0);
+    fn only_shards_that_wait_when_a_watermark_moves_are_rung_and_only_once() {
+        let s = Sequencer::new(2, 4, 0);
         s.watch(0);
         s.watch(3);
+        assert_eq!(s.waiters_to_ring(1), 0, "nothing has moved");
+        let (a, b) = (s.open_commit().unwrap(), s.open_commit().unwrap());
+        s.acknowledge(NodeId(0), b);
+        assert_eq!(s.waiters_to_ring(1), 0, "a number before it is missing");
+        s.acknowledge(NodeId(0), a);
         assert_eq!(s.waiters_to_ring(0), 0b1000);
-        assert_eq!(s.waiters_to_ring(0), 0);
-        assert_eq!(s.waiters_to_ring(1), 0b1);
+        assert_eq!(s.waiters_to_ring(1), 0);
+        s.watch(2);
+        s.release(NodeId(1));
+        assert_eq!(s.waiters_to_ring(0), 0b100);
+    }
+
+    /// The waiter's look after its flag and the mover's look at the flags: one of them sees the other.
+    #[test]
+    fn no_move_of_a_watermark_is_missed_by_a_shard_that_waits() {
+        for _ in 0..2_000 {
+            let s = Sequencer::new(1, 4, 0);
+            let csn = s.open_commit().unwrap();
+            std::thread::scope(|scope| {
+                let waiter = scope.spawn(|| {
+                    s.watch(5);
+                    s.watermark(NodeId(0)) == 1
+                });
+                s.acknowledge(NodeId(0), csn);
+                let rung = s.waiters_to_ring(0) == 0b10_0000;
+                let saw = waiter.join().unwrap();
+                assert!(rung || saw);
+            });
+        }
     }
 
     proptest! {

@@ -219,7 +219,6 @@ impl Session {
         if commit.phase == Phase::Constraints {
             commit.phase = Phase::Apply;
         }
-        cx.io.watch_commits();
         self.take_over_early(cx);
         self.advance_commit(cx);
     }
@@ -336,13 +335,13 @@ impl Session {
         let membership = cx.env.membership.load();
         let Some(commit) = &mut self.commit else { return };
         if cx.env.sequencer.watermark(membership.main) < commit.need {
-            return;
+            return cx.io.watch_commits();
         }
         if commit.ddl {
             self.version.raise();
         }
         // A full window opens again when others are acknowledged; this session is told then.
-        let Ok(csn) = cx.env.sequencer.open_commit() else { return };
+        let Ok(csn) = cx.env.sequencer.open_commit() else { return cx.io.watch_commits() };
         commit.csn = Some(csn);
         commit.phase_started = cx.io.now();
         // Nodes that are not in this commit have nothing to acknowledge.
@@ -423,7 +422,12 @@ impl Session {
     fn commit_on_replicas(&mut self, cx: &mut Cx<'_>) {
         let Some(commit) = &mut self.commit else { return };
         for r in &mut self.replicas {
-            if matches!(r.step, Step::Applied) && cx.env.sequencer.watermark(r.node) >= commit.need {
+            if !matches!(r.step, Step::Applied) {
+                continue;
+            }
+            if cx.env.sequencer.watermark(r.node) < commit.need {
+                cx.io.watch_commits();
+            } else {
                 r.step = Step::Committing;
                 r.sent = cx.io.now();
                 if let Some(a) = &mut r.applier {

@@ -156,7 +156,7 @@ pub trait Io {
     fn take_applier(&mut self, key: &PoolKey, settings: u64) -> Option<Box<Applier>>;
     /// Gives an idle applier back.
     fn give_applier(&mut self, key: &PoolKey, applier: Box<Applier>);
-    /// Tells this session when any watermark has moved or the membership has changed.
+    /// Tells this session, once, when any watermark has moved.
     fn watch_commits(&mut self);
 }
 

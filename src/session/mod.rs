@@ -332,12 +332,6 @@ impl Session {
         matches!(self.stage, Stage::Over) && self.commit.is_none()
     }
 
-    /// A commit is under way: watermarks matter.
-    #[must_use]
-    pub fn is_committing(&self) -> bool {
-        self.commit.is_some()
-    }
-
     /// Pid and secret that a CancelRequest must name.
     #[must_use]
     pub fn cancel_key(&self) -> (u32, u32) {

@@ -300,7 +300,12 @@ impl Session {
         for i in 0..self.replicas.len() {
             let Some(need) = self.commit.as_ref().map(|c| c.need) else { return };
             let Some(r) = self.replicas.get(i) else { return };
-            if matches!(r.step, Step::Owed) && cx.env.sequencer.watermark(r.node) >= need {
+            if !matches!(r.step, Step::Owed) {
+                continue;
+            }
+            if cx.env.sequencer.watermark(r.node) < need {
+                cx.io.watch_commits();
+            } else {
                 self.applier_ready(i, cx);
             }
         }

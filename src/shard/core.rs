@@ -2,7 +2,7 @@
 //! are under way. Sessions see it as [`Io`].
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -76,8 +76,8 @@ pub struct Core<D> {
     next: u64,
     #[allow(clippy::vec_box)] // moved whole between here and sessions
     pools: HashMap<PoolKey, Vec<Box<Applier>>>,
-    /// Sessions with a commit under way.
-    pub watchers: Vec<SessionId>,
+    /// Sessions whose commit waits for a watermark.
+    pub watchers: BTreeSet<SessionId>,
     /// To be done when the session at work has returned.
     pub deferred: Vec<Deferred>,
     /// The session at work.
@@ -96,7 +96,7 @@ impl<D: Driver> Core<D> {
             timers: BinaryHeap::new(),
             next: 0,
             pools: HashMap::new(),
-            watchers: Vec::new(),
+            watchers: BTreeSet::new(),
             deferred: Vec::new(),
             current: SessionId { slot: u32::MAX, generation: 0 },
         }
@@ -271,9 +271,7 @@ impl<D: Driver> Io for Core<D> {
     }
 
     fn watch_commits(&mut self) {
-        if !self.watchers.contains(&self.current) {
-            self.watchers.push(self.current);
-        }
+        self.watchers.insert(self.current);
     }
 }
 

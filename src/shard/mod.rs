@@ -369,13 +369,8 @@ impl<D: Driver> Shard<D> {
                 return;
             }
             for id in std::mem::take(&mut self.core.watchers) {
+                // Who still waits afterwards says so again.
                 self.tell(id, SessionEvent::Watermarks);
-                let committing = self.sessions.get(id.slot as usize).is_some_and(|s| {
-                    s.generation == id.generation && s.session.as_ref().is_some_and(|s| s.is_committing())
-                });
-                if committing && !self.core.watchers.contains(&id) {
-                    self.core.watchers.push(id);
-                }
                 self.settle();
             }
         }

@@ -1,16 +1,16 @@
 # make demo    a sandbox of three servers, and the tutorial played on it
 # make test    format, lints, unit tests, end-to-end tests on real servers
 # make bench   bench/compare: against direct servers, Pgpool-II and PgBouncer
-# make deps    PostgreSQL's server programs, from Debian's packages if they are missing
+# make deps    PostgreSQL's server programs and psycopg for the tests, from Debian's packages if they are missing
 
 CARGO ?= cargo
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o=Dpkg::Use-Pty=0
 
-.PHONY: all demo test check bench deps bench-deps
+.PHONY: all demo test check bench deps server-deps test-deps bench-deps
 all: demo
 
-demo: deps
+demo: server-deps
 	$(CARGO) build --release --locked
 	target=$${CARGO_TARGET_DIR:-target}; "$$target/release/pglockstep" demo
 
@@ -30,18 +30,25 @@ check:
 	! $(CARGO) fmt --version >/dev/null 2>&1 || $(CARGO) fmt --check
 	! $(CARGO) clippy --version >/dev/null 2>&1 || $(CARGO) clippy --locked --all-targets -- -D warnings
 
-bench: deps bench-deps
+bench: server-deps bench-deps
 	$(CARGO) build --release --locked
 	$(CARGO) build --release --locked --example delay
 	bench/compare
 
+deps: server-deps test-deps
+
 # The same places as the sandbox looks in: PATH, pg_config, Debian's directories.
-deps:
+server-deps:
 	@for dir in $$(echo "$$PATH" | tr : ' ') "$$(pg_config --bindir 2>/dev/null)" /usr/lib/postgresql/*/bin; do \
 	  [ -x "$$dir/initdb" ] && [ -x "$$dir/postgres" ] && [ -x "$$dir/psql" ] && [ -x "$$dir/pgbench" ] && exit 0; \
 	done; \
 	echo "PostgreSQL's server programs are missing: installing Debian's packages postgresql and postgresql-contrib"; \
 	$(call install,postgresql postgresql-contrib)
+
+test-deps:
+	@/usr/bin/python3 -c 'import psycopg' 2>/dev/null && exit 0; \
+	echo "the tests need psycopg 3 for /usr/bin/python3: installing Debian's package python3-psycopg"; \
+	$(call install,python3-psycopg)
 
 bench-deps:
 	@missing=; \
@@ -53,7 +60,7 @@ bench-deps:
 
 # One shell command; $(1) is a list of packages.
 define install
-command -v apt-get >/dev/null || { echo "there is no apt-get here: please install PostgreSQL 12 to 18 by hand"; exit 1; }; \
+command -v apt-get >/dev/null || { echo "there is no apt-get here: please install $(1) by hand"; exit 1; }; \
 [ -z "$(SUDO)" ] || command -v sudo >/dev/null || { echo "that needs root or sudo: please run make deps as root"; exit 1; }; \
 $(SUDO) env $(APT) update && $(SUDO) env $(APT) install -y --no-install-recommends $(1)
 endef

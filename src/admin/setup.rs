@@ -137,7 +137,7 @@ async fn open<'a>(args: &SetupArgs, node: &'a SetupNode) -> Result<Open<'a>> {
     }
     let attempt = tokio::time::timeout(CONNECT_TIMEOUT, config.connect(NoTls)).await;
     let (client, connection) =
-        attempt.map_err(|_| format!("no answer within {CONNECT_TIMEOUT:?}"))?.map_err(|e| describe(&e))?;
+        attempt.map_err(|_| format!("no answer within {CONNECT_TIMEOUT:?}"))?.map_err(|e| advise(&e, args))?;
     tokio::spawn(connection);
     let row = client
         .query_one(
@@ -159,6 +159,23 @@ async fn open<'a>(args: &SetupArgs, node: &'a SetupNode) -> Result<Open<'a>> {
     Ok(Open { node, client })
 }
 
+/// Why the superuser cannot log in, and what would help.
+fn advise(error: &tokio_postgres::Error, args: &SetupArgs) -> String {
+    let text = describe(error);
+    let refused = error.code().is_some_and(|code| code.code().starts_with("28"));
+    if args.superuser_password.is_empty() && (refused || text.contains("password missing")) {
+        return format!(
+            "{text}: the server asks for the password of \"{}\"; give it in the environment variable that \
+             --superuser-password-env names (PGPASSWORD unless told otherwise)",
+            args.superuser
+        );
+    }
+    if refused {
+        return format!("{text}; --superuser and --superuser-password-env name the role and its password");
+    }
+    text
+}
+
 async fn check_versions(nodes: &[Open<'_>]) -> Result<()> {
     let mut versions = Vec::new();
     for node in nodes {
@@ -167,7 +184,8 @@ async fn check_versions(nodes: &[Open<'_>]) -> Result<()> {
     }
     let list = versions.iter().map(|(id, major)| format!("node {id}: {major}")).collect::<Vec<_>>().join(", ");
     if versions.iter().any(|(_, major)| !MAJOR_VERSIONS.contains(major)) {
-        return Err(format!("PostgreSQL {MAJOR_VERSIONS:?} is supported; the nodes have {list}").into());
+        let (oldest, newest) = (MAJOR_VERSIONS.start(), MAJOR_VERSIONS.end());
+        return Err(format!("PostgreSQL {oldest} to {newest} is supported; the nodes have {list}").into());
     }
     if versions.windows(2).any(|pair| pair[0].1 != pair[1].1) {
         return Err(format!("all nodes must have one major version of PostgreSQL; they have {list}").into());

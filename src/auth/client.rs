@@ -12,7 +12,7 @@ use subtle::ConstantTimeEq;
 
 use super::error::AuthError;
 use super::md5::{md5_hash, md5_response};
-use super::scram::{self, DEFAULT_ITERATIONS, RAW_NONCE_LEN, SCRAM_SHA_256, ScramVerifier};
+use super::scram::{self, DEFAULT_ITERATIONS, MAX_PLAIN_CHECK_ITERATIONS, RAW_NONCE_LEN, SCRAM_SHA_256, ScramVerifier};
 use super::scram_server::{ScramServer, ScramServerStep};
 use super::secret::{Credentials, PlainCheck, Role, Secret};
 
@@ -77,6 +77,8 @@ struct Account {
     secret: Secret,
     role_exists: bool,
     can_login: bool,
+    /// Most SCRAM rounds that are computed for this client.
+    max_iterations: u32,
     /// Why no password will do, for the log.
     refusal: Option<String>,
 }
@@ -117,6 +119,11 @@ impl ClientAuth {
             Method::ScramSha256 => ask_for_scram(&account, &nonce, mock_secret),
         };
         (ClientAuth { account, state }, first)
+    }
+
+    /// Sets another bound than [`MAX_PLAIN_CHECK_ITERATIONS`] for the SCRAM rounds computed to check a plain password.
+    pub fn limit_iterations(&mut self, max: u32) {
+        self.account.max_iterations = max;
     }
 
     /// The outcome for a method that asks the client nothing (trust); `None` if the client was asked.
@@ -184,7 +191,14 @@ impl Account {
         } else {
             None
         };
-        Account { user: user.to_owned(), secret: role.secret, role_exists, can_login: role.can_login, refusal }
+        Account {
+            user: user.to_owned(),
+            secret: role.secret,
+            role_exists,
+            can_login: role.can_login,
+            max_iterations: MAX_PLAIN_CHECK_ITERATIONS,
+            refusal,
+        }
     }
 
     /// The body of a PasswordMessage after AuthenticationCleartextPassword.
@@ -193,14 +207,14 @@ impl Account {
             Ok(password) => password,
             Err(error) => return Step::Fail(error),
         };
-        match self.secret.check_plain(&self.user, password) {
+        match self.secret.check_plain(&self.user, password, self.max_iterations) {
             PlainCheck::Same => match std::str::from_utf8(password) {
                 Ok(text) => self.pass(Vec::new(), Credentials::Plain(text.into())),
                 Err(_) => Step::Fail(self.failure("The password is right, but not UTF-8: nodes cannot be given it.")),
             },
             PlainCheck::Different => Step::Fail(self.wrong_password()),
             PlainCheck::TooManyIterations => {
-                let limit = scram::MAX_PLAIN_CHECK_ITERATIONS;
+                let limit = self.max_iterations;
                 let detail = format!("The SCRAM secret has over {limit} iterations; method scram-sha-256 can use it.");
                 Step::Fail(self.failure(&detail))
             }

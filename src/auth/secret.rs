@@ -81,12 +81,12 @@ impl Secret {
     }
 
     /// Whether a password that a client sent in clear is the right one. Time does not depend on where it differs.
-    pub(super) fn check_plain(&self, user: &str, password: &[u8]) -> PlainCheck {
+    pub(super) fn check_plain(&self, user: &str, password: &[u8], max_iterations: u32) -> PlainCheck {
         let same = match self {
             // Hashes are compared, so that not even the length shows.
             Secret::Plain(right) => scram::sha256(right.as_bytes()).ct_eq(&scram::sha256(password)).into(),
             Secret::Md5(right) => right.as_bytes().ct_eq(md5_hash_bytes(password, user).as_bytes()).into(),
-            Secret::Scram(verifier) => match verifier.matches_plain(password) {
+            Secret::Scram(verifier) => match verifier.matches_plain(password, max_iterations) {
                 Some(same) => same,
                 None => return PlainCheck::TooManyIterations,
             },
@@ -150,12 +150,12 @@ mod tests {
             Secret::Scram(ScramVerifier::from_password("pw", b"salt", 2)),
         ];
         for secret in right {
-            assert_eq!(secret.check_plain("me", b"pw"), PlainCheck::Same, "{secret:?}");
-            assert_eq!(secret.check_plain("me", b"pW"), PlainCheck::Different, "{secret:?}");
+            assert_eq!(secret.check_plain("me", b"pw", 9), PlainCheck::Same, "{secret:?}");
+            assert_eq!(secret.check_plain("me", b"pW", 9), PlainCheck::Different, "{secret:?}");
         }
-        assert_eq!(Secret::None.check_plain("me", b""), PlainCheck::Different);
+        assert_eq!(Secret::None.check_plain("me", b"", 9), PlainCheck::Different);
         let mock = Secret::Scram(ScramVerifier::mock("me", b"s"));
-        assert_eq!(mock.check_plain("me", b"pw"), PlainCheck::Different);
+        assert_eq!(mock.check_plain("me", b"pw", 4096), PlainCheck::Different);
     }
 
     #[test]

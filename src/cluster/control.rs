@@ -227,7 +227,7 @@ impl Control {
         for (node, address) in state.nodes.iter_mut().zip(addresses) {
             node.address = address;
         }
-        let (found, mut problems): (Vec<Option<Found>>, Vec<String>) = runtime.block_on(look_at_all(config));
+        let (found, problems): (Vec<Option<Found>>, Vec<String>) = runtime.block_on(look_at_all(config));
         for (i, found) in found.iter().enumerate() {
             let node = &mut state.nodes[i];
             if found.is_some() && node.status == NodeStatus::Down {
@@ -239,14 +239,18 @@ impl Control {
                 node.reason = problems[i].clone();
             }
             if node.status != NodeStatus::Up {
-                tracing::warn!(node = i, status = ?node.status, reason = %node.reason, "node is not used");
+                tracing::warn!(node = i, status = %node.status, reason = %node.reason, "node is not used");
                 sequencer.release(NodeId(u8::try_from(i).unwrap_or(u8::MAX)));
             }
         }
         let up = |i: &usize| state.nodes[*i].status == NodeStatus::Up;
         let Some(main) = (0..state.nodes.len()).find(up) else {
-            problems.retain(|p| !p.is_empty());
-            return Err(format!("no node can be used: {}", problems.join("; ")));
+            let told = state.nodes.iter().enumerate().map(|(i, n)| match problems[i].as_str() {
+                "" => format!("node {i} ({}) is {}: {}", n.address, n.status, n.reason),
+                problem => problem.to_owned(),
+            });
+            let told = told.collect::<Vec<_>>().join("; ");
+            return Err(format!("no node can be used: {told}; start a server that is up to date, then this again"));
         };
         let majors: std::collections::BTreeSet<u32> = found.iter().flatten().map(|f| f.version / 10_000).collect();
         if majors.len() > 1 {

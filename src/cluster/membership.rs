@@ -22,6 +22,17 @@ pub enum NodeStatus {
     Recovering,
 }
 
+impl std::fmt::Display for NodeStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            NodeStatus::Up => "up",
+            NodeStatus::Down => "down",
+            NodeStatus::Stale => "stale",
+            NodeStatus::Recovering => "recovering",
+        })
+    }
+}
+
 /// Who is up and who is main.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Membership {

@@ -33,7 +33,13 @@ use std::path::Path;
 
 /// Reads and validates a configuration file.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    let unreadable = |error| ConfigError::new(path, None, None, format!("cannot be read: {error}"));
+    let unreadable = |error: std::io::Error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::NotFound => "; `pglockstep check --default-file` prints one to begin with",
+            _ => "",
+        };
+        ConfigError::new(path, None, None, format!("cannot be read: {error}{hint}"))
+    };
     let file = File::open(path).map_err(unreadable)?;
     let mut text = String::new();
     // One byte more than the limit, so that `parse` sees that there was too much.

@@ -112,6 +112,7 @@ impl Sandbox {
         let lock = lock(&dir)?;
         let previous = clear_or_previous(&dir)?;
         let nodes = node_count(args.nodes, previous.as_ref())?;
+        let ports = node_ports(args.node_port, nodes, previous.as_ref())?;
         let password = previous.as_ref().map_or_else(process::random_password, |p| Ok(p.password.clone()))?;
         let apply_password = previous_apply_password(&dir).map_or_else(process::random_password, Ok)?;
         let data: Vec<PathBuf> = (0..nodes).map(|id| dir.join(format!("node{id}"))).collect();
@@ -120,7 +121,6 @@ impl Sandbox {
             let _shown = Progress::start(format!("making {nodes} PostgreSQL {major} clusters in {}", dir.display()));
             servers::make_clusters(&programs, &account, &data, &password, interrupt)?;
         }
-        let ports = node_ports(args.node_port, nodes, previous.as_ref())?;
         let names: Vec<String> = data.iter().map(|path| path.to_string_lossy().into_owned()).collect();
         let config = configuration(args, &ports, &dir, &names, &apply_password)?;
         create_dir(&dir.join("work"))?;
@@ -357,7 +357,9 @@ fn clear_or_previous(dir: &Path) -> Result<Option<Summary>> {
 
 fn node_count(wanted: Option<usize>, previous: Option<&Summary>) -> Result<usize> {
     match (wanted, previous.map(|previous| previous.nodes.len())) {
-        (Some(n), _) if !NODES.contains(&n) => Err(format!("--nodes {n}: must be {NODES:?}").into()),
+        (Some(n), _) if !NODES.contains(&n) => {
+            Err(format!("--nodes {n}: must be from {} to {}", NODES.start(), NODES.end()).into())
+        }
         (Some(n), Some(found)) if n != found => {
             Err(format!("--nodes {n}: the sandbox in this directory was made with {found} nodes").into())
         }

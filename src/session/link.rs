@@ -174,7 +174,7 @@ impl Link {
                     Ok(NodeStep::Reply(bytes)) => reply.push(Bytes::from(bytes)),
                     Ok(NodeStep::Wait) => {}
                     Ok(NodeStep::Ok) => self.state = State::Starting,
-                    Err(e) => return Login::Failed(PgError::fatal("28000", e.to_string())),
+                    Err(e) => return Login::Failed(PgError::fatal(e.sqlstate(), e.to_string())),
                 }
                 Login::More
             }

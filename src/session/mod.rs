@@ -10,7 +10,8 @@
 //! - [`server`]: what the lane and the reader answer, held against [`owed`];
 //! - [`transaction`], [`commit`]: the client's transaction, its script, and the commit on all nodes; [`replica`],
 //!   [`applier`]: one replica's part in it; [`early`]: large ones start before COMMIT;
-//! - [`registry`], [`settings`]: what the session has prepared and set.
+//! - [`registry`], [`settings`]: what the session has prepared and set;
+//! - `logging`: log_connections and log_disconnections.
 //!
 //! Invariants: at most one of lane and reader has replies of the client's outstanding, so replies reach the client in
 //! the order of its requests; while a commit or a request of several steps is under way no further message of the
@@ -23,6 +24,7 @@ pub mod early;
 pub mod extended;
 pub mod io;
 pub mod link;
+mod logging;
 pub mod note;
 pub mod out;
 pub mod owed;
@@ -51,11 +53,11 @@ use self::reader::Reader;
 use self::registry::Registry;
 use self::settings::Settings;
 use self::transaction::{Target, Tx};
-use crate::auth::Credentials;
+use crate::auth::{Credentials, MAX_PASSWORD_MESSAGE_LEN};
 use crate::script::RowHasher;
 use crate::sequencer::NodeId;
 use crate::shard::driver::{ConnId, Peer, Time};
-use crate::wire::frame::{Frame, FrontendFramer};
+use crate::wire::frame::{Frame, FrameError, FrontendFramer, HEADER};
 use crate::wire::{PgError, TxStatus, front};
 
 /// Bytes of unread client messages above which the client is not received from.
@@ -99,6 +101,8 @@ pub enum Event {
     CancelDone,
     /// Stop when no transaction is open.
     Drain,
+    /// Stop now.
+    Stop,
 }
 
 /// How far the client's connection is.
@@ -199,7 +203,12 @@ pub struct Session {
     passing: server::Passing,
     retry: Option<route::Retry>,
     draining: bool,
-    logged_in: bool,
+    /// The session counts as one of num_init_children.
+    counted: bool,
+    /// The client has got its first ReadyForQuery.
+    admitted: bool,
+    /// When the client was accepted.
+    accepted: Time,
     /// The lane's server has said why it ends the connection, and the client has been told.
     lane_said_farewell: bool,
     /// Modes of the transaction that AND CHAIN begins.
@@ -254,11 +263,14 @@ impl Session {
     #[must_use]
     pub fn new(client: ConnId, peer: Peer, cancel_key: (u32, u32), cx: &mut Cx<'_>) -> Session {
         cx.io.arm(cx.env.config.authentication.authentication_timeout, TimerKind::Authentication);
+        if cx.env.config.logging.log_connections {
+            tracing::info!("connection received: {}", logging::Host(peer));
+        }
         Session {
             client,
             peer,
             stage: Stage::Startup(BytesMut::new()),
-            framer: FrontendFramer::new(cx.env.max_message_size()),
+            framer: FrontendFramer::new(cx.env.max_message_size().min(HEADER + MAX_PASSWORD_MESSAGE_LEN)),
             inbox: VecDeque::new(),
             inbox_bytes: 0,
             client_paused: false,
@@ -296,7 +308,9 @@ impl Session {
             passing: server::Passing::default(),
             retry: None,
             draining: false,
-            logged_in: false,
+            counted: false,
+            admitted: false,
+            accepted: cx.io.now(),
             lane_said_farewell: false,
             chained: None,
             steps_wait: false,
@@ -355,6 +369,7 @@ impl Session {
                 self.pump(cx);
             }
             Event::Drain => self.draining = true,
+            Event::Stop => self.shut_down(cx),
         }
         self.early(cx);
         self.drain_if_idle(cx);
@@ -363,10 +378,8 @@ impl Session {
 
     fn timer(&mut self, kind: TimerKind, cx: &mut Cx<'_>) {
         match kind {
-            TimerKind::Authentication if !self.logged_in && !matches!(self.stage, Stage::Over) => {
-                // PostgreSQL says nothing to a client that is too slow; its log does.
-                tracing::warn!(peer = ?self.peer, "authentication_timeout reached");
-                self.end(cx);
+            TimerKind::Authentication if !self.admitted && !matches!(self.stage, Stage::Over) => {
+                self.authentication_timed_out(cx);
             }
             TimerKind::Replica(node) => self.replica_timer(node, cx),
             TimerKind::RightOfWay => self.right_of_way(cx),
@@ -442,7 +455,13 @@ impl Session {
                     self.inbox.push_back(frame);
                 }
                 Ok(None) => break,
-                Err(e) => return self.fatal(&PgError::fatal("08P01", e.to_string()), cx),
+                Err(e) => {
+                    let mut error = PgError::fatal("08P01", e.to_string());
+                    if self.admitted && matches!(e, FrameError::TooLarge { .. }) {
+                        error = error.hint("max_message_size sets this limit.");
+                    }
+                    return self.fatal(&error, cx);
+                }
             }
         }
         self.pump(cx);
@@ -700,7 +719,8 @@ impl Session {
             cx.io.close(self.client);
             self.client_gone = true;
         }
-        if self.logged_in {
+        self.log_end(cx);
+        if self.counted {
             cx.env.clients.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
         }
         self.close_readers(cx);
@@ -784,8 +804,14 @@ impl Session {
             return;
         }
         if self.is_quiet() {
-            let e = PgError::fatal("57P01", "terminating connection due to administrator command");
-            self.fatal(&e, cx);
+            self.shut_down(cx);
+        }
+    }
+
+    /// Ends the session, whatever it is doing, but for a commit that is decided.
+    fn shut_down(&mut self, cx: &mut Cx<'_>) {
+        if !matches!(self.stage, Stage::Over) {
+            self.fatal(&PgError::fatal("57P01", "terminating connection due to administrator command"), cx);
         }
     }
 

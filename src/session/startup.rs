@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::io::{Answer, Cx, Question, TimerKind};
 use super::link::{Link, Login};
+use super::logging::{Host, Name};
 use super::transaction::Target;
 use super::{Session, Stage};
 use crate::auth::{ClientAuth, Method, Role, Secret, Step};
@@ -32,8 +33,7 @@ impl Session {
             let Stage::Startup(buffer) = &mut self.stage else { return None };
             let length = read_u32(buffer)? as usize;
             if !(8..=STARTUP_PACKET_MAX).contains(&length) {
-                // As PostgreSQL: no reply to what may not be a client at all, but a word in the log.
-                tracing::warn!(length, peer = ?self.peer, "invalid length of startup packet");
+                tracing::warn!(length, peer = %Host(self.peer), "invalid length of startup packet");
                 let e = PgError::fatal("08P01", "invalid length of startup packet");
                 self.fatal(&e, cx);
                 return None;
@@ -103,7 +103,7 @@ impl Session {
                 .hint(format!("num_init_children allows {limit} clients."));
             return self.fatal(&e, cx);
         }
-        self.logged_in = true;
+        self.counted = true;
         if let Some(passwd) = &cx.env.pool_passwd {
             match passwd.lookup(&self.user) {
                 Ok(Some(secret)) => {
@@ -158,7 +158,8 @@ impl Session {
         }
         let mut random = [0u8; 40];
         cx.io.random(&mut random);
-        let (auth, first) = ClientAuth::with_mock_secret(method, &self.user, role, random, &cx.env.mock_secret);
+        let (mut auth, first) = ClientAuth::with_mock_secret(method, &self.user, role, random, &cx.env.mock_secret);
+        auth.limit_iterations(cx.env.config.authentication.scram_max_iterations);
         self.stage = Stage::Password(Box::new(auth));
         self.out.push(Bytes::from(first));
         self.pump(cx);
@@ -184,7 +185,8 @@ impl Session {
                 self.open_lane(cx);
             }
             Step::Fail(e) => {
-                tracing::info!(user = %self.user, peer = ?self.peer, reason = e.log_detail().unwrap_or("-"), "authentication failed");
+                let (user, peer, reason) = (Name(&self.user), Host(self.peer), e.log_detail().unwrap_or("-"));
+                tracing::info!(%user, %peer, reason, "authentication failed");
                 self.fatal(&PgError::fatal(e.sqlstate(), e.message()), cx);
             }
         }
@@ -250,7 +252,8 @@ impl Session {
                 Login::More => {}
                 Login::Ready => return self.lane_ready(cx),
                 Login::Refused { raw, fields } => {
-                    tracing::info!(user = %self.user, database = %self.database, error = %fields.message, "main refused the login");
+                    let (user, database) = (Name(&self.user), Name(&self.database));
+                    tracing::info!(%user, %database, error = %fields.message, "main refused the login");
                     self.out.push(raw);
                     return self.end(cx);
                 }
@@ -260,9 +263,6 @@ impl Session {
     }
 
     fn lane_ready(&mut self, cx: &mut Cx<'_>) {
-        if cx.env.config.logging.log_connections {
-            tracing::info!(user = %self.user, database = %self.database, peer = ?self.peer, "connection authorized");
-        }
         if let Some(lane) = &self.lane {
             self.std_strings = lane.parameter("standard_conforming_strings") != Some("off");
         }
@@ -290,10 +290,30 @@ impl Session {
         self.out.push(out.freeze());
         self.out.push(back::ready(TxStatus::Idle));
         self.stage = Stage::Ready;
+        self.admitted = true;
+        self.framer.set_limit(cx.env.max_message_size());
+        self.log_start(cx);
         let limit = cx.env.config.limits.client_idle_limit;
         if !limit.is_zero() {
             cx.io.arm(limit, TimerKind::Idle);
         }
         self.pump(cx);
+    }
+
+    /// authentication_timeout has passed before the client could ask its first question.
+    pub(super) fn authentication_timed_out(&mut self, cx: &mut Cx<'_>) {
+        let peer = Host(self.peer);
+        match self.stage {
+            Stage::Lane | Stage::Catalogue => {
+                tracing::warn!(user = %Name(&self.user), %peer, "main did not answer within authentication_timeout");
+                let e = PgError::fatal("57P03", "main did not answer the login within authentication_timeout");
+                self.fatal(&e, cx);
+            }
+            // PostgreSQL says nothing to a client that is too slow; its log does.
+            _ => {
+                tracing::info!(%peer, "canceling authentication due to timeout");
+                self.end(cx);
+            }
+        }
     }
 }

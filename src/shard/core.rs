@@ -310,6 +310,9 @@ mod tests {
         fn close(&mut self, _conn: ConnId) {}
         fn abort(&mut self, _conn: ConnId) {}
         fn stop_listening(&mut self) {}
+        fn is_settled(&self) -> bool {
+            true
+        }
         fn now(&self) -> Time {
             Time(0)
         }

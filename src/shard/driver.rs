@@ -114,6 +114,9 @@ pub trait Driver {
     /// No new clients from here on; clients that the kernel has completed already are refused by the closed socket.
     fn stop_listening(&mut self);
 
+    /// Nothing is queued to be sent, and no connect is under way.
+    fn is_settled(&self) -> bool;
+
     /// The clock, as of the last [`Driver::wait`].
     fn now(&self) -> Time;
 

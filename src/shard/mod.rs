@@ -20,13 +20,18 @@ pub mod spill;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use self::core::{Core, Deferred, Owner, SessionId};
-use self::driver::{ConnId, Driver, Event, Peer};
+use self::driver::{ConnId, Driver, Event, Peer, Time};
 use crate::cluster::control::{ControlHandle, Reply, Request, Rows, ShardHandle, ShardMessage, Ticket};
 use crate::sequencer::NodeId;
 use crate::session::io::{Answer, Cx, Env, Fate, Question};
 use crate::session::{Event as SessionEvent, Session};
+
+/// How long last words may take to leave when a shard ends: errors to clients, cancels and farewells to nodes, and the
+/// end of commits that nothing can take back.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Bits of a cancel key's pid that name the session's slot; the shard's number stands above them.
 const SLOT_BITS: u32 = 20;
@@ -88,24 +93,38 @@ impl<D: Driver> Shard<D> {
     pub fn run(&mut self) -> std::io::Result<()> {
         let mut events = Vec::new();
         while !self.stopping && (self.live > 0 || !self.env.draining.get()) {
-            let until = self.before_sleep();
-            self.core.driver.wait(until, &mut events)?;
-            for event in events.drain(..) {
-                self.event(event);
-                self.settle();
-            }
-            self.inbox();
-            while let Some((session, kind)) = self.core.due() {
-                self.tell(session, SessionEvent::Timer(kind));
-                self.settle();
-            }
-            self.commits_moved();
+            self.turn(None, &mut events)?;
+        }
+        self.core.drop_pools(|_| true);
+        let end = self.core.driver.now().after(LAST_WORDS);
+        // Queued only: the first of these turns hands it to the kernel.
+        self.turn(Some(Time::default()), &mut events)?;
+        while self.core.driver.now() < end && (self.live > 0 || !self.core.driver.is_settled()) {
+            self.turn(Some(end), &mut events)?;
         }
         Ok(())
     }
 
+    /// Waits for events, at most until `limit`, and works on them.
+    fn turn(&mut self, limit: Option<Time>, events: &mut Vec<Event>) -> std::io::Result<()> {
+        let timer = self.before_sleep();
+        let until = timer.into_iter().chain(limit).min();
+        self.core.driver.wait(until, events)?;
+        for event in events.drain(..) {
+            self.event(event);
+            self.settle();
+        }
+        self.inbox();
+        while let Some((session, kind)) = self.core.due() {
+            self.tell(session, SessionEvent::Timer(kind));
+            self.settle();
+        }
+        self.commits_moved();
+        Ok(())
+    }
+
     /// Says that this shard waits for watermarks, then looks once more: between the two nothing is lost.
-    fn before_sleep(&mut self) -> Option<driver::Time> {
+    fn before_sleep(&mut self) -> Option<Time> {
         if !self.core.watchers.is_empty() {
             self.env.sequencer.watch(self.number);
             self.commits_moved();
@@ -267,6 +286,7 @@ impl<D: Driver> Shard<D> {
             tracing::warn!(shard = self.number, session = s.summary(), "cut off");
         }
         self.stopping = true;
+        self.tell_all(|| SessionEvent::Stop);
     }
 
     fn drain(&mut self) {

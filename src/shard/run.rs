@@ -3,8 +3,11 @@
 //! Order matters: the configuration is checked and the work directory locked before any port is bound; nodes are
 //! looked at before any client is let in; at the end shards drain first and the control plane goes last.
 
+use std::fs::Permissions;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
@@ -55,8 +58,10 @@ pub fn run(config: Config, _path: &Path) -> Result<()> {
         let report = RingDriver::probe()?;
         tracing::info!(driver = "ring", %report, "io driver chosen");
     }
-    std::fs::create_dir_all(&config.cluster.work_dir)
-        .map_err(|e| format!("work_dir {}: {e}", config.cluster.work_dir.display()))?;
+    std::fs::create_dir_all(&config.cluster.work_dir).map_err(|e| {
+        let dir = config.cluster.work_dir.display();
+        format!("cannot make work_dir {dir}: {e}; give it to this user, or set [cluster] work_dir to another directory")
+    })?;
     let _lock = WorkDirLock::take(&config.cluster.work_dir)?;
     let pool_passwd = read_pool_passwd(&config)?;
     let count = match config.shards.count {
@@ -79,7 +84,12 @@ pub fn run(config: Config, _path: &Path) -> Result<()> {
         pool_passwd,
         mock_secret,
     };
-    serve(&shared, listeners, startup)
+    let served = serve(&shared, listeners, startup);
+    for dir in &shared.config.listen.unix_socket_directories {
+        // Not there is as good as removed.
+        let _ = std::fs::remove_file(socket_path(dir, shared.config.listen.port));
+    }
+    served
 }
 
 /// Starts the shards, then the control plane, then waits for the shards' end.
@@ -204,6 +214,7 @@ fn bind_all(config: &Config, count: usize) -> Result<Vec<Vec<Listener>>> {
     for name in &config.listen.listen_addresses {
         if name == "*" {
             addresses.push(SocketAddr::from(([0, 0, 0, 0], port)));
+            addresses.push(SocketAddr::from(([0u16; 8], port)));
             continue;
         }
         let found = (name.as_str(), port).to_socket_addrs();
@@ -220,9 +231,11 @@ fn bind_all(config: &Config, count: usize) -> Result<Vec<Vec<Listener>>> {
         for a in &addresses {
             match listen_tcp(*a, backlog) {
                 Ok(l) => listeners.push(Listener::Tcp(l)),
-                // "localhost" may name ::1 on a host without IPv6: the other addresses do.
-                Err(e) if addresses.len() > 1 && a.is_ipv6() => {
-                    tracing::warn!(address = %a, error = %e, "not listening there");
+                // "localhost" and "*" mean IPv6 too, also on a host without it: the other addresses do.
+                Err(e) if addresses.len() > 1 && a.is_ipv6() && e.kind() != std::io::ErrorKind::AddrInUse => {
+                    if number == 0 {
+                        tracing::warn!(address = %a, error = %e, "not listening there");
+                    }
                 }
                 Err(e) => return Err(e.into()),
             }
@@ -240,7 +253,13 @@ fn bind_all(config: &Config, count: usize) -> Result<Vec<Vec<Listener>>> {
 /// SO_REUSEPORT would let a second proxy of the same user share the port without a word (hazard 44).
 fn check_port_free(addresses: &[SocketAddr]) -> Result<()> {
     for a in addresses {
-        let socket = socket2::Socket::new(socket2::Domain::for_address(*a), socket2::Type::STREAM, None)?;
+        // A family that this host does not have is bind_all's affair.
+        let Ok(socket) = socket2::Socket::new(socket2::Domain::for_address(*a), socket2::Type::STREAM, None) else {
+            continue;
+        };
+        if a.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
         socket.set_reuse_address(true)?;
         if let Err(e) = socket.bind(&(*a).into()) {
             if e.kind() == std::io::ErrorKind::AddrInUse {
@@ -256,14 +275,29 @@ fn check_port_free(addresses: &[SocketAddr]) -> Result<()> {
     Ok(())
 }
 
-fn listen_unix(dir: &Path, port: u16) -> Result<std::os::unix::net::UnixListener> {
-    let path = dir.join(format!(".s.PGSQL.{port}"));
-    // The work directory's lock keeps a second proxy out, so a socket that is there is a left-over.
+/// A Unix socket in `dir`, open to every local user as PostgreSQL's is: passwords decide.
+fn listen_unix(dir: &Path, port: u16) -> Result<UnixListener> {
+    let path = socket_path(dir, port);
+    let failed = |e: std::io::Error| format!("cannot make the Unix socket {}: {e}", path.display());
+    if UnixStream::connect(&path).is_ok() {
+        return Err(format!(
+            "another process listens on {}: choose another [listen] port or unix_socket_directories, or stop it",
+            path.display()
+        )
+        .into());
+    }
+    // Nobody answers: a left-over of a process that was killed.
     match std::fs::remove_file(&path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(format!("{}: {e}", path.display()).into()),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e).into()),
         _ => {}
     }
-    std::os::unix::net::UnixListener::bind(&path).map_err(|e| format!("{}: {e}", path.display()).into())
+    let listener = UnixListener::bind(&path).map_err(failed)?;
+    std::fs::set_permissions(&path, Permissions::from_mode(0o777)).map_err(failed)?;
+    Ok(listener)
+}
+
+fn socket_path(dir: &Path, port: u16) -> PathBuf {
+    dir.join(format!(".s.PGSQL.{port}"))
 }
 
 fn pin(number: usize) {

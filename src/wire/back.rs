@@ -59,12 +59,15 @@ pub fn backend_key_data(out: &mut BytesMut, pid: u32, secret: u32) {
     });
 }
 
-/// NegotiateProtocolVersion: the newest minor version spoken here, and the `_pq_.` options not understood.
+/// NegotiateProtocolVersion: the newest version spoken here, and the `_pq_.` options not understood.
+///
+/// The documentation speaks of a minor version; every server sends the major one with it (SendNegotiateProtocolVersion
+/// in backend_startup.c), and libpq takes anything below 3.0 for a downgrade that it refuses.
 #[must_use]
 pub fn negotiate_protocol_version(minor: u32, unknown: &[&str]) -> Bytes {
     let mut out = BytesMut::new();
     message(&mut out, b'v', |b| {
-        b.put_u32(minor);
+        b.put_u32(super::version::V3_0 | minor);
         b.put_u32(u32::try_from(unknown.len()).unwrap_or(u32::MAX)); // a start-up packet holds 10,000 bytes at most
         for name in unknown {
             b.put_slice(name.as_bytes());

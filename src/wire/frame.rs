@@ -15,10 +15,10 @@ pub const HEADER: usize = 5;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum FrameError {
     /// A length below 4, which counts itself.
-    #[error("message '{}' with length {length}, which is less than 4", char::from(*tag))]
+    #[error("message '{}' with length {length}, which is less than 4", tag.escape_ascii())]
     Length { tag: u8, length: u32 },
-    /// More than the configured bound.
-    #[error("message '{}' of {length} bytes exceeds max_message_size ({limit} bytes)", char::from(*tag))]
+    /// More than the bound: `max_message_size`, or less for a client that has not proved itself.
+    #[error("message '{}' of {length} bytes exceeds the limit of {limit} bytes", tag.escape_ascii())]
     TooLarge { tag: u8, length: u32, limit: usize },
 }
 
@@ -70,6 +70,11 @@ impl FrontendFramer {
     #[must_use]
     pub fn new(limit: usize) -> Self {
         FrontendFramer { chunk: Bytes::new(), carry: BytesMut::new(), limit }
+    }
+
+    /// Sets another bound for the messages from here on.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
     }
 
     /// Adds what arrived. Call [`Self::next_frame`] until it gives nothing before pushing again.

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // every test file uses another part of it
 
+pub mod raw;
+
 use pglockstep::sandbox::client::{Client, Target};
 use pglockstep::sandbox::compare::compare_nodes;
 use pglockstep::sandbox::process::{Signal, free_ports, signal, tie_to_us, wait_for};
@@ -103,13 +105,64 @@ impl Sandbox {
 
     /// Fails if a backend of the proxy is left inside a transaction on any node, after a moment's grace.
     pub fn assert_nothing_in_transaction(&self) {
-        let sql = "SELECT count(*) FROM pg_stat_activity \
-                   WHERE state LIKE 'idle in transaction%' AND pid <> pg_backend_pid()";
+        self.assert_none_left("state LIKE 'idle in transaction%'");
+    }
+
+    /// Fails if a client's statement runs, or its transaction is open, on any node, after a moment's grace.
+    pub fn assert_nothing_runs(&self) {
+        self.assert_none_left("backend_type = 'client backend' AND state <> 'idle'");
+    }
+
+    /// Fails if other backends fulfil this condition on pg_stat_activity on any node, after a moment's grace.
+    fn assert_none_left(&self, condition: &str) {
+        let sql = format!(
+            "SELECT coalesce(string_agg(concat_ws(' ', pid, state, query), '; '), '') FROM pg_stat_activity \
+             WHERE {condition} AND pid <> pg_backend_pid()"
+        );
         let end = Instant::now() + Duration::from_secs(5);
-        while self.on_nodes("postgres", sql).iter().any(|count| count != "0") {
-            assert!(Instant::now() < end, "a backend stays in its transaction:\n{}", self.log());
+        loop {
+            let left = self.on_nodes("postgres", &sql);
+            if left.iter().all(String::is_empty) {
+                return;
+            }
+            assert!(Instant::now() < end, "a backend stays: {left:?}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Waits until `sql` gives `wanted` on a node.
+    pub fn wait_on_node(&self, id: usize, sql: &str, wanted: &str) {
+        let (client, end) = (self.connect_node(id, "postgres"), Instant::now() + Duration::from_secs(20));
+        loop {
+            let found = client.value(sql).unwrap();
+            if found == wanted {
+                return;
+            }
+            assert!(Instant::now() < end, "{sql} on node {id} gives {found} and not {wanted}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The whole of the proxy's log.
+    pub fn whole_log(&self) -> String {
+        std::fs::read_to_string(self.dir().join("pglockstep.log")).unwrap()
+    }
+
+    /// Waits until the proxy's log holds this text.
+    pub fn wait_for_log(&self, text: &str) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !self.whole_log().contains(text) {
+            assert!(Instant::now() < end, "the log does not say {text:?}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// `pglockstep run` by hand with this configuration, while the sandbox's own proxy may be there: what it says on
+    /// standard error, and its exit status.
+    pub fn run_by_hand(&self, config: &std::path::Path) -> (Option<i32>, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pglockstep"));
+        let output = command.arg("run").arg("-c").arg(config).stdin(Stdio::null()).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
     /// The end of the proxy's log.
@@ -174,6 +227,12 @@ impl Sandbox {
                 }
             }
         }
+    }
+
+    /// Waits until the proxy has ended, and returns its exit status; that of the sandbox's own child it cannot know.
+    pub fn wait_for_proxy(&mut self) -> Option<i32> {
+        let mut child = self.proxy.take().expect("the proxy was started by the test");
+        wait_for(&mut child, STOP_TIMEOUT).unwrap().expect("the proxy stays").code()
     }
 
     /// Starts the proxy by hand and waits until it answers.

@@ -60,7 +60,7 @@ pub const TABLES: &[Table] = &[
     Table {
         name: "apply",
         repeated: false,
-        text: "The role by which the proxy writes on replicas what a transaction did on the main node.",
+        text: "The role by which the proxy looks after the nodes, and how a transaction is applied on the replicas.",
         keys: APPLY,
     },
     Table {
@@ -196,7 +196,7 @@ const APPLY: &[Key] = &[
         NAME,
         r#""pglockstep""#,
         "",
-        "Superuser on every node, made by `pglockstep setup`. No client ever gets one of its connections.",
+        "Superuser on every node, made by `pglockstep setup`: catalogues, locks, ending lost backends. No client ever gets one of its connections; what a transaction did is applied in the client's own role.",
     ),
     key("apply_password", Kind::Secret, r#""""#, "", "Password of apply_user."),
     key(
@@ -204,7 +204,7 @@ const APPLY: &[Key] = &[
         time(Milliseconds, 1, HOUR, None),
         r#""20ms""#,
         "",
-        "PostgreSQL's deadlock_timeout in the connections of apply_user: they give way early and apply again.",
+        "PostgreSQL's deadlock_timeout in the connections that apply transactions of superusers (nobody else may set it): they give way early and apply again.",
     ),
 ];
 

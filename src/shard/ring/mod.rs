@@ -383,6 +383,10 @@ impl Driver for RingDriver {
         }
     }
 
+    fn is_settled(&self) -> bool {
+        self.slots.settled()
+    }
+
     fn now(&self) -> Time {
         self.now
     }

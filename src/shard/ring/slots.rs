@@ -192,6 +192,15 @@ impl Slots {
     }
 
     /// Slots in use.
+    /// Nothing is left to be sent on any of them, and none is being connected.
+    pub(super) fn settled(&self) -> bool {
+        self.slots.iter().all(|slot| match slot.life {
+            Life::Free | Life::Lingering | Life::Dying => true,
+            Life::Connecting { .. } => false,
+            Life::Open | Life::Flushing => slot.flushed() || slot.send_error.is_some(),
+        })
+    }
+
     pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len() - self.released.len()
     }

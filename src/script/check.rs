@@ -140,7 +140,8 @@ impl Checker {
                 self.rows.part(bytes, last);
                 Progress::More
             }
-            (Answer::Executed { .. }, b'G') => Progress::More,
+            // COPY in either direction; what COPY TO STDOUT shows is main's own affair.
+            (Answer::Executed { .. }, b'G' | b'H' | b'd' | b'c') => Progress::More,
             (Answer::Executed { index }, b'C' | b'I') => {
                 let rows = self.rows.take();
                 self.compare(script, index, crate::wire::back::tag(&bytes[5..]), rows);

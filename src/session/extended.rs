@@ -16,8 +16,8 @@ use super::note::Note;
 use super::owed::{Asked, Own, Whose};
 use super::reader::ReaderIs;
 use super::registry::{Portal, Prepared};
-use super::simple::already_in_progress;
 use super::route::{Given, Plan, Retry};
+use super::simple::already_in_progress;
 use super::transaction::{Target, Tx, begin_tag};
 use super::{AfterRollback, Request, Session};
 use crate::sql::cache::Verdict;
@@ -59,6 +59,8 @@ impl Batch {
 struct Survey {
     complete: bool,
     executes: usize,
+    /// Something but BEGIN, COMMIT and ROLLBACK is bound.
+    binds: bool,
     writes: bool,
     control: bool,
     read: bool,
@@ -156,7 +158,8 @@ impl Session {
             self.out.hold();
         }
         match &self.tx {
-            Tx::Begun(modes) if survey.executes > usize::from(survey.control) || !survey.complete => {
+            // A portal lives in the transaction in which it was bound.
+            Tx::Begun(modes) if survey.binds || survey.executes > usize::from(survey.control) || !survey.complete => {
                 let modes = modes.clone();
                 self.open_transaction(target, false, modes, cx);
                 self.batch.sent = true;
@@ -194,6 +197,7 @@ impl Session {
                     let Some(b) = Bind::read(f.body()) else { continue };
                     let of = parsed.iter().rev().find(|(n, _)| n == b.statement).map(|(_, k)| k.clone());
                     let of = of.or_else(|| self.registry.statement(b.statement).map(|p| self.known(p, cx)));
+                    s.binds |= of.as_ref().is_none_or(|k| !is_control(&k.verdict.class));
                     bound.push((b.portal.to_owned(), of));
                 }
                 b'E' => {

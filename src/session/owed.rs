@@ -136,6 +136,12 @@ impl OwedQueue {
         self.queue.is_empty()
     }
 
+    /// A SET that was brought to a reader is not answered yet.
+    #[must_use]
+    pub fn replays(&self) -> bool {
+        self.queue.iter().any(|o| matches!(o.whose, Whose::Own(Own::Replay)))
+    }
+
     /// How many replies are owed.
     #[must_use]
     pub fn len(&self) -> usize {

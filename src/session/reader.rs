@@ -62,7 +62,8 @@ impl Session {
             Reader::Ready(_) => self.chosen = None,
         }
         self.replay_settings(cx);
-        ReaderIs::Ready
+        let answers = self.link_ref(Target::Reader).is_some_and(|l| l.owed.replays());
+        if answers { ReaderIs::Coming } else { ReaderIs::Ready }
     }
 
     /// Chooses a node for this statement, once, and takes its reader from those that are parked.

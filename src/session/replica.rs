@@ -64,6 +64,8 @@ pub(super) struct Replica {
     pub step: Step,
     /// How often it was sent the script.
     tries: u32,
+    /// How often its backend was lost or spoke nonsense.
+    losses: u32,
     /// When it was first found unreachable.
     unreachable: Option<Time>,
     /// When it was last sent something that it must answer.
@@ -74,7 +76,16 @@ pub(super) struct Replica {
 
 impl Replica {
     pub fn new(node: NodeId, now: Time) -> Replica {
-        Replica { node, applier: None, step: Step::Opening, tries: 0, unreachable: None, sent: now, asked: None }
+        Replica {
+            node,
+            applier: None,
+            step: Step::Opening,
+            tries: 0,
+            losses: 0,
+            unreachable: None,
+            sent: now,
+            asked: None,
+        }
     }
 }
 
@@ -351,7 +362,14 @@ impl Session {
                 let what = format!("its backend was lost after COMMIT had been sent to main ({why})");
                 self.detach_replica(i, what, cx);
             }
+            _ if r.losses >= cx.env.config.replication.apply_retries => {
+                let e = PgError::error("40001", format!("could not commit: node {} loses its backends", r.node))
+                    .detail(format!("The script was sent {} times; the last time: {why}.", r.losses + 1));
+                discard(&applier, cx);
+                self.refuse_commit(e.encode(), cx);
+            }
             _ => {
+                r.losses += 1;
                 let (node, pid) = (applier.link.node, applier.link.pid);
                 let token = cx.io.ask(Question::BackendGone { node, pid });
                 r.step = Step::Going { token };

@@ -74,6 +74,12 @@ impl Session {
         let catalogue = cx.env.catalogues.borrow().get(&self.database).cloned();
         let current = self.version.current();
         let catalogue = catalogue.filter(|c| c.version >= current);
+        if let Some(c) = catalogue.as_ref().filter(|_| !self.temporary_names.is_empty()) {
+            let names = crate::sql::lexer::identifiers(&text, self.std_strings);
+            if names.iter().any(|n| self.temporary_names.contains(n)) {
+                return Verdict::of(&text, self.std_strings, &c.with_temporary(self.temporary_names.clone()));
+            }
+        }
         cx.env.verdicts.borrow_mut().judge(&text, self.std_strings, &self.database, catalogue.as_deref())
     }
 
@@ -218,7 +224,8 @@ impl Session {
         if let Some(target) = written_relation(&text, self.std_strings).filter(is_temporary) {
             let creates = verdict.class == Class::Ddl && crate::sql::class::creates_relation(&text, self.std_strings);
             if creates || verdict.hides_permanent(&target) {
-                let what = format!("\"{target}\" is the name of a temporary table of this session and of a permanent one");
+                let what =
+                    format!("\"{target}\" is the name of a temporary table of this session and of a permanent one");
                 return refused(&what, "Give one of them another name, or DISCARD TEMP first.");
             }
             return Some(Plan::Plain(Note::Nothing));

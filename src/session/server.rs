@@ -409,6 +409,14 @@ impl Session {
                     self.settings_dirty = false;
                 }
             }
+            Own::Replay => {
+                if error.is_some() {
+                    // It does not know a setting that main has taken: what it reads may be something else.
+                    tracing::warn!(user = %self.user, "a reader refused a SET of its session, which reads on main from now on");
+                    self.main_only = true;
+                }
+                self.pump_requests(cx);
+            }
             Own::Tidy if target == Target::Reader => {
                 if let Some(Retry { refuted: true, .. }) = &self.retry {
                     self.retry_on_main(cx);
@@ -437,15 +445,19 @@ impl Session {
     fn fails(&mut self, target: Target, chunk: &Bytes, piece: &Piece, to_sync: bool, cx: &mut Cx<'_>) {
         let Some(head) = self.link(target).and_then(|l| l.owed.head_mut()) else { return };
         head.failed = true;
-        let quiet = matches!(
-            head.whose,
-            Whose::Own(Own::Commit | Own::Constraints | Own::Rollback | Own::Settings | Own::Tidy | Own::Replay)
-        );
+        let own = match head.whose {
+            Whose::Own(own) => Some(own),
+            Whose::Client(_) | Whose::Local(..) => None,
+        };
         self.rows.take();
-        if quiet {
-            self.own_error = Some(Bytes::copy_from_slice(bytes_of(chunk, piece)));
-        } else {
-            self.relay_error(target, chunk, piece);
+        match own {
+            // Taken when the ReadyForQuery of the session's own Sync (or Query) comes.
+            Some(Own::Commit | Own::Constraints | Own::Rollback | Own::Settings | Own::Replay) => {
+                self.own_error = Some(Bytes::copy_from_slice(bytes_of(chunk, piece)));
+            }
+            // Nobody waits for it: kept, it would be taken for the answer to something else.
+            Some(Own::Tidy) => {}
+            Some(Own::Begin | Own::Prepare | Own::Info | Own::Opaque) | None => self.relay_error(target, chunk, piece),
         }
         if !to_sync {
             return;

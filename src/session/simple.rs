@@ -69,7 +69,7 @@ impl Session {
         let lossy = String::from_utf8_lossy(&text);
         // Positions must be those of the client's bytes: text that is not UTF-8 is run as one statement.
         let steps = if lossy.len() == text.len() { split(&lossy, self.std_strings).statements } else { Vec::new() };
-        let steps = if steps.is_empty() { Vec::from([0..text.len()]) } else { steps };
+        let steps = if steps.is_empty() { std::iter::once(0..text.len()).collect() } else { steps };
         drop(lossy);
         let (frame, text, steps) = self.roles_with_verifiers(frame, text, steps, cx);
         self.registry.drop_unnamed();

@@ -275,17 +275,23 @@ impl<D: Driver> Io for Core<D> {
     }
 }
 
-/// Resolves where a node listens; a host name is looked up here, once, since drivers look up nothing.
-///
-/// # Errors
-/// The name cannot be resolved.
-pub fn node_address(host: &str, port: u16) -> std::io::Result<Address> {
+/// Resolves where a node listens; a host name is looked up here, once, since drivers look up nothing. A name without an
+/// address is a node that cannot be reached, as far as the shard is concerned: the others serve on.
+#[must_use]
+pub fn node_address(host: &str, port: u16) -> Address {
     use std::net::ToSocketAddrs;
     if host.starts_with('/') {
-        return Ok(Address::Unix(format!("{host}/.s.PGSQL.{port}").into()));
+        return Address::Unix(format!("{host}/.s.PGSQL.{port}").into());
     }
-    let found = (host, port).to_socket_addrs()?.next();
-    found.map(Address::Tcp).ok_or_else(|| std::io::Error::other(format!("host name \"{host}\" has no address")))
+    match (host, port).to_socket_addrs().map(|mut found| found.next()) {
+        Ok(Some(address)) => Address::Tcp(address),
+        found => {
+            let why = found.err().map_or_else(|| "it has no address".to_owned(), |e| e.to_string());
+            tracing::error!(host, why, "host name of a node cannot be resolved");
+            // No such socket: a connect fails at once, with that path in its error.
+            Address::Unix(format!("/unresolved/{host}").into())
+        }
+    }
 }
 
 #[cfg(test)]

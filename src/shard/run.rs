@@ -194,8 +194,7 @@ fn shard_thread(
 
 fn make_core(shared: &Shared, listeners: Vec<Listener>) -> Result<Core<RingDriver>> {
     let config = &shared.config;
-    let nodes = config.nodes.iter().map(|n| node_address(&n.backend_hostname, n.backend_port));
-    let nodes = nodes.collect::<std::io::Result<Vec<_>>>()?;
+    let nodes: Vec<_> = config.nodes.iter().map(|n| node_address(&n.backend_hostname, n.backend_port)).collect();
     // A client has a lane, a reader and, while it commits, an applier per replica.
     let connections_max = config.limits.num_init_children * (3 + nodes.len()) + 64;
     let driver = RingDriver::new(RingOptions {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::class::{Class, classify, is_positioned};
+use super::class::{Class, classify, is_positioned, uses_time_at_once};
 use super::lexer::identifiers;
 use super::literals::{has_moment, time_calls, time_parameter};
 use super::proof::{Catalogue, Effect, effect};
@@ -58,7 +58,7 @@ pub struct ReplicaForm {
 impl Verdict {
     fn new(sql: &str, std_strings: bool, catalogue: Option<&Catalogue>) -> Verdict {
         let class = classify(sql, std_strings);
-        let time = !time_calls(sql, std_strings).is_empty();
+        let time = !time_calls(sql, std_strings).is_empty() && uses_time_at_once(sql, std_strings, &class);
         let writes = matches!(class, Class::Insert | Class::Update | Class::Delete | Class::Merge | Class::WithDml);
         let timed = (time && writes)
             .then(|| {
@@ -78,6 +78,12 @@ impl Verdict {
             timed,
             class,
         }
+    }
+
+    /// What is known of one statement, not kept: for a session's own view of the catalogue.
+    #[must_use]
+    pub fn of(sql: &str, std_strings: bool, catalogue: &Catalogue) -> Arc<Verdict> {
+        Arc::new(Verdict::new(sql, std_strings, Some(catalogue)))
     }
 
     /// The catalogue version that its proof rests on; 0: there was no catalogue.

@@ -136,6 +136,10 @@ impl<'a> Words<'a> {
         self.tokens.get(at).is_some_and(|t| t.is(self.sql, keyword))
     }
 
+    fn is_char(&self, at: usize, c: u8) -> bool {
+        self.tokens.get(at).is_some_and(|t| t.is_char(c))
+    }
+
     fn any(&self, at: usize, keywords: &[&str]) -> bool {
         keywords.iter().any(|k| self.is(at, k))
     }
@@ -424,6 +428,22 @@ fn is_temporary(w: &Words<'_>, at: usize) -> bool {
     w.any(i, &["temp", "temporary"]) || w.tokens.iter().take(at + 8).any(|t| t.is(w.sql, "pg_temp"))
 }
 
+/// A statement of this class that fills rows uses time functions at once; one that defines something (a default, a view,
+/// a function) keeps them, and they must stay as they are.
+#[must_use]
+pub fn uses_time_at_once(sql: &str, std_strings: bool, class: &Class) -> bool {
+    match class {
+        Class::Ddl => {
+            let w = Words::new(sql, std_strings);
+            let fills = |i: usize| w.any(i, &["select", "with", "values", "table", "execute"]) || w.is_char(i, b'(');
+            let table = w.is(0, "create") && (w.is(1, "table") || w.is(1, "unlogged"));
+            table && (0..w.tokens.len()).any(|i| w.is(i, "as") && fills(i + 1)) && !w.has("generated")
+        }
+        Class::NonTransactional | Class::CreateTemp | Class::DropDatabase(_) => false,
+        _ => true,
+    }
+}
+
 /// UPDATE or DELETE ... WHERE CURRENT OF a cursor.
 #[must_use]
 pub fn is_positioned(sql: &str, std_strings: bool) -> bool {
@@ -552,6 +572,30 @@ mod tests {
         assert_eq!(c("create temp table t(a int)"), Class::CreateTemp);
         assert_eq!(c("select 1 into temp t"), Class::CreateTemp);
         assert_eq!(c("create or replace temporary view v as select 1"), Class::CreateTemp);
+    }
+
+    #[test]
+    fn a_definition_keeps_its_time_functions_and_what_fills_rows_uses_them() {
+        let at_once = |sql: &str| uses_time_at_once(sql, true, &c(sql));
+        for sql in [
+            "insert into t values (now())",
+            "create table t as select now()",
+            "create unlogged table t as (select now())",
+            "select f(now())",
+            "select now() into t",
+        ] {
+            assert!(at_once(sql), "{sql}");
+        }
+        for sql in [
+            "create table t (a timestamptz default now())",
+            "alter table t alter a set default now()",
+            "create view v as select now()",
+            "create function f() returns timestamptz begin atomic select now(); end",
+            "create table t (a date generated always as (current_date) stored)",
+            "create index i on t (a) where a > now()",
+        ] {
+            assert!(!at_once(sql), "{sql}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What is known of a database: by name, what everything of that name does.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::builtin::{self, FIRST_USER_OID};
 use super::graph::{Graph, Key, Need};
@@ -8,7 +9,7 @@ use super::rows::{FunctionRow, OperatorRow, RelationRow, TypeRow, parse, use_row
 use super::{Effect, queries};
 
 /// What is known of a database.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Catalogue {
     /// The version that it was read under.
     pub version: u64,
@@ -16,14 +17,19 @@ pub struct Catalogue {
     pub has_deferrable_constraints: bool,
     /// What may stand behind any expression without being named: comparisons, casts between built-in types.
     pub(super) implicit: Effect,
-    functions: HashMap<String, Effect>,
+    functions: Names,
     /// Functions of users that may be called as `row.name`.
-    attributes: HashMap<String, Effect>,
-    operators: HashMap<String, Effect>,
-    relations: HashMap<String, Effect>,
-    types: HashMap<String, Effect>,
-    user_types: HashSet<String>,
+    attributes: Names,
+    operators: Names,
+    relations: Names,
+    types: Names,
+    user_types: Arc<HashSet<String>>,
+    /// Temporary tables of the session that asks.
+    temporary: Arc<HashSet<String>>,
 }
+
+/// Shared, so that a session's view with its temporary tables costs next to nothing.
+type Names = Arc<HashMap<String, Effect>>;
 
 impl Default for Effect {
     /// Nothing is proved without evidence.
@@ -127,7 +133,7 @@ impl Catalogue {
             let effect = graph.effect(Key::Type(t.oid));
             join(&mut self.types, &t.name, effect);
             if t.named && t.oid >= FIRST_USER_OID {
-                self.user_types.insert(t.name.clone());
+                Arc::make_mut(&mut self.user_types).insert(t.name.clone());
             }
         }
     }
@@ -149,7 +155,18 @@ impl Catalogue {
 
     /// What reading relations of this name does; `None`: there is none that is not temporary.
     pub(super) fn relation(&self, name: &str) -> Option<Effect> {
-        self.relations.get(name).copied()
+        let permanent = self.relations.get(name).copied();
+        if self.temporary.contains(name) {
+            Some(permanent.unwrap_or(Effect::Read).max(Effect::MainOnly))
+        } else {
+            permanent
+        }
+    }
+
+    /// The same, as a session with these temporary tables sees it: reading them changes nothing, on main alone.
+    #[must_use]
+    pub fn with_temporary(&self, names: HashSet<String>) -> Catalogue {
+        Catalogue { temporary: Arc::new(names), ..self.clone() }
     }
 
     /// Those of these names (in any case) that some relation has, temporary ones left out.
@@ -169,6 +186,7 @@ impl Catalogue {
     }
 }
 
-fn join(map: &mut HashMap<String, Effect>, name: &str, effect: Effect) {
-    map.entry(name.to_owned()).and_modify(|e| *e = effect.max(*e)).or_insert(effect);
+fn join(names: &mut Names, name: &str, effect: Effect) {
+    // Nobody shares them while they are being read.
+    Arc::make_mut(names).entry(name.to_owned()).and_modify(|e| *e = effect.max(*e)).or_insert(effect);
 }

@@ -30,7 +30,7 @@ pub fn plain_password(sql: &str, std_strings: bool) -> Option<(Range<usize>, Str
         || (password.len() == 35
             && password.starts_with("md5")
             && password[3..].bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)));
-    (!hashed && !password.is_empty()).then(|| (literal.start..literal.end, password))
+    (!hashed && !password.is_empty()).then_some((literal.start..literal.end, password))
 }
 
 #[cfg(test)]

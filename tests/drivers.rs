@@ -229,12 +229,12 @@ async fn cancel(client: &Client) {
 }
 
 /// Where Debian's python3-psycopg (or psycopg of any other origin) is not installed, `make deps` installs it.
-fn python() -> Command {
+fn python(script: &str) -> Command {
     let found = Command::new("/usr/bin/python3").args(["-c", "import psycopg"]).stderr(Stdio::null()).status();
     assert!(found.is_ok_and(|s| s.success()), "/usr/bin/python3 cannot import psycopg: run make deps");
     let mut command = Command::new("timeout");
     command.arg(PATIENCE.as_secs().to_string()).args(["/usr/bin/python3", "-B"]);
-    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/psycopg_basics.py"));
+    command.arg(format!("{}/tests/python/{script}", env!("CARGO_MANIFEST_DIR")));
     command
 }
 
@@ -245,7 +245,7 @@ fn psycopg_sees_through_the_proxy_what_it_sees_without() {
     let node = &sandbox.nodes()[2];
     Plain::connect(node, "postgres").unwrap().rows("CREATE DATABASE direct").unwrap();
     let run = |url: String| {
-        let output = python().arg(&url).output().unwrap();
+        let output = python("psycopg_basics.py").arg(&url).output().unwrap();
         let (seen, complaint) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{url}: {complaint}\n{seen}\n{}", sandbox.log());
         seen.into_owned()
@@ -257,4 +257,18 @@ fn psycopg_sees_through_the_proxy_what_it_sees_without() {
     assert_eq!(direct.lines().count(), proxied.lines().count());
     sandbox.assert_nodes_equal("postgres");
     sandbox.assert_nothing_in_transaction();
+}
+
+#[test]
+fn every_kind_of_statement_is_answered_as_a_server_alone_answers_it() {
+    let sandbox = Sandbox::start(Options::default());
+    let node = &sandbox.nodes()[2];
+    Plain::connect(node, "postgres").unwrap().rows("CREATE DATABASE direct").unwrap();
+    let (proxy, server) = (sandbox.url("postgres"), node.url("direct"));
+    let output = python("differential.py").args([&proxy, &server]).output().unwrap();
+    let (seen, complaint) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{seen}{complaint}\n{}", sandbox.log());
+    sandbox.assert_nodes_equal("postgres");
+    sandbox.assert_nothing_in_transaction();
+    assert!(!sandbox.log().contains("node is out"), "{}", sandbox.log());
 }

@@ -458,6 +458,7 @@ impl Session {
             return false;
         }
         match std::mem::take(&mut self.tx) {
+            Tx::Idle if chain => return self.refuse_in_batch(&no_block_to_chain("COMMIT"), cx),
             Tx::Idle => {
                 let w = PgError {
                     severity: crate::wire::Severity::Warning,
@@ -491,6 +492,7 @@ impl Session {
             return false;
         }
         match &self.tx {
+            Tx::Idle if chain => return self.refuse_in_batch(&no_block_to_chain("ROLLBACK"), cx),
             Tx::Idle => {
                 let w = PgError {
                     severity: crate::wire::Severity::Warning,
@@ -680,6 +682,11 @@ impl Session {
         self.out.push(ready);
         true
     }
+}
+
+/// `EndTransactionBlock` in xact.c.
+fn no_block_to_chain(what: &str) -> PgError {
+    PgError::error("25P01", format!("{what} AND CHAIN can only be used in transaction blocks"))
 }
 
 fn is_control(class: &Class) -> bool {

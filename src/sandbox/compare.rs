@@ -44,19 +44,25 @@ impl Comparison {
         self.tables.iter().all(Table::is_equal)
     }
 
-    /// An aligned table: one line per table, and per node rows and hash.
+    /// An aligned table: one line per table and node, which fits a terminal.
     pub fn to_text(&self) -> String {
-        let nodes = self.tables.first().map_or(0, |table| table.nodes.len());
         let mut text = comfy_table::Table::new();
         text.load_style(comfy_table::presets::ASCII_MARKDOWN);
-        let header = (0..nodes).flat_map(|n| [format!("node {n} rows"), format!("node {n} hash")]);
-        text.set_header(std::iter::once("table".to_owned()).chain(header).chain(["equal".to_owned()]));
+        text.set_header(["table", "node", "rows", "hash", "equal"]);
         for table in &self.tables {
-            let cells = table.nodes.iter().flat_map(|content| match content {
-                Some(content) => [content.rows.to_string(), content.hash.clone()],
-                None => ["(no table)".to_owned(), String::new()],
-            });
-            text.add_row(std::iter::once(table.name.clone()).chain(cells).chain([self.verdict(table)]));
+            for (id, content) in table.nodes.iter().enumerate() {
+                let first = id == 0;
+                let (rows, hash) = match content {
+                    Some(content) => (content.rows.to_string(), content.hash.clone()),
+                    None => ("(no table)".to_owned(), String::new()),
+                };
+                let (name, verdict) =
+                    if first { (table.name.clone(), self.verdict(table)) } else { (String::new(), String::new()) };
+                text.add_row([name, id.to_string(), rows, hash, verdict]);
+            }
+        }
+        for numbers in [1, 2] {
+            text.column_mut(numbers).into_iter().for_each(|c| c.set_cell_alignment(comfy_table::CellAlignment::Right));
         }
         text.to_string()
     }

@@ -24,7 +24,7 @@ use crate::sql::cache::Verdict;
 use crate::sql::class::{Class, TxModes};
 use crate::wire::frame::Frame;
 use crate::wire::front::{Bind, Parse, read_execute, read_target};
-use crate::wire::{PgError, TxStatus, back, front};
+use crate::wire::{PgError, back, front};
 
 /// The batch that is being relayed.
 #[derive(Debug, Default)]
@@ -151,6 +151,7 @@ impl Session {
             return false;
         }
         self.batch = Batch { open: true, target: Some(target), ..Batch::default() };
+        self.began.get_or_insert(cx.io.now());
         if target == Target::Reader && matches!(self.tx, Tx::Idle) {
             let until_sync = self.inbox.iter().position(|f| f.tag == b'S').unwrap_or(0);
             let frames = self.inbox.iter().take(until_sync + 1).cloned().collect();
@@ -584,8 +585,7 @@ impl Session {
             tx => {
                 self.tx = tx;
                 self.request = Request::None;
-                let ready = back::ready(TxStatus::Idle);
-                self.out.push(ready);
+                self.ready(cx);
             }
         }
     }
@@ -633,8 +633,7 @@ impl Session {
         }
         self.out.push(bytes);
         if matches!(note, Note::Ready) {
-            let ready = back::ready(self.status());
-            self.out.push(ready);
+            self.ready(cx);
         } else {
             self.take_note(target, note, &[], cx);
         }
@@ -678,8 +677,7 @@ impl Session {
                 .hint("Call the function with SELECT.")
                 .encode(),
         );
-        let ready = back::ready(self.status());
-        self.out.push(ready);
+        self.ready(cx);
         true
     }
 }

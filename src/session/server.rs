@@ -341,8 +341,7 @@ impl Session {
             self.out.end_run(chunk);
             self.out.push(bytes);
             if matches!(note, Note::Ready) {
-                let ready = back::ready(self.status());
-                self.out.push(ready);
+                self.ready(cx);
             } else {
                 self.take_note(target, note, &[], cx);
             }
@@ -374,8 +373,7 @@ impl Session {
                             self.request = Request::ImplicitEnd;
                             return self.start_everywhere(sql, super::commit::After::SyncEnd, cx);
                         }
-                        let ready = back::ready(self.status());
-                        self.out.push(ready);
+                        self.ready(cx);
                     }
                     _ => self.step_done(target, status, cx),
                 }
@@ -434,8 +432,7 @@ impl Session {
             Some(AfterRollback::Simple) => self.finish_simple(cx),
             Some(AfterRollback::Sync) => {
                 self.request = Request::None;
-                let ready = back::ready(TxStatus::Idle);
-                self.out.push(ready);
+                self.ready(cx);
             }
             Some(AfterRollback::Execute { chain }) => self.rollback_executed(chain, cx),
             None => {}

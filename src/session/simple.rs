@@ -73,6 +73,7 @@ impl Session {
         drop(lossy);
         let (frame, text, steps) = self.roles_with_verifiers(frame, text, steps, cx);
         self.registry.drop_unnamed();
+        self.began = Some(cx.io.now());
         self.request = Request::Simple(Simple {
             frame,
             text,
@@ -439,16 +440,15 @@ impl Session {
             }
             tx => {
                 self.tx = tx;
-                self.simple_ready();
+                self.simple_ready(cx);
             }
         }
     }
 
-    fn simple_ready(&mut self) {
+    fn simple_ready(&mut self, cx: &mut Cx<'_>) {
         self.request = Request::None;
         self.out.release();
-        let ready = back::ready(self.status());
-        self.out.push(ready);
+        self.ready(cx);
     }
 
     /// A commit is done.
@@ -468,15 +468,14 @@ impl Session {
                 }
                 self.run_steps(cx);
             }
-            After::SimpleEnd => self.simple_ready(),
+            After::SimpleEnd => self.simple_ready(cx),
             After::ExecuteCommit { .. } => {
                 self.request = Request::None;
                 self.out.push(back::command_complete("COMMIT"));
             }
             After::SyncEnd => {
                 self.request = Request::None;
-                let ready = back::ready(self.status());
-                self.out.push(ready);
+                self.ready(cx);
             }
         }
         self.after_commit(cx);
@@ -500,8 +499,7 @@ impl Session {
             }
             After::SyncEnd => {
                 self.request = Request::None;
-                let ready = back::ready(TxStatus::Idle);
-                self.out.push(ready);
+                self.ready(cx);
             }
         }
         self.after_commit(cx);

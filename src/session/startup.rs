@@ -15,7 +15,7 @@ use crate::config::ClientAuth as ConfiguredAuth;
 use crate::sequencer::NodeId;
 use crate::wire::frame::Frame;
 use crate::wire::front::StartupPacket;
-use crate::wire::{PgError, STARTUP_PACKET_MAX, TxStatus, back, read_u32};
+use crate::wire::{PgError, STARTUP_PACKET_MAX, back, read_u32};
 
 /// Newest minor version of protocol 3 spoken here.
 const MINOR: u32 = 0;
@@ -288,7 +288,7 @@ impl Session {
         }
         back::backend_key_data(&mut out, self.cancel_key.0, self.cancel_key.1);
         self.out.push(out.freeze());
-        self.out.push(back::ready(TxStatus::Idle));
+        self.ready(cx);
         self.stage = Stage::Ready;
         self.admitted = true;
         self.framer.set_limit(cx.env.max_message_size());

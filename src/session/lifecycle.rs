@@ -91,9 +91,11 @@ impl Session {
             cx.io.close(link.conn);
             return;
         }
-        // Busy: it would go on with what it has (hazard 35); a server without a client should not. A cancel would be lost
-        // on a backend that has not begun with the statement yet; the end of the backend is not.
+        // Busy: it would go on with what it has (hazard 35); a server without a client should not. A cancel alone would be
+        // lost on a backend that has not begun with the statement yet; when the proxy itself stops there may be nobody
+        // left to end the backend.
         if link.is_ready() {
+            cx.io.cancel(link.node, link.pid, &link.secret);
             cx.io.ask(Question::Terminate { node: link.node, pid: link.pid });
         }
         cx.io.abort(link.conn);

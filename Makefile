@@ -1,13 +1,14 @@
 # make demo    a sandbox of three servers, and the tutorial played on it
 # make test    format, lints, unit tests, end-to-end tests on real servers
 # make bench   bench/compare: against direct servers, Pgpool-II and PgBouncer
+# make fuzz    each fuzz target for SECONDS seconds (60)
 # make deps    PostgreSQL's server programs and psycopg for the tests, from Debian's packages if they are missing
 
 CARGO ?= cargo
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o=Dpkg::Use-Pty=0
 
-.PHONY: all demo test check bench deps server-deps test-deps bench-deps
+.PHONY: all demo test check bench fuzz deps server-deps test-deps bench-deps
 all: demo
 
 demo: server-deps
@@ -36,6 +37,14 @@ bench: server-deps bench-deps
 	bench/compare
 
 deps: server-deps test-deps
+
+# RUSTC_BOOTSTRAP: cargo-fuzz's instrumentation is a nightly flag; without a sanitizer a stable compiler serves.
+SECONDS ?= 60
+fuzz:
+	command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
+	for target in frontend backend startup sql; do \
+	  RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none $$target -- -max_total_time=$(SECONDS) || exit 1; \
+	done
 
 # The same places as the sandbox looks in: PATH, pg_config, Debian's directories.
 server-deps:

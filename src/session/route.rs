@@ -218,7 +218,8 @@ impl Session {
         if let Some(target) = written_relation(&text, self.std_strings).filter(is_temporary) {
             let creates = verdict.class == Class::Ddl && crate::sql::class::creates_relation(&text, self.std_strings);
             if creates || verdict.hides_permanent(&target) {
-                let what = format!("\"{target}\" is the name of a temporary table of this session and of a permanent one");
+                let what =
+                    format!("\"{target}\" is the name of a temporary table of this session and of a permanent one");
                 return refused(&what, "Give one of them another name, or DISCARD TEMP first.");
             }
             return Some(Plan::Plain(Note::Nothing));

@@ -57,6 +57,8 @@ pub struct Shard<D: Driver> {
     watermarks: Vec<u64>,
     epoch: u64,
     stopping: bool,
+    /// What the driver reports; kept for its room.
+    events: Vec<Event>,
 }
 
 impl<D: Driver> Shard<D> {
@@ -78,6 +80,7 @@ impl<D: Driver> Shard<D> {
             watermarks,
             epoch,
             stopping: false,
+            events: Vec::new(),
         }
     }
 
@@ -86,22 +89,32 @@ impl<D: Driver> Shard<D> {
     /// # Errors
     /// The driver has become unusable.
     pub fn run(&mut self) -> std::io::Result<()> {
-        let mut events = Vec::new();
+        let mut until = self.before_sleep();
         while !self.stopping && (self.live > 0 || !self.env.draining.get()) {
-            let until = self.before_sleep();
-            self.core.driver.wait(until, &mut events)?;
-            for event in events.drain(..) {
-                self.event(event);
-                self.settle();
-            }
-            self.inbox();
-            while let Some((session, kind)) = self.core.due() {
-                self.tell(session, SessionEvent::Timer(kind));
-                self.settle();
-            }
-            self.commits_moved();
+            until = self.turn(until)?;
         }
         Ok(())
+    }
+
+    /// One turn: waits until something has happened or `until` has come, takes it, and says when the next timer is due.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn turn(&mut self, until: Option<driver::Time>) -> std::io::Result<Option<driver::Time>> {
+        let mut events = std::mem::take(&mut self.events);
+        self.core.driver.wait(until, &mut events)?;
+        for event in events.drain(..) {
+            self.event(event);
+            self.settle();
+        }
+        self.events = events;
+        self.inbox();
+        while let Some((session, kind)) = self.core.due() {
+            self.tell(session, SessionEvent::Timer(kind));
+            self.settle();
+        }
+        self.commits_moved();
+        Ok(self.before_sleep())
     }
 
     /// Says that this shard waits for watermarks, then looks once more: between the two nothing is lost.
@@ -354,6 +367,21 @@ impl<D: Driver> Shard<D> {
                 self.settle();
             }
         }
+    }
+
+    /// Sessions that are not over, one line each; for logs and checkers.
+    pub fn summaries(&self) -> Vec<String> {
+        self.sessions.iter().filter_map(|s| s.session.as_ref()).map(|s| s.summary()).collect()
+    }
+
+    /// What sessions act upon.
+    pub fn core(&self) -> &Core<D> {
+        &self.core
+    }
+
+    /// What has been counted so far.
+    pub fn counters(&self) -> crate::telemetry::Counters {
+        self.env.recorder.borrow().counters
     }
 
     /// What was measured.

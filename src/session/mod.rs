@@ -197,6 +197,8 @@ pub struct Session {
     own_error: Option<Bytes>,
     commit_tag: String,
     passing: server::Passing,
+    /// Of the message that passes only a part has come.
+    torn: bool,
     retry: Option<route::Retry>,
     draining: bool,
     logged_in: bool,
@@ -294,6 +296,7 @@ impl Session {
             own_error: None,
             commit_tag: String::new(),
             passing: server::Passing::default(),
+            torn: false,
             retry: None,
             draining: false,
             logged_in: false,
@@ -681,10 +684,12 @@ impl Session {
         }
     }
 
-    /// Tells the client an error and ends the session.
+    /// Tells the client an error and ends the session. In the middle of a message nothing more can be told.
     pub(super) fn fatal(&mut self, error: &PgError, cx: &mut Cx<'_>) {
         self.out.drop_held();
-        self.out.push(error.encode());
+        if !self.torn {
+            self.out.push(error.encode());
+        }
         self.flush(cx);
         self.end(cx);
     }

@@ -100,6 +100,7 @@ impl Session {
     }
 
     fn server_message(&mut self, target: Target, chunk: &Bytes, piece: &Piece, cx: &mut Cx<'_>) {
+        self.torn = !piece.last;
         if !piece.first {
             return self.continued(chunk, piece);
         }

@@ -33,6 +33,9 @@ struct Arguments {
     /// Most faults of a run.
     #[arg(long, default_value_t = Options::default().faults)]
     faults: usize,
+    /// Statements that name rows by a range.
+    #[arg(long)]
+    ranges: bool,
     /// Go on after a failure.
     #[arg(long)]
     keep_going: bool,
@@ -75,6 +78,7 @@ fn main() -> std::process::ExitCode {
         clients: arguments.clients,
         transactions: arguments.transactions,
         faults: arguments.faults,
+        ranges: arguments.ranges,
         trace: false,
     };
     if arguments.trace {
@@ -154,8 +158,11 @@ fn told(seed: u64, options: &Options, failure: &Failure, reduced: bool) {
 
 fn command(seed: u64, o: &Options) -> String {
     format!(
-        "cargo run --release --example sim -- --seeds {seed} --clients {} --transactions {} --faults {} --trace",
-        o.clients, o.transactions, o.faults
+        "cargo run --release --example sim -- --seeds {seed} --clients {} --transactions {} --faults {}{} --trace",
+        o.clients,
+        o.transactions,
+        o.faults,
+        if o.ranges { " --ranges" } else { "" }
     )
 }
 
@@ -165,7 +172,7 @@ fn reduce(seed: u64, options: &Options, failure: &Failure) -> (Options, String) 
     for clients in 1..=options.clients {
         for transactions in 1..=options.transactions {
             for faults in 0..=options.faults {
-                let smaller = Options { clients, transactions, faults, trace: false };
+                let smaller = Options { clients, transactions, faults, ..*options };
                 if let Ok(Err(f)) = std::panic::catch_unwind(|| run_seed(seed, &smaller)) {
                     if f.report.steps < steps {
                         (best, what, steps) = (smaller, f.what, f.report.steps);

@@ -17,11 +17,44 @@ fn int(v: Option<&Value>) -> i64 {
 
 impl World {
     /// After each step.
-    pub(super) fn check_step(&self) -> Result<(), String> {
+    pub(super) fn check_step(&mut self) -> Result<(), String> {
         match self.clients.iter().find_map(|c| c.wrong.as_ref()) {
-            Some(wrong) => Err(wrong.clone()),
-            None => Ok(()),
+            Some(wrong) => return Err(wrong.clone()),
+            None => {}
         }
+        let up = self.membership.load();
+        for c in 0..self.clients.len() {
+            let records = &self.clients[c].records;
+            if records.len() == self.checked[c] {
+                continue;
+            }
+            self.checked[c] = records.len();
+            let Some(Record { plan, outcome: Outcome::Acknowledged, .. }) = records.last() else { continue };
+            let Some(Effect::Marker(m)) = plan.effects.first() else { continue };
+            let row = vec![Value::Int(i64::try_from(c).unwrap_or(-1)), Value::Int(*m)];
+            for (n, node) in self.nodes.iter().enumerate() {
+                let is_up = up.is_up(NodeId(u8::try_from(n).unwrap_or(u8::MAX)));
+                if is_up && !node.node.rows("marker").contains(&row) {
+                    return Err(format!("client {c} was told that {m} is committed, and node {n} does not have it"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A node is taken out only if something has happened to it, and differs only if its rows were deleted.
+    fn check_detached(&self) -> Result<(), String> {
+        for (n, reason) in &self.control.detached {
+            let differs = reason.contains("diverged") || reason.contains("COMMIT was answered");
+            if !self.faults.struck.contains(n) || (differs && self.faults.tampered != Some(*n)) {
+                return Err(format!("node {n} was taken out for nothing: {reason}"));
+            }
+        }
+        let judged: u64 = self.shards.iter().map(|s| s.shard.counters().divergences).sum();
+        if judged > 0 && self.faults.tampered.is_none() {
+            return Err("a difference was seen where there is none".into());
+        }
+        Ok(())
     }
 
     /// What everybody is doing, for a run that is stuck.
@@ -46,7 +79,8 @@ impl World {
         let membership = self.membership.load();
         let up: Vec<usize> =
             (0..self.nodes.len()).filter(|i| membership.is_up(NodeId(u8::try_from(*i).unwrap_or(u8::MAX)))).collect();
-        for &n in &up[1..] {
+        self.check_detached()?;
+        for &n in up.iter().filter(|n| **n > 0 && self.faults.tampered != Some(**n)) {
             for table in TABLES {
                 let (main, other) = (self.nodes[0].node.rows(table), self.nodes[n].node.rows(table));
                 if main != other {

@@ -95,7 +95,7 @@ pub struct Client {
 impl Client {
     /// A client that has this many transactions to do.
     #[must_use]
-    pub fn new(number: usize, left: usize, random: Random) -> Client {
+    pub fn new(number: usize, left: usize, ranges: bool, random: Random) -> Client {
         Client {
             number,
             state: State::Away,
@@ -105,7 +105,7 @@ impl Client {
             records: Vec::new(),
             left,
             wrong: None,
-            maker: Maker::new(number, random),
+            maker: Maker::new(number, ranges, random),
             input: BytesMut::new(),
             awaited: VecDeque::new(),
             current: None,
@@ -246,7 +246,7 @@ impl Client {
             Read::Total if first != ACCOUNTS * BALANCE => self.is_wrong(format!("the bank's total is {first}")),
             Read::Total => {}
             Read::Keep => self.kept = Some(columns[0].clone()),
-            Read::List(_) => {
+            Read::List(_) | Read::Accounts => {
                 if let Some(a) = self.awaited.front_mut() {
                     a.rows.push(first);
                 }
@@ -269,8 +269,12 @@ impl Client {
             a.answered += 1;
             a.failed |= rolled_back;
             let rows = std::mem::take(&mut a.rows);
-            if let Read::List(k) = read {
-                self.lists.push((k, rows));
+            match read {
+                Read::List(k) => self.lists.push((k, rows)),
+                Read::Accounts if rows.len() as i64 != ACCOUNTS || rows.iter().sum::<i64>() != ACCOUNTS * BALANCE => {
+                    self.is_wrong(format!("the accounts have {rows:?}"));
+                }
+                _ => {}
             }
         }
     }

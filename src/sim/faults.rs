@@ -2,7 +2,7 @@
 //!
 //! Main is never lost: what follows from that is not built yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::BytesMut;
 
@@ -28,6 +28,8 @@ pub enum Fault {
     Hang(usize),
     /// A node becomes slow, or normal again.
     Slow(usize, usize),
+    /// Rows of a replica are deleted behind the proxy's back.
+    Tamper(usize),
     /// A client cancels what it does.
     Cancel(usize),
     /// A client vanishes.
@@ -40,7 +42,11 @@ pub struct Faults {
     /// In how many of a thousand steps one is possible.
     pub rate: usize,
     left: usize,
-    weights: [usize; 8],
+    weights: [usize; 9],
+    /// Nodes that something has happened to.
+    pub struck: BTreeSet<usize>,
+    /// The node whose rows are no longer main's.
+    pub tampered: Option<usize>,
     /// How many of each kind have happened.
     pub counts: BTreeMap<&'static str, u64>,
 }
@@ -49,10 +55,17 @@ impl Faults {
     /// At most so many.
     #[must_use]
     pub fn new(most: usize, random: &mut Random) -> Faults {
-        let mut weights = [0; 8];
+        let mut weights = [0; 9];
         // Each run has kinds of its own: some that never happen, some that often do.
         weights.iter_mut().for_each(|w| *w = [0, 1, 4][random.below(3)]);
-        Faults { rate: [5, 20, 60][random.below(3)], left: random.below(most + 1), weights, counts: BTreeMap::new() }
+        Faults {
+            rate: [5, 20, 60][random.below(3)],
+            left: random.below(most + 1),
+            weights,
+            struck: BTreeSet::new(),
+            tampered: None,
+            counts: BTreeMap::new(),
+        }
     }
 
     /// Some may still happen.
@@ -76,6 +89,7 @@ impl Faults {
             Fault::Restart(_) => "replica restarted",
             Fault::Hang(_) => "replica hung",
             Fault::Slow(..) => "node slow",
+            Fault::Tamper(_) => "rows deleted on a replica",
             Fault::Cancel(_) => "client cancelled",
             Fault::Vanish(_) => "client vanished",
         };
@@ -120,6 +134,9 @@ impl World {
                 Some(Fault::Hang(n))
             }
             5 => Some(Fault::Slow(n, [3, 20, 100][self.random.below(3)])),
+            8 if n > 0 && self.faults.tampered.is_none() && self.nodes[n].node.is_up() && self.random.percent(30) => {
+                Some(Fault::Tamper(n))
+            }
             6 | 7 => {
                 let c = self.random.below(self.clients.len());
                 let busy =
@@ -136,8 +153,20 @@ impl World {
 
     /// Lets it happen.
     pub(super) fn inflict(&mut self, fault: Fault) {
+        if let Fault::Terminate(n, ..) | Fault::Crash(n) | Fault::Hang(n) | Fault::Tamper(n) = fault {
+            self.faults.struck.insert(n);
+        }
         match fault {
             Fault::Terminate(n, backend, _) => self.nodes[n].node.terminate(backend),
+            Fault::Tamper(n) => {
+                self.faults.tampered = Some(n);
+                let Some(b) = self.nodes[n].node.connect() else { return };
+                let mut out = BytesMut::new();
+                front::startup(&mut out, [("user", "postgres"), ("database", "d")]);
+                front::query(&mut out, b"DELETE FROM counters");
+                out.extend_from_slice(front::TERMINATE);
+                self.nodes[n].node.receive(b, &out);
+            }
             Fault::Cut(s, i) => self.cut_connection(s, i),
             Fault::Crash(n) => {
                 self.nodes[n].node.crash();
@@ -178,6 +207,7 @@ impl World {
         let far = self.shards[s].port.borrow_mut().conn(i).far;
         self.break_inward(s, i);
         if let Far::Node(n, Some(b)) = far {
+            self.faults.struck.insert(n);
             self.links.remove(&(n, b));
             let noticed = if self.random.percent(50) { Gone::AtRead } else { Gone::AtWrite };
             self.nodes[n].node.client_gone(b, noticed);
@@ -193,11 +223,19 @@ impl World {
         c.end = Some(if self.random.percent(50) { End::Broken } else { End::Closed });
     }
 
-    /// No more faults: nodes that are slow are so no longer, and a replica that is down comes up (it is stale by then).
+    /// No more faults: nodes that are slow, hang or are down are so no longer.
     pub(super) fn end_faults(&mut self) {
         self.faults.stop();
         for n in &mut self.nodes {
             n.pace = 100;
+            if n.hung {
+                n.hung = false;
+                n.node.unhang();
+            }
+            if !n.node.is_up() {
+                n.node.restart(self.now_us);
+                n.restarts += 1;
+            }
         }
     }
 }

@@ -49,6 +49,8 @@ pub enum Read {
     Nothing,
     /// The first column is the bank's total.
     Total,
+    /// One row per account; the first columns add up to the bank's total.
+    Accounts,
     /// The first column is used by a later statement, in place of `$n`.
     Keep,
     /// The transactions that have appended to this list, in order, are the first column.
@@ -123,6 +125,7 @@ pub struct Maker {
     next: i64,
     token: i64,
     random: Random,
+    ranges: bool,
 }
 
 /// The isolation level and access mode of a block.
@@ -133,11 +136,11 @@ const MODES: [(&str, bool); 3] = [
 ];
 
 impl Maker {
-    /// For the client of this number.
+    /// For the client of this number. `ranges`: some statements name rows by a range.
     #[must_use]
-    pub fn new(client: usize, random: Random) -> Maker {
+    pub fn new(client: usize, ranges: bool, random: Random) -> Maker {
         let client = i64::try_from(client).unwrap_or(0);
-        Maker { client, next: 0, token: client * 100_000, random }
+        Maker { client, next: 0, token: client * 100_000, random, ranges }
     }
 
     fn statement(&mut self, sql: impl Into<String>, tag: &'static str, read: Read) -> Statement {
@@ -315,7 +318,7 @@ impl Maker {
                 let back = self.write(format!("INSERT INTO keys VALUES ({a}, {})", self.client), "INSERT");
                 vec![gone, back]
             }
-            3 => vec![self.write(format!("UPDATE keys SET v = v + 1 WHERE id >= {a}"), "UPDATE")],
+            3 if self.ranges => vec![self.write(format!("UPDATE keys SET v = v + 1 WHERE id >= {a}"), "UPDATE")],
             _ => {
                 let more = self.write(format!("UPDATE keys SET v = v * 2 % 1000003 WHERE id = {a}"), "UPDATE");
                 let less = self.write(format!("UPDATE keys SET v = v + 3 WHERE id = {b}"), "UPDATE");
@@ -351,9 +354,10 @@ impl Maker {
     }
 
     fn read(&mut self) -> Statement {
-        match self.random.below(3) {
+        match self.random.below(4) {
             0 => self.statement("SELECT $t", "SELECT", Read::Nothing),
             1 => self.statement("SELECT sum(balance), max($t) FROM accounts", "SELECT", Read::Total),
+            2 => self.statement("SELECT balance, $t FROM accounts ORDER BY id", "SELECT", Read::Accounts),
             _ => {
                 let k = self.few();
                 self.list(k)

@@ -73,6 +73,8 @@ pub struct World {
     pub(super) control: SimControl,
     pub(super) membership: Arc<SharedMembership>,
     pub(super) faults: Faults,
+    /// Records of each client that have been checked.
+    pub(super) checked: Vec<usize>,
     /// Which connection a backend serves.
     pub(super) links: BTreeMap<(usize, BackendId), (usize, u32)>,
     /// How unevenly bytes are cut: percent of deliveries that are whole.
@@ -129,13 +131,14 @@ impl World {
             SimControl::new(queue, handles, membership.clone(), sequencer.clone(), catalogue(TABLES), nodes.len());
         let clients = 1 + random.below(options.clients.max(1));
         let each = 1 + random.below(options.transactions.max(1));
-        let clients = (0..clients).map(|i| Client::new(i, each, random.split())).collect();
+        let clients: Vec<Client> = (0..clients).map(|i| Client::new(i, each, options.ranges, random.split())).collect();
         let faults = Faults::new(options.faults, &mut random);
         Ok(World {
             now_us: START_US,
             trace: Trace::new(options.trace),
             shards,
             nodes,
+            checked: vec![0; clients.len()],
             clients,
             control,
             membership,

@@ -1,5 +1,6 @@
 # make demo    a sandbox of three servers, and the tutorial played on it
 # make test    format, lints, unit tests, end-to-end tests on real servers
+# make sim     SEEDS=10000 runs of the simulator, on all cores
 # make bench   bench/compare: against direct servers, Pgpool-II and PgBouncer
 # make fuzz    each fuzz target for SECONDS seconds (60)
 # make deps    PostgreSQL's server programs and psycopg for the tests, from Debian's packages if they are missing
@@ -8,7 +9,7 @@ CARGO ?= cargo
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o=Dpkg::Use-Pty=0
 
-.PHONY: all demo test check bench fuzz deps server-deps test-deps bench-deps
+.PHONY: all demo test check sim bench fuzz deps server-deps test-deps bench-deps
 all: demo
 
 demo: server-deps
@@ -30,6 +31,10 @@ check:
 	done
 	! $(CARGO) fmt --version >/dev/null 2>&1 || $(CARGO) fmt --check
 	! $(CARGO) clippy --version >/dev/null 2>&1 || $(CARGO) clippy --locked --all-targets -- -D warnings
+
+SEEDS ?= 1000
+sim:
+	$(CARGO) run --release --locked --example sim -- --seeds 0..$(SEEDS)
 
 bench: server-deps bench-deps
 	$(CARGO) build --release --locked

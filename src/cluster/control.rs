@@ -137,10 +137,28 @@ pub struct ShardHandle {
     pub doorbell: Arc<dyn Doorbell>,
 }
 
-enum ToControl {
+/// What shards send to the control plane.
+#[derive(Debug)]
+pub enum ToControl {
+    /// A question.
     Ask(Ticket, Request),
+    /// Idle appliers in these databases are to be closed, in all shards.
     Forget(Vec<String>),
+    /// A shard has ended.
     ShardDone,
+}
+
+/// The control plane's end of a [`ControlHandle`], without a runtime: for the simulator.
+#[derive(Debug)]
+pub struct ControlQueue {
+    from: mpsc::UnboundedReceiver<ToControl>,
+}
+
+impl ControlQueue {
+    /// The next message, if there is one.
+    pub fn next_message(&mut self) -> Option<ToControl> {
+        self.from.try_recv().ok()
+    }
 }
 
 /// How shards reach the control plane.
@@ -150,6 +168,13 @@ pub struct ControlHandle {
 }
 
 impl ControlHandle {
+    /// A handle, and the queue of what is sent through it.
+    #[must_use]
+    pub fn with_queue() -> (ControlHandle, ControlQueue) {
+        let (to, from) = mpsc::unbounded_channel();
+        (ControlHandle { to }, ControlQueue { from })
+    }
+
     /// Asks. Bound: a session has at most a few questions open, so their number is that of the sessions.
     pub fn ask(&self, ticket: Ticket, request: Request) {
         // The control plane outlives the shards; if it is gone, the process is ending.

@@ -23,6 +23,7 @@ use crate::config::OnDivergence;
 use crate::script::{Entry, Script};
 use crate::sequencer::Csn;
 use crate::shard::driver::Time;
+use crate::sim::planted::{Planted, is};
 use crate::telemetry::{Phase as Measured, StatementClass};
 use crate::wire::{PgError, front};
 
@@ -219,6 +220,11 @@ impl Session {
         if commit.phase == Phase::Constraints {
             commit.phase = Phase::Apply;
         }
+        if is(Planted::ApplyAfterMain) && matches!(commit.work, Work::Script(_)) {
+            commit.phase = Phase::Need;
+            self.drop_replicas(cx);
+            return self.commit_on_main(cx);
+        }
         self.take_over_early(cx);
         self.advance_commit(cx);
     }
@@ -334,7 +340,7 @@ impl Session {
     fn commit_on_main(&mut self, cx: &mut Cx<'_>) {
         let membership = cx.env.membership.load();
         let Some(commit) = &mut self.commit else { return };
-        if cx.env.sequencer.watermark(membership.main) < commit.need {
+        if cx.env.sequencer.watermark(membership.main) < commit.need && !is(Planted::CommitWithoutNeed) {
             return cx.io.watch_commits();
         }
         if commit.ddl {
@@ -414,6 +420,9 @@ impl Session {
                     self.version.raise();
                 }
                 self.measure(Measured::Main, cx);
+                if is(Planted::ApplyAfterMain) && self.replicas.is_empty() {
+                    self.take_over_early(cx);
+                }
                 self.commit_on_replicas(cx);
             }
         }
@@ -425,7 +434,7 @@ impl Session {
             if !matches!(r.step, Step::Applied) {
                 continue;
             }
-            if cx.env.sequencer.watermark(r.node) < commit.need {
+            if cx.env.sequencer.watermark(r.node) < commit.need && !is(Planted::CommitWithoutNeed) {
                 cx.io.watch_commits();
             } else {
                 r.step = Step::Committing;
@@ -433,6 +442,13 @@ impl Session {
                 if let Some(a) = &mut r.applier {
                     a.commit(cx.io);
                 }
+            }
+        }
+        if is(Planted::AnswerEarly) {
+            for r in self.replicas.iter_mut().filter(|r| matches!(r.step, Step::Committing)) {
+                r.applier.take().iter().for_each(|a| cx.io.close(a.link.conn));
+                commit.csn.iter().for_each(|csn| cx.env.sequencer.acknowledge(r.node, *csn));
+                r.step = Step::Done;
             }
         }
         if self.replicas.iter().all(|r| matches!(r.step, Step::Done | Step::Out)) {

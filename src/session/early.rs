@@ -10,16 +10,17 @@
 //!
 //! After that the transaction is not started early again: it is applied at COMMIT, from memory or the spill file.
 
-use super::Session;
 use super::io::{Cx, Question, TimerKind};
 use super::replica::{Replica, Step, discard};
 use super::transaction::{Open, Target, Tx};
+use super::{Session, Stage};
 use crate::script::entry::Room;
 
 impl Session {
     /// After every event: starts early, goes on, or gives up.
     pub(super) fn early(&mut self, cx: &mut Cx<'_>) {
-        if self.commit.is_some() {
+        // A session that has just ended has dropped its appliers; nobody would ever close new ones.
+        if self.commit.is_some() || matches!(self.stage, Stage::Over) {
             return;
         }
         if self.replicas.is_empty() {

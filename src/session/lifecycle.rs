@@ -44,10 +44,12 @@ impl Session {
             && [Target::Lane, Target::Reader].iter().all(|&t| self.link_ref(t).is_none_or(|l| l.owed.is_empty()))
     }
 
-    /// Tells the client an error and ends the session.
+    /// Tells the client an error and ends the session. In the middle of a message nothing more can be told.
     pub(super) fn fatal(&mut self, error: &PgError, cx: &mut Cx<'_>) {
         self.out.drop_held();
-        self.out.push(error.encode());
+        if !self.torn {
+            self.out.push(error.encode());
+        }
         self.flush(cx);
         self.end(cx);
     }

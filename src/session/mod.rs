@@ -203,6 +203,8 @@ pub struct Session {
     own_error: Option<Bytes>,
     commit_tag: String,
     passing: server::Passing,
+    /// Of the message that passes only a part has come.
+    torn: bool,
     retry: Option<route::Retry>,
     draining: bool,
     /// The session counts as one of num_init_children.
@@ -311,6 +313,7 @@ impl Session {
             own_error: None,
             commit_tag: String::new(),
             passing: server::Passing::default(),
+            torn: false,
             retry: None,
             draining: false,
             counted: false,

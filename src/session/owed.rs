@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::note::Note;
+use crate::sim::planted::{Planted, is};
 
 /// What was asked, by the reply that completes it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -204,6 +205,9 @@ impl OwedQueue {
         while let Some(head) = self.queue.front() {
             if head.asked == Asked::Sync && !matches!(head.whose, Whose::Local(..)) {
                 skipped.sync_sent = true;
+                if is(Planted::NeighboursReply) {
+                    self.queue.pop_front();
+                }
                 break;
             }
             skipped.query |=

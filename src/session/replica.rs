@@ -17,6 +17,7 @@ use crate::script::Script;
 use crate::script::check::Difference;
 use crate::sequencer::NodeId;
 use crate::shard::driver::{ConnId, Time};
+use crate::sim::planted::{Planted, is};
 use crate::wire::PgError;
 use crate::wire::error::ErrorFields;
 
@@ -291,10 +292,11 @@ impl Session {
     fn applier_differs(&mut self, i: usize, difference: Difference, cx: &mut Cx<'_>) {
         let retries = cx.env.config.replication.apply_retries;
         let r = &mut self.replicas[i];
-        let owed = matches!(r.step, Step::Applying { owed: true });
+        let owed = matches!(r.step, Step::Applying { owed: true }) && !is(Planted::BelieveAtOnce);
         r.tries += 1;
         tracing::debug!(node = %r.node, %difference, owed, tries = r.tries, "script did not apply as on main");
-        if (owed || difference.is_transient()) && r.tries <= retries {
+        let again = (owed || difference.is_transient()) && r.tries <= retries;
+        if again || is(Planted::BelieveNever) {
             cx.env.recorder.borrow_mut().counters.retries += 1;
             r.step = Step::RollingBack;
             r.sent = cx.io.now();
@@ -358,10 +360,11 @@ impl Session {
                 self.applier_unreachable(i, why, cx);
             }
             Step::Done | Step::Out | Step::Leaving { .. } => {}
-            _ if decided => {
+            _ if decided && !is(Planted::ReplaceAfterMain) => {
                 let what = format!("its backend was lost after COMMIT had been sent to main ({why})");
                 self.detach_replica(i, what, cx);
             }
+            _ if is(Planted::ApplyTwice) => self.open_applier(i, cx),
             _ if r.losses >= cx.env.config.replication.apply_retries => {
                 let e = PgError::error("40001", format!("could not commit: node {} loses its backends", r.node))
                     .detail(format!("The script was sent {} times; the last time: {why}.", r.losses + 1));
@@ -393,6 +396,11 @@ impl Session {
         for r in std::mem::take(&mut self.replicas) {
             match r.applier {
                 Some(a) if a.doing == Doing::Idle => {
+                    let key = a.key.clone();
+                    cx.io.give_applier(&key, a);
+                }
+                Some(mut a) if a.doing == Doing::Applied && is(Planted::PoolTooEarly) => {
+                    a.rollback(cx.io);
                     let key = a.key.clone();
                     cx.io.give_applier(&key, a);
                 }

@@ -12,6 +12,7 @@ use super::settings::Settings;
 use super::transaction::{Columns, Target, Tx, read_info};
 use super::{AfterRollback, Request, Session, Stage};
 use crate::script::{Entry, Expect};
+use crate::sim::planted::{Planted, is};
 use crate::sql::literals::Now;
 use crate::wire::error::ErrorFields;
 use crate::wire::frame::Piece;
@@ -100,6 +101,7 @@ impl Session {
     }
 
     fn server_message(&mut self, target: Target, chunk: &Bytes, piece: &Piece, cx: &mut Cx<'_>) {
+        self.torn = !piece.last;
         if !piece.first {
             return self.continued(chunk, piece);
         }
@@ -164,7 +166,9 @@ impl Session {
         }
         self.out.end_run(chunk);
         self.out.release();
-        self.retry = None;
+        if !is(Planted::ResendAnswered) {
+            self.retry = None;
+        }
         false
     }
 

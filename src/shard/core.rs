@@ -2,7 +2,7 @@
 //! are under way. Sessions see it as [`Io`].
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -75,7 +75,7 @@ pub struct Core<D> {
     timers: BinaryHeap<Reverse<Timer>>,
     next: u64,
     #[allow(clippy::vec_box)] // moved whole between here and sessions
-    pools: HashMap<PoolKey, Vec<Box<Applier>>>,
+    pools: BTreeMap<PoolKey, Vec<Box<Applier>>>,
     /// Sessions whose commit waits for a watermark.
     pub watchers: BTreeSet<SessionId>,
     /// To be done when the session at work has returned.
@@ -95,7 +95,7 @@ impl<D: Driver> Core<D> {
             strays: HashMap::new(),
             timers: BinaryHeap::new(),
             next: 0,
-            pools: HashMap::new(),
+            pools: BTreeMap::new(),
             watchers: BTreeSet::new(),
             deferred: Vec::new(),
             current: SessionId { slot: u32::MAX, generation: 0 },

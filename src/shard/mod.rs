@@ -62,6 +62,8 @@ pub struct Shard<D: Driver> {
     watermarks: Vec<u64>,
     epoch: u64,
     stopping: bool,
+    /// What the driver reports; kept for its room.
+    events: Vec<Event>,
 }
 
 impl<D: Driver> Shard<D> {
@@ -83,6 +85,7 @@ impl<D: Driver> Shard<D> {
             watermarks,
             epoch,
             stopping: false,
+            events: Vec::new(),
         }
     }
 
@@ -91,36 +94,39 @@ impl<D: Driver> Shard<D> {
     /// # Errors
     /// The driver has become unusable.
     pub fn run(&mut self) -> std::io::Result<()> {
-        let mut events = Vec::new();
+        let mut until = self.before_sleep();
         while !self.stopping && (self.live > 0 || !self.env.draining.get()) {
-            self.turn(None, &mut events)?;
+            until = self.turn(until)?;
         }
         self.core.drop_pools(|_| true);
         let end = self.core.driver.now().after(LAST_WORDS);
         // Queued only: the first of these turns hands it to the kernel.
-        self.turn(Some(Time::default()), &mut events)?;
+        let mut until = self.turn(Some(Time::default()))?;
         while self.core.driver.now() < end && (self.live > 0 || !self.core.driver.is_settled()) {
-            self.turn(Some(end), &mut events)?;
+            until = self.turn(until.into_iter().chain([end]).min())?;
         }
         Ok(())
     }
 
-    /// Waits for events, at most until `limit`, and works on them.
-    fn turn(&mut self, limit: Option<Time>, events: &mut Vec<Event>) -> std::io::Result<()> {
-        let timer = self.before_sleep();
-        let until = timer.into_iter().chain(limit).min();
-        self.core.driver.wait(until, events)?;
+    /// One turn: waits until something has happened or `until` has come, takes it, and says when the next timer is due.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn turn(&mut self, until: Option<driver::Time>) -> std::io::Result<Option<driver::Time>> {
+        let mut events = std::mem::take(&mut self.events);
+        self.core.driver.wait(until, &mut events)?;
         for event in events.drain(..) {
             self.event(event);
             self.settle();
         }
+        self.events = events;
         self.inbox();
         while let Some((session, kind)) = self.core.due() {
             self.tell(session, SessionEvent::Timer(kind));
             self.settle();
         }
         self.commits_moved();
-        Ok(())
+        Ok(self.before_sleep())
     }
 
     /// Says that this shard waits for watermarks, then looks once more: between the two nothing is lost.
@@ -374,6 +380,21 @@ impl<D: Driver> Shard<D> {
                 self.settle();
             }
         }
+    }
+
+    /// Sessions that are not over, one line each; for logs and checkers.
+    pub fn summaries(&self) -> Vec<String> {
+        self.sessions.iter().filter_map(|s| s.session.as_ref()).map(|s| s.summary()).collect()
+    }
+
+    /// What sessions act upon.
+    pub fn core(&self) -> &Core<D> {
+        &self.core
+    }
+
+    /// What has been counted so far.
+    pub fn counters(&self) -> crate::telemetry::Counters {
+        self.env.recorder.borrow().counters
     }
 
     /// What was measured.

@@ -1,7 +1,30 @@
 //! The simulator: the proxy's own session, sequencer and membership code in one thread, in simulated time, on
 //! simulated PostgreSQL nodes, where one number (the seed) replays a run exactly.
 //!
-//! [`node`] is the simulated PostgreSQL. Nothing here reads a clock, a socket or a random number: whoever drives a
-//! run decides what happens next, and when.
+//! | part | what it is for |
+//! |---|---|
+//! | [`node`] | the simulated PostgreSQL |
+//! | [`driver`] | a shard's operating system: queues of bytes |
+//! | [`control`] | the control plane's answers |
+//! | [`world`], [`schedule`] | what could happen next, and which of it does |
+//! | [`workload`], [`client`] | what clients ask, and what they must be answered |
+//! | [`faults`] | what goes wrong |
+//! | `check` | what must hold |
+//! | [`run`] | one seed from beginning to end |
+//! | `planted` | bugs that tests switch on |
+//!
+//! Nothing here reads a clock, a socket or a random number: the seed decides what happens next, and when.
 
+mod check;
+pub mod client;
+pub mod control;
+pub mod driver;
+pub mod faults;
 pub mod node;
+pub(crate) mod planted;
+pub mod run;
+pub mod schedule;
+#[cfg(test)]
+mod tests;
+pub mod workload;
+pub mod world;

@@ -1,0 +1,51 @@
+//! Bugs that can be switched on in this crate's own tests, to see that the simulator finds them.
+
+/// A planted bug. Constantly absent outside of tests.
+#[cfg_attr(not(test), allow(dead_code))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Planted {
+    /// A script is applied after main's COMMIT.
+    ApplyAfterMain,
+    /// A disagreement is believed although commits are outstanding.
+    BelieveAtOnce,
+    /// A disagreement is never believed.
+    BelieveNever,
+    /// A lost applier's script is applied again before its backend is gone.
+    ApplyTwice,
+    /// COMMIT is sent while a commit that the transaction may rest on is unanswered.
+    CommitWithoutNeed,
+    /// The client hears of a COMMIT before the last node has acknowledged it.
+    AnswerEarly,
+    /// An applier goes back to its pool with a reply owed.
+    PoolTooEarly,
+    /// A statement is sent again after part of its answer was delivered.
+    ResendAnswered,
+    /// A reply goes to the neighbour's request.
+    NeighboursReply,
+    /// An applier lost after COMMIT was sent to main is replaced.
+    ReplaceAfterMain,
+}
+
+#[cfg(test)]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Planted>> = const { std::cell::Cell::new(None) };
+}
+
+/// Plants one on this thread, or takes it away.
+#[cfg(test)]
+pub(crate) fn plant(bug: Option<Planted>) {
+    PLANTED.set(bug);
+}
+
+/// This bug is planted.
+#[cfg(test)]
+pub(crate) fn is(bug: Planted) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+/// This bug is planted.
+#[cfg(not(test))]
+#[inline(always)]
+pub(crate) fn is(_: Planted) -> bool {
+    false
+}

@@ -1,0 +1,116 @@
+//! One seed, from nothing to the checks; and what is known when it fails.
+
+use std::collections::BTreeMap;
+
+use super::world::World;
+
+/// Steps after which a run counts as stuck.
+const STEPS_MAX: u64 = 60_000;
+/// Simulated microseconds after which it does.
+const TIME_MAX_US: i64 = 1_000_000_000;
+
+/// How large a run may be. The seed chooses up to these.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Most clients.
+    pub clients: usize,
+    /// Most transactions per client.
+    pub transactions: usize,
+    /// Most faults.
+    pub faults: usize,
+    /// Statements that name rows by a range: the proxy replicates them by their text so far, which is not enough when
+    /// rows come into the range meanwhile.
+    pub ranges: bool,
+    /// Record lines.
+    pub trace: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { clients: 6, transactions: 10, faults: 8, ranges: false, trace: false }
+    }
+}
+
+/// What a run was like.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Hash of everything that happened.
+    pub trace_hash: u64,
+    /// Steps taken.
+    pub steps: u64,
+    /// Simulated time.
+    pub time_us: i64,
+    /// Transactions by outcome: acknowledged, failed, unknown.
+    pub outcomes: [u64; 3],
+    /// Faults by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// What the proxy counted.
+    pub counted: BTreeMap<&'static str, u64>,
+}
+
+/// Why a run failed.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// What was not as it must be.
+    pub what: String,
+    /// The run.
+    pub report: Report,
+    /// The trace, if lines were wanted.
+    pub lines: Vec<String>,
+}
+
+/// Runs one seed.
+///
+/// # Errors
+/// What was found.
+pub fn run_seed(seed: u64, options: &Options) -> Result<Report, Box<Failure>> {
+    let mut report = Report::default();
+    let mut world = match World::new(seed, options) {
+        Ok(world) => world,
+        Err(what) => return Err(Box::new(Failure { what, report, lines: Vec::new() })),
+    };
+    let begun_us = world.now_us;
+    let found = play(&mut world, &mut report);
+    report.trace_hash = world.trace.value();
+    report.time_us = world.now_us - begun_us;
+    report.faults = world.faults.counts.clone();
+    for shard in &world.shards {
+        let c = shard.shard.counters();
+        let all = [
+            ("commits", c.commits),
+            ("retries", c.retries),
+            ("divergences", c.divergences),
+            ("early starts", c.early_starts),
+        ];
+        for (name, n) in all {
+            *report.counted.entry(name).or_default() += n;
+        }
+    }
+    *report.counted.entry("nodes detached").or_default() += world.control.detached.len() as u64;
+    for record in world.clients.iter().flat_map(|c| &c.records) {
+        report.outcomes[record.outcome as usize] += 1;
+    }
+    match found {
+        Ok(()) => Ok(report),
+        Err(what) => Err(Box::new(Failure { what, report, lines: world.trace.into_lines() })),
+    }
+}
+
+fn play(world: &mut World, report: &mut Report) -> Result<(), String> {
+    let end = world.now_us + TIME_MAX_US;
+    loop {
+        if world.clients_done() {
+            world.end_faults();
+            if world.is_quiet() {
+                break;
+            }
+        }
+        report.steps += 1;
+        if !world.step() || report.steps > STEPS_MAX || world.now_us > end {
+            return Err(format!("stuck: {}", world.summary()));
+        }
+        world.after_step();
+        world.check_step()?;
+    }
+    world.check_end()
+}

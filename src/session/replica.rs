@@ -358,6 +358,7 @@ impl Session {
                 let (node, pid) = (applier.link.node, applier.link.pid);
                 let token = cx.io.ask(Question::BackendGone { node, pid });
                 r.step = Step::Going { token };
+                self.commit.iter_mut().for_each(|c| c.apply_again());
             }
         }
     }

@@ -186,7 +186,8 @@ impl Session {
             applier.link.conn
         };
         for report in reports {
-            let Some(i) = self.replica_at(conn) else { return };
+            // It may have been given back; what it says then is no longer this commit's.
+            let Some(i) = self.replica_at(conn) else { break };
             self.applier_report(i, report, cx);
         }
         self.advance_commit(cx);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::world::World;
 
 /// Steps after which a run counts as stuck.
-const STEPS_MAX: u64 = 30_000;
+const STEPS_MAX: u64 = 60_000;
 /// Simulated microseconds after which it does.
 const TIME_MAX_US: i64 = 1_000_000_000;
 

@@ -21,9 +21,8 @@ fn int(v: Option<&Value>) -> i64 {
 impl World {
     /// After each step.
     pub(super) fn check_step(&mut self) -> Result<(), String> {
-        match self.clients.iter().find_map(|c| c.wrong.as_ref()) {
-            Some(wrong) => return Err(wrong.clone()),
-            None => {}
+        if let Some(wrong) = self.clients.iter().find_map(|c| c.wrong.as_ref()) {
+            return Err(wrong.clone());
         }
         let up = self.membership.load();
         for c in 0..self.clients.len() {

@@ -137,6 +137,13 @@ impl Commit {
         !matches!(self.phase, Phase::Constraints | Phase::Apply | Phase::Need)
     }
 
+    /// A replica has lost what it had applied: COMMIT waits until it has applied again, even if only main was awaited.
+    pub(super) fn apply_again(&mut self) {
+        if self.phase == Phase::Need {
+            self.phase = Phase::Apply;
+        }
+    }
+
     /// The script leaves settings in force that nobody has noted.
     #[must_use]
     pub fn changes_settings(&self) -> bool {

@@ -66,6 +66,8 @@ struct Survey {
     read: bool,
     everywhere: Option<Bytes>,
     plain_messages: bool,
+    /// Modes of the BEGIN that the batch begins with.
+    begin: Option<TxModes>,
 }
 
 /// A statement of the batch, or one that was prepared before.
@@ -170,7 +172,7 @@ impl Session {
                 if let Some(sql) = survey.everywhere.filter(|_| alone) {
                     self.batch.everywhere = Some(sql);
                 } else if (!survey.complete || survey.executes > 1 || survey.writes) && !(alone && survey.control) {
-                    self.open_transaction(Target::Lane, true, TxModes::default(), cx);
+                    self.open_transaction(Target::Lane, true, survey.begin.unwrap_or_default(), cx);
                     self.batch.sent = true;
                 }
             }
@@ -190,6 +192,10 @@ impl Session {
                 b'P' => {
                     if let Some(p) = Parse::read(f.body()) {
                         let verdict = self.judge(p.sql, cx);
+                        let first = parsed.is_empty() && bound.is_empty() && s.executes == 0;
+                        if let (true, Class::Begin(modes)) = (first, &verdict.class) {
+                            s.begin = Some(modes.clone());
+                        }
                         let known = Known { verdict, sql: f.raw.slice_ref(p.sql), own_types: has_own_types(&p.types) };
                         parsed.push((p.name.to_owned(), known));
                     }
@@ -206,6 +212,10 @@ impl Session {
                     let Some((portal, _)) = read_execute(f.body()) else { continue };
                     let here = bound.iter().rev().find(|(n, _)| n == portal).and_then(|(_, v)| v.clone());
                     let of = here.or_else(|| self.registry.portal(portal).map(|p| self.known(&p.statement, cx)));
+                    if let Some(Class::Begin(modes)) = of.as_ref().map(|k| &k.verdict.class).filter(|_| s.executes == 1)
+                    {
+                        s.begin = Some(modes.clone());
+                    }
                     self.survey_execute(&mut s, of);
                 }
                 b'S' => {

@@ -197,7 +197,8 @@ impl Session {
             applier.link.conn
         };
         for report in reports {
-            let Some(i) = self.replica_at(conn) else { return };
+            // It may have been given back; what it says then is no longer this commit's.
+            let Some(i) = self.replica_at(conn) else { break };
             self.applier_report(i, report, cx);
         }
         self.advance_commit(cx);
@@ -376,6 +377,7 @@ impl Session {
                 let (node, pid) = (applier.link.node, applier.link.pid);
                 let token = cx.io.ask(Question::BackendGone { node, pid });
                 r.step = Step::Going { token };
+                self.commit.iter_mut().for_each(|c| c.apply_again());
             }
         }
     }

@@ -101,7 +101,7 @@ impl Session {
     }
 
     fn server_message(&mut self, target: Target, chunk: &Bytes, piece: &Piece, cx: &mut Cx<'_>) {
-        self.torn = !piece.last;
+        let torn = std::mem::replace(&mut self.torn, !piece.last);
         if !piece.first {
             return self.continued(chunk, piece);
         }
@@ -117,6 +117,7 @@ impl Session {
             Fits::Fails => self.fails(target, chunk, piece, false, cx),
             Fits::FailsToSync => self.fails(target, chunk, piece, true, cx),
             // The client is told in the server's own words; the connection's end follows.
+            Fits::Farewell if target == Target::Lane && torn => self.torn = true,
             Fits::Farewell if target == Target::Lane => {
                 self.out.relay(chunk, &piece.place);
                 self.out.end_run(chunk);

@@ -522,7 +522,8 @@ impl Session {
         let Some(retry) = self.retry.take() else { return };
         if let Request::Simple(s) = &mut self.request {
             s.force_main = true;
-            return self.run_refuted(cx);
+            // A reader that was lost proves nothing about the statement.
+            return if retry.refuted { self.run_refuted(cx) } else { self.run_steps(cx) };
         }
         for f in retry.frames.into_iter().rev() {
             self.inbox_bytes += f.raw.len();

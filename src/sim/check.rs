@@ -8,6 +8,9 @@ use super::workload::{ACCOUNTS, BALANCE, Effect, FEW, TABLES};
 use super::world::World;
 use crate::sequencer::NodeId;
 
+/// Bytes that may be queued on one connection: what makes a session pause, and a packet beyond it.
+const QUEUE_MAX: usize = 2 * crate::session::QUEUE_HIGH;
+
 fn int(v: Option<&Value>) -> i64 {
     match v {
         Some(Value::Int(n)) => *n,
@@ -105,6 +108,9 @@ impl World {
                 return Err(format!("left over: somebody on shard {s} waits for watermarks"));
             }
         }
+        if self.largest_queue > QUEUE_MAX {
+            return Err(format!("{} bytes were queued on one connection", self.largest_queue));
+        }
         self.check_markers()?;
         self.check_counters()?;
         self.check_lists()
@@ -200,6 +206,16 @@ impl World {
                 seen.insert(*k, now);
             }
             if record.plan.snapshot {
+                // Whoever sees a transaction sees what it had read.
+                for tx in seen.values().flatten() {
+                    for (k, read) in ended.get(tx).iter().flat_map(|r| &r.lists) {
+                        let unseen = |t: &&i64| **t != *tx && **t != mine;
+                        let Some(now) = seen.get(k) else { continue };
+                        if let Some(t) = read.iter().filter(unseen).find(|t| !now.contains(t)) {
+                            return Err(format!("{mine} saw {tx} and not {t} in list {k}, on which that rests"));
+                        }
+                    }
+                }
                 for (a, in_a) in &seen {
                     for (b, in_b) in &seen {
                         if let Some(tx) = in_a.iter().find(|tx| lists[b].contains(tx) && !in_b.contains(tx)) {

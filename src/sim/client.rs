@@ -93,9 +93,9 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that has this many transactions to do.
+    /// A client that has this many transactions to do; `modes` are the maker's.
     #[must_use]
-    pub fn new(number: usize, left: usize, ranges: bool, random: Random) -> Client {
+    pub fn new(number: usize, left: usize, modes: (bool, bool), random: Random) -> Client {
         Client {
             number,
             state: State::Away,
@@ -105,7 +105,7 @@ impl Client {
             records: Vec::new(),
             left,
             wrong: None,
-            maker: Maker::new(number, ranges, random),
+            maker: Maker::new(number, modes.0, modes.1, random),
             input: BytesMut::new(),
             awaited: VecDeque::new(),
             current: None,

@@ -133,7 +133,7 @@ impl World {
             4 if n > 0 && self.nodes[n].node.is_up() && !self.nodes[n].hung && self.random.percent(30) => {
                 Some(Fault::Hang(n))
             }
-            5 => Some(Fault::Slow(n, [3, 20, 100][self.random.below(3)])),
+            5 => Some(Fault::Slow(n, [10, 30, 100][self.random.below(3)])),
             8 if n > 0 && self.faults.tampered.is_none() && self.nodes[n].node.is_up() && self.random.percent(30) => {
                 Some(Fault::Tamper(n))
             }

@@ -13,7 +13,7 @@ fn a_hundred_seeds_hold_and_each_replays_exactly() {
     }
 }
 
-/// The first seed that finds the bug, and what it says.
+/// How many seeds it took to find the bug, and what was found.
 fn found_after(bug: Planted, most: u64) -> Option<(u64, String)> {
     let options = Options::default();
     plant(Some(bug));
@@ -22,25 +22,37 @@ fn found_after(bug: Planted, most: u64) -> Option<(u64, String)> {
     found
 }
 
-const ALL: [Planted; 10] = [
-    Planted::ApplyAfterMain,
-    Planted::BelieveAtOnce,
-    Planted::BelieveNever,
-    Planted::ApplyTwice,
-    Planted::CommitWithoutNeed,
-    Planted::AnswerEarly,
-    Planted::PoolTooEarly,
-    Planted::ResendAnswered,
-    Planted::NeighboursReply,
-    Planted::ReplaceAfterMain,
+/// Bugs with the number of seeds in which each must be found: some multiple of what it took when this was written.
+///
+/// Not among them is [`Planted::ApplyTwice`]: a backend that goes on with a script after its connection is lost has
+/// never been sent its COMMIT, so all it does is hold locks until it rolls back; what could go wrong is one packet of
+/// script and COMMIT, which is not built. [`Planted::CommitWithoutNeed`] is seen only by a reader on a replica, or
+/// when main is lost, which is not built either.
+/// [`Planted::PoolTooEarly`] and [`Planted::ResendAnswered`] have no bound yet: they took too many seeds for a test.
+const BOUNDS: [(Planted, u64); 6] = [
+    (Planted::ApplyAfterMain, 50),
+    (Planted::BelieveAtOnce, 60),
+    (Planted::BelieveNever, 80),
+    (Planted::AnswerEarly, 10),
+    (Planted::NeighboursReply, 20),
+    (Planted::ReplaceAfterMain, 100),
 ];
+
+#[test]
+fn planted_bugs_are_found() {
+    for (bug, most) in BOUNDS {
+        assert!(found_after(bug, most).is_some(), "{bug:?} was not found with {most} seeds");
+    }
+}
 
 #[test]
 #[ignore = "a measurement: how many seeds each planted bug needs"]
 fn how_many_seeds_each_planted_bug_needs() {
-    for bug in ALL {
+    for bug in [Planted::ApplyTwice, Planted::CommitWithoutNeed, Planted::PoolTooEarly, Planted::ResendAnswered]
+        .into_iter()
+        .chain(BOUNDS.map(|(bug, _)| bug))
+    {
         let begun = std::time::Instant::now();
-        let found = found_after(bug, 400);
-        println!("{bug:?} {:?} {:?}", begun.elapsed(), found);
+        println!("{bug:?} {:?} {:?}", begun.elapsed(), found_after(bug, 300));
     }
 }

@@ -126,6 +126,7 @@ pub struct Maker {
     token: i64,
     random: Random,
     ranges: bool,
+    hot: bool,
 }
 
 /// The isolation level and access mode of a block.
@@ -136,11 +137,12 @@ const MODES: [(&str, bool); 3] = [
 ];
 
 impl Maker {
-    /// For the client of this number. `ranges`: some statements name rows by a range.
+    /// For the client of this number. `ranges`: some statements name rows by a range; `hot`: nearly all
+    /// write the same few rows.
     #[must_use]
-    pub fn new(client: usize, ranges: bool, random: Random) -> Maker {
+    pub fn new(client: usize, ranges: bool, hot: bool, random: Random) -> Maker {
         let client = i64::try_from(client).unwrap_or(0);
-        Maker { client, next: 0, token: client * 100_000, random, ranges }
+        Maker { client, next: 0, token: client * 100_000, random, ranges, hot }
     }
 
     fn statement(&mut self, sql: impl Into<String>, tag: &'static str, read: Read) -> Statement {
@@ -158,7 +160,12 @@ impl Maker {
     }
 
     fn few(&mut self) -> i64 {
-        self.random.between(1, FEW)
+        self.one_of(FEW)
+    }
+
+    /// From 1 to `most`; in a hot run one of the first two.
+    fn one_of(&mut self, most: i64) -> i64 {
+        self.random.between(1, if self.hot { most.min(2) } else { most })
     }
 
     /// The next transaction.
@@ -167,7 +174,7 @@ impl Maker {
         let id = self.client * 1000 + self.next;
         let mut effects = vec![Effect::Marker(self.next)];
         let marker = format!("INSERT INTO marker VALUES ({}, {})", self.client, self.next);
-        let (kind, mut body, savepoint) = match self.random.below(20) {
+        let (kind, mut body, savepoint) = match self.random.below(24) {
             0..=3 => ("transfer", self.transfer(), None),
             4 | 5 => return self.counter(id),
             6 => ("counters", self.counters(&mut effects), None),
@@ -175,8 +182,9 @@ impl Maker {
             9 => ("savepoint", self.savepoints(), Some("s")),
             10 | 11 => ("family", self.family(), None),
             12..=14 => ("keys", self.keys(), None),
-            15 | 16 => return self.append(id, &marker, effects),
-            17 => return self.read_single(id),
+            15..=18 => return self.append(id, &marker, effects),
+            19 | 20 => return self.read_lists(id),
+            21 => return self.read_single(id),
             _ => return self.read_only(id),
         };
         let at = self.random.below(body.len() + 1);
@@ -256,13 +264,13 @@ impl Maker {
     }
 
     fn unique(&mut self) -> Vec<Statement> {
-        let (id, k) = (self.random.between(1, 12), self.random.between(1, 8));
+        let (id, k) = (self.one_of(12), self.one_of(8));
         let conflict = ["", " ON CONFLICT DO NOTHING", " ON CONFLICT (k) DO UPDATE SET who = uniq.who + 1"];
         let conflict = conflict[self.random.below(3)];
         let insert = self.write(format!("INSERT INTO uniq VALUES ({id}, {k}, {}){conflict}", self.client), "INSERT");
         let mut all = vec![insert];
         if self.random.percent(40) {
-            let gone = self.random.between(1, 8);
+            let gone = self.one_of(8);
             all.push(self.write(format!("DELETE FROM uniq WHERE k = {gone}"), "DELETE"));
         }
         all
@@ -282,8 +290,8 @@ impl Maker {
     }
 
     fn family(&mut self) -> Vec<Statement> {
-        let (p, c) = (self.random.between(1, 6), self.random.between(1, 8));
-        let other = self.random.between(1, 6);
+        let (p, c) = (self.one_of(6), self.one_of(8));
+        let other = self.one_of(6);
         let mut all = Vec::new();
         match self.random.below(4) {
             0 => {
@@ -304,7 +312,7 @@ impl Maker {
     }
 
     fn keys(&mut self) -> Vec<Statement> {
-        let (a, b) = (self.random.between(1, 6), self.random.between(1, 6));
+        let (a, b) = (self.one_of(6), self.one_of(6));
         match self.random.below(5) {
             0 => vec![self.write(format!("UPDATE keys SET id = {b}, v = v + 1 WHERE id = {a}"), "UPDATE")],
             1 => {
@@ -370,6 +378,18 @@ impl Maker {
         let how = if self.random.percent(50) { How::Simple } else { How::Extended };
         let requests = vec![Request { statements, how, savepoint: None }];
         Plan { kind: "read", requests, early: false, snapshot: false, effects: Vec::new(), id }
+    }
+
+    /// All lists in one snapshot.
+    fn read_lists(&mut self, id: i64) -> Plan {
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        let mut all = vec![self.statement(begin, "BEGIN", Read::Nothing)];
+        let first = self.few();
+        all.extend((0..FEW).map(|i| self.list(1 + (first + i) % FEW)).collect::<Vec<_>>());
+        all.push(self.statement("COMMIT", "COMMIT", Read::Nothing));
+        let requests = all.into_iter().map(|s| Request { statements: vec![s], how: How::Simple, savepoint: None });
+        let requests = requests.collect();
+        Plan { kind: "lists", requests, early: self.random.percent(50), snapshot: true, effects: Vec::new(), id }
     }
 
     fn read_only(&mut self, id: i64) -> Plan {

@@ -77,6 +77,8 @@ pub struct World {
     pub(super) checked: Vec<usize>,
     /// Which connection a backend serves.
     pub(super) links: BTreeMap<(usize, BackendId), (usize, u32)>,
+    /// Most bytes that a shard has had queued on one connection.
+    pub(super) largest_queue: usize,
     /// How unevenly bytes are cut: percent of deliveries that are whole.
     whole: usize,
     late: usize,
@@ -131,7 +133,8 @@ impl World {
             SimControl::new(queue, handles, membership.clone(), sequencer.clone(), catalogue(TABLES), nodes.len());
         let clients = 1 + random.below(options.clients.max(1));
         let each = 1 + random.below(options.transactions.max(1));
-        let clients: Vec<Client> = (0..clients).map(|i| Client::new(i, each, options.ranges, random.split())).collect();
+        let modes = (options.ranges, random.percent(50));
+        let clients: Vec<Client> = (0..clients).map(|i| Client::new(i, each, modes, random.split())).collect();
         let faults = Faults::new(options.faults, &mut random);
         Ok(World {
             now_us: START_US,
@@ -144,6 +147,7 @@ impl World {
             membership,
             faults,
             links: BTreeMap::new(),
+            largest_queue: 0,
             whole: [100, 80, 30][random.below(3)],
             late: [0, 5, 50][random.below(3)],
             acts: Vec::new(),
@@ -269,6 +273,8 @@ impl World {
         if let Ok(until) = shard.shard.turn(shard.until) {
             shard.until = until;
         }
+        let queued = shard.port.borrow().conns().iter().map(|c| c.outward.len()).max();
+        self.largest_queue = self.largest_queue.max(queued.unwrap_or(0));
         self.trace.line(self.now_us, || format!("shard {s}   takes its turn"));
         let late = self.late;
         let random = &mut self.random;

@@ -131,9 +131,12 @@ impl<D: Driver> Shard<D> {
 
     /// Says that this shard waits for watermarks, then looks once more: between the two nothing is lost.
     fn before_sleep(&mut self) -> Option<Time> {
-        if !self.core.watchers.is_empty() {
+        while !self.core.watchers.is_empty() {
             self.env.sequencer.watch(self.number);
-            self.commits_moved();
+            // What sessions acknowledge in this look takes the flag back, also from those that wait on: once more.
+            if !self.commits_moved() {
+                break;
+            }
         }
         let others = self.env.sequencer.waiters_to_ring(self.number);
         for (i, peer) in self.peers.iter().enumerate() {
@@ -362,8 +365,9 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// Tells sessions with a commit under way that watermarks have moved, until they move no further.
-    fn commits_moved(&mut self) {
+    /// Tells sessions that wait for watermarks that these have moved, until they move no further. False: they had not.
+    fn commits_moved(&mut self) -> bool {
+        let mut any = false;
         loop {
             let mut moved = false;
             for (i, seen) in self.watermarks.iter_mut().enumerate() {
@@ -372,8 +376,9 @@ impl<D: Driver> Shard<D> {
                 *seen = now;
             }
             if !moved {
-                return;
+                return any;
             }
+            any = true;
             for id in std::mem::take(&mut self.core.watchers) {
                 // Who still waits afterwards says so again.
                 self.tell(id, SessionEvent::Watermarks);

@@ -15,11 +15,11 @@
 //! | [`auth`] | password exchanges towards clients and nodes, as pure state machines | nothing |
 //! | [`sequencer`] | commit sequence numbers and each node's watermark | nothing |
 //! | [`script`] | what a transaction did to rows, and how a replica is told | wire, sql |
-//! | [`session`] | one client connection: every state it can be in | wire, sql, script, auth, sequencer |
+//! | [`session`] | one client connection: every state it can be in | wire, sql, script, auth, sequencer, config, telemetry; the membership, and the driver's names for connections and time |
 //! | [`shard`] | the event loops: sockets, pools, timers; drives sessions | all of the above |
 //! | [`cluster`] | membership, state file, control plane | config; talks to shards by messages |
 //! | [`config`], [`telemetry`] | what is configured, what is measured | nothing |
-//! | [`sim`] | the simulator: simulated nodes | wire, session |
+//! | [`sim`] | the simulator: the real shards in simulated time, on simulated nodes | all of the above |
 //! | [`admin`], [`sandbox`] | the commands a person types | all |
 //!
 //! Everything from `wire` to `session` is sans-I/O: bytes and events in, actions out. Sockets live in `shard` alone,

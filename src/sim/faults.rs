@@ -178,7 +178,7 @@ impl World {
                 }
             }
             Fault::Restart(n) => {
-                self.relieve(&fault);
+                self.nodes[n].node.restart(self.now_us);
                 self.nodes[n].restarts += 1;
             }
             Fault::Hang(n) => {

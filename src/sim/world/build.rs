@@ -1,0 +1,183 @@
+//! The world that a seed makes.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use bytes::BytesMut;
+
+use super::{SimShard, World};
+use crate::cluster::control::{ControlHandle, ShardHandle};
+use crate::cluster::membership::{Membership, NodeStatus, SharedMembership};
+use crate::config::Config;
+use crate::sequencer::{NodeId, Sequencer};
+use crate::session::catalogue::Versions;
+use crate::session::io::Env;
+use crate::shard::Shard;
+use crate::shard::core::Core;
+use crate::shard::driver::Driver;
+use crate::sim::client::Client;
+use crate::sim::control::{SimControl, SimNode, catalogue};
+use crate::sim::driver::{Port, SimDriver, node_address};
+use crate::sim::faults::Faults;
+use crate::sim::node::{Node, NodeConfig};
+use crate::sim::run::Options;
+use crate::sim::schedule::{Random, Trace, readable};
+use crate::sim::workload::{SCHEMA, TABLES, first_rows};
+use crate::sql::cache::VerdictCache;
+use crate::telemetry::Recorder;
+use crate::wire::front;
+
+/// Commits that may be under way.
+const WINDOW: usize = 256;
+/// Messages that may wait for a shard.
+const INBOX: usize = 256;
+/// Simulated time at which a run begins: late enough for every clock's skew.
+const START_US: i64 = 5_000_000;
+
+impl World {
+    /// The world that this seed makes.
+    ///
+    /// # Errors
+    /// The schema or the configuration is not understood: a mistake of the simulator's own.
+    pub fn new(seed: u64, options: &Options) -> Result<World, String> {
+        let mut random = Random::new(seed);
+        let config = Arc::new(config(&mut random)?);
+        let nodes = (0..config.nodes.len()).map(|i| node(i, &mut random)).collect::<Result<Vec<_>, _>>()?;
+        let count = 1 + random.below(3);
+        let sequencer = Arc::new(Sequencer::new(nodes.len(), WINDOW, 0));
+        let up = Membership { epoch: 1, main: NodeId(0), status: vec![NodeStatus::Up; nodes.len()] };
+        let membership = Arc::new(SharedMembership::new(up));
+        let ports: Vec<_> = (0..count).map(|_| Rc::new(RefCell::new(Port::new(random.split())))).collect();
+        let handles: Vec<ShardHandle> = ports
+            .iter()
+            .map(|p| ShardHandle {
+                inbox: Arc::new(crossbeam::queue::ArrayQueue::new(INBOX)),
+                doorbell: SimDriver::new(p.clone()).doorbell(),
+            })
+            .collect();
+        let (handle, queue) = ControlHandle::with_queue();
+        let shared = Shared { config, membership, sequencer, versions: Arc::default(), logged_in: Arc::default() };
+        let make = |(number, port)| shared.shard(number, port, nodes.len(), &handle, &handles);
+        let shards = ports.into_iter().enumerate().map(make).collect();
+        let Shared { membership, sequencer, .. } = shared;
+        let control = SimControl::new(queue, handles, membership.clone(), sequencer, catalogue(TABLES), nodes.len());
+        let clients = 1 + random.below(options.clients.max(1));
+        let each = 1 + random.below(options.transactions.max(1));
+        let modes = (options.ranges, random.percent(50));
+        let clients: Vec<Client> = (0..clients).map(|i| Client::new(i, each, modes, random.split())).collect();
+        let faults = Faults::new(options.faults, &mut random);
+        Ok(World {
+            now_us: START_US,
+            trace: Trace::new(options.trace),
+            shards,
+            nodes,
+            checked: vec![0; clients.len()],
+            clients,
+            control,
+            membership,
+            faults,
+            links: BTreeMap::new(),
+            largest_queue: 0,
+            whole: [100, 80, 30][random.below(3)],
+            late: [0, 5, 50][random.below(3)],
+            acts: Vec::new(),
+            random,
+        })
+    }
+}
+
+/// What all shards of a process share.
+struct Shared {
+    config: Arc<Config>,
+    membership: Arc<SharedMembership>,
+    sequencer: Arc<Sequencer>,
+    versions: Arc<Versions>,
+    logged_in: Arc<AtomicUsize>,
+}
+
+impl Shared {
+    fn shard(
+        &self,
+        number: usize,
+        port: Rc<RefCell<Port>>,
+        nodes: usize,
+        control: &ControlHandle,
+        all: &[ShardHandle],
+    ) -> SimShard {
+        let addresses = (0..nodes).map(node_address).collect();
+        let core = Core::new(SimDriver::new(port.clone()), addresses, std::env::temp_dir());
+        let env = Env {
+            config: self.config.clone(),
+            membership: self.membership.clone(),
+            sequencer: self.sequencer.clone(),
+            verdicts: VerdictCache::new(100).into(),
+            catalogues: RefCell::new(HashMap::new()),
+            catalogue_versions: self.versions.clone(),
+            recorder: Recorder::default().into(),
+            pool_passwd: None,
+            mock_secret: [0; 32],
+            clients: self.logged_in.clone(),
+            scram_verifiers: false,
+            can_prepare: false,
+            draining: std::cell::Cell::new(false),
+        };
+        SimShard { shard: Shard::new(number, core, env, control.clone(), all.to_vec()), port, until: None }
+    }
+}
+
+fn config(random: &mut Random) -> Result<Config, String> {
+    let early = random.percent(30);
+    let mut text = String::from(
+        "[cluster]\nname = \"sim\"\nwork_dir = \"/\"\nbackend_clustering_mode = \"native_replication\"\n[authentication]\nclient_auth = \"trust\"\n",
+    );
+    for i in 0..3 {
+        text.push_str(&format!("[[node]]\nid = {i}\nbackend_hostname = \"node{i}\"\n"));
+    }
+    let mut config = Config::parse(&text, std::path::Path::new("sim")).map_err(|e| e.to_string())?;
+    if early {
+        // Smaller than a file may say: every second transaction starts early.
+        config.replication.early_start = 60;
+    }
+    Ok(config)
+}
+
+/// A node with the workload's tables.
+fn node(i: usize, random: &mut Random) -> Result<SimNode, String> {
+    let id = u8::try_from(i).unwrap_or(u8::MAX);
+    let config = NodeConfig {
+        id,
+        clock_skew_us: random.between(-1_000_000, 1_000_000),
+        flush_us: random.between(0, 2000),
+        visible_us: random.between(0, 200),
+        physical_order_seed: random.next_u64(),
+        first_xid: 700 + 1000 * u64::from(id),
+        ..NodeConfig::default()
+    };
+    let mut node = Node::new(config);
+    let b = node.connect().ok_or("a new node is down")?;
+    let mut out = BytesMut::new();
+    front::startup(&mut out, [("user", "postgres"), ("database", "d")]);
+    for sql in SCHEMA.iter().map(|s| (*s).to_owned()).chain(first_rows()) {
+        front::query(&mut out, sql.as_bytes());
+    }
+    out.extend_from_slice(front::TERMINATE);
+    node.receive(b, &out);
+    let mut now = 2_000_000;
+    loop {
+        match node.runnable(now).first().copied() {
+            Some(step) => node.step(step, now),
+            None => match node.next_wakeup(now) {
+                Some(t) => now = t,
+                None => break,
+            },
+        }
+    }
+    let told = node.take_output(b);
+    if let Some(at) = told.bytes.windows(2).position(|w| w == b"VE") {
+        return Err(format!("the schema is refused: {}", readable(&told.bytes[at..])));
+    }
+    Ok(SimNode { node, hung: false, restarts: 0, pace: 100 })
+}

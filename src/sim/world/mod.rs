@@ -1,0 +1,100 @@
+//! The world: shards, nodes, clients, the control plane, and what could happen next to each of them.
+//!
+//! | part | what it is for |
+//! |---|---|
+//! | `build` | the world that a seed makes: configuration, nodes with the workload's tables |
+//! | `acts` | what could happen next, and the choice among it |
+//! | `network` | bytes and connections on their way |
+//!
+//! [`World::step`] lists everything that could happen, in a fixed order, and lets the seed choose one. Nothing else
+//! moves, and time passes only when that is chosen, or when nothing else is left.
+
+mod acts;
+mod build;
+mod network;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::client::{Client, State};
+use super::control::{SimControl, SimNode};
+use super::driver::{Life, Port, SimDriver};
+use super::faults::Faults;
+use super::node::BackendId;
+use super::schedule::{Random, Trace};
+use crate::cluster::membership::SharedMembership;
+use crate::shard::Shard;
+use crate::shard::driver::Time;
+use acts::Act;
+
+/// One shard and the world's end of its driver.
+pub(super) struct SimShard {
+    pub shard: Shard<SimDriver>,
+    pub port: Rc<RefCell<Port>>,
+    until: Option<Time>,
+}
+
+/// Everything.
+pub struct World {
+    pub(super) now_us: i64,
+    pub(super) random: Random,
+    pub(super) trace: Trace,
+    pub(super) shards: Vec<SimShard>,
+    pub(super) nodes: Vec<SimNode>,
+    pub(super) clients: Vec<Client>,
+    pub(super) control: SimControl,
+    pub(super) membership: Arc<SharedMembership>,
+    pub(super) faults: Faults,
+    /// Records of each client that have been checked.
+    pub(super) checked: Vec<usize>,
+    /// Which connection a backend serves.
+    pub(super) links: BTreeMap<(usize, BackendId), (usize, u32)>,
+    /// Most bytes that a shard has had queued on one connection.
+    pub(super) largest_queue: usize,
+    /// How unevenly bytes are cut: percent of deliveries that are whole.
+    whole: usize,
+    late: usize,
+    acts: Vec<Act>,
+}
+
+impl World {
+    /// All clients have done what they had to.
+    #[must_use]
+    pub fn clients_done(&self) -> bool {
+        self.clients.iter().all(|c| c.state == State::Done)
+    }
+
+    pub(super) fn now(&self) -> Time {
+        Time(u64::try_from(self.now_us).unwrap_or(0).saturating_mul(1000))
+    }
+
+    /// Clients whose answers made them write send it.
+    pub fn after_step(&mut self) {
+        for c in 0..self.clients.len() {
+            if !self.clients[c].out.is_empty() {
+                self.client_sends(c);
+            }
+        }
+    }
+
+    /// Nothing is under way: no session, no question, no connection that moves.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let conns = |s: &SimShard| {
+            s.port.borrow().conns().iter().all(|c| match c.life {
+                Life::Free => true,
+                Life::Open => c.inward.is_empty() && c.outward.is_empty() && c.end.is_none(),
+                _ => false,
+            })
+        };
+        self.clients_done()
+            && self.control.is_idle()
+            && self.shards.iter().all(|s| !s.port.borrow().is_due() && s.shard.summaries().is_empty() && conns(s))
+            && self
+                .nodes
+                .iter()
+                .all(|n| n.node.runnable(self.now_us).is_empty() && n.node.next_wakeup(self.now_us).is_none())
+    }
+}

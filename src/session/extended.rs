@@ -17,7 +17,7 @@ use super::owed::{Asked, Own, Whose};
 use super::reader::ReaderIs;
 use super::registry::{Portal, Prepared};
 use super::route::{Given, Plan, Retry};
-use super::simple::already_in_progress;
+use super::simple::{already_in_progress, no_block_to_chain, no_transaction};
 use super::transaction::{Target, Tx, begin_tag};
 use super::{AfterRollback, Request, Session};
 use crate::sql::cache::Verdict;
@@ -29,19 +29,20 @@ use crate::wire::{PgError, back, front};
 /// The batch that is being relayed.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// Its first message has been looked at.
+    /// Its first message has been looked at. (COMMIT and ROLLBACK end what was decided then: the messages behind them
+    /// are another transaction's.)
     open: bool,
     /// Where it goes.
     target: Option<Target>,
     /// An error has been told: everything up to Sync is dropped, as the server does.
     skipping: bool,
-    /// Something was sent to a server since the last Sync.
+    /// Something was sent to a server since the last Sync (the client's, or the one behind COMMIT and ROLLBACK).
     sent: bool,
     /// A reader has refused it, or was lost.
     pub(super) force_main: bool,
     /// COPY FROM STDIN: the client's data is awaited.
     pub(super) copy: bool,
-    /// BEGIN was answered in this batch and no server has heard of it.
+    /// A BEGIN stands in this batch, or stood in it, that makes its implicit transaction the client's.
     begun: bool,
     /// The one statement of this batch goes to every replica after main.
     everywhere: Option<Bytes>,
@@ -59,8 +60,9 @@ impl Batch {
 struct Survey {
     complete: bool,
     executes: usize,
-    /// Something but BEGIN, COMMIT and ROLLBACK is bound.
-    binds: bool,
+    /// Something but BEGIN, COMMIT and ROLLBACK is parsed, bound or described: the server may refuse it, which ends
+    /// the block that it stands in.
+    touches: bool,
     writes: bool,
     control: bool,
     read: bool,
@@ -152,7 +154,8 @@ impl Session {
         if target == Target::Reader && !self.barrier(target, cx) {
             return false;
         }
-        self.batch = Batch { open: true, target: Some(target), ..Batch::default() };
+        // Something may have been sent before a COMMIT in the same batch, and the client's Sync is still to come.
+        self.batch = Batch { open: true, target: Some(target), sent: self.batch.sent, ..Batch::default() };
         self.began.get_or_insert(cx.io.now());
         if target == Target::Reader && matches!(self.tx, Tx::Idle) {
             let until_sync = self.inbox.iter().position(|f| f.tag == b'S').unwrap_or(0);
@@ -162,16 +165,19 @@ impl Session {
         }
         match &self.tx {
             // A portal lives in the transaction in which it was bound.
-            Tx::Begun(modes) if survey.binds || survey.executes > usize::from(survey.control) || !survey.complete => {
+            Tx::Begun(modes) if survey.touches || survey.executes > usize::from(survey.control) || !survey.complete => {
                 let modes = modes.clone();
                 self.open_transaction(target, false, modes, cx);
                 self.batch.sent = true;
             }
             Tx::Idle if target == Target::Lane => {
                 let alone = survey.complete && survey.executes <= 1;
+                let begins = survey.begin.is_some() && survey.touches;
                 if let Some(sql) = survey.everywhere.filter(|_| alone) {
                     self.batch.everywhere = Some(sql);
-                } else if (!survey.complete || survey.executes > 1 || survey.writes) && !(alone && survey.control) {
+                } else if begins
+                    || ((!survey.complete || survey.executes > 1 || survey.writes) && !(alone && survey.control))
+                {
                     self.open_transaction(Target::Lane, true, survey.begin.unwrap_or_default(), cx);
                     self.batch.sent = true;
                 }
@@ -196,6 +202,7 @@ impl Session {
                         if let (true, Class::Begin(modes)) = (first, &verdict.class) {
                             s.begin = Some(modes.clone());
                         }
+                        s.touches |= !is_control(&verdict.class);
                         let known = Known { verdict, sql: f.raw.slice_ref(p.sql), own_types: has_own_types(&p.types) };
                         parsed.push((p.name.to_owned(), known));
                     }
@@ -204,7 +211,7 @@ impl Session {
                     let Some(b) = Bind::read(f.body()) else { continue };
                     let of = parsed.iter().rev().find(|(n, _)| n == b.statement).map(|(_, k)| k.clone());
                     let of = of.or_else(|| self.registry.statement(b.statement).map(|p| self.known(p, cx)));
-                    s.binds |= of.as_ref().is_none_or(|k| !is_control(&k.verdict.class));
+                    s.touches |= of.as_ref().is_none_or(|k| !is_control(&k.verdict.class));
                     bound.push((b.portal.to_owned(), of));
                 }
                 b'E' => {
@@ -222,7 +229,8 @@ impl Session {
                     s.complete = true;
                     break;
                 }
-                b'D' | b'C' | b'H' => {}
+                b'D' => s.touches |= self.describe_touches(f, &parsed, &bound),
+                b'C' | b'H' => {}
                 _ => {
                     s.plain_messages = false;
                     break;
@@ -231,6 +239,17 @@ impl Session {
         }
         s.read = s.complete && s.plain_messages && s.executes == 1 && s.read;
         s
+    }
+
+    /// Describe of something that was prepared before this batch and is not BEGIN, COMMIT or ROLLBACK, or of nothing.
+    /// (What is described behind its own Parse or Bind has counted there.)
+    fn describe_touches(&self, f: &Frame, parsed: &[(String, Known)], bound: &[(String, Option<Known>)]) -> bool {
+        let Some((kind, name)) = read_target(f.body()) else { return true };
+        let (here, of) = match kind {
+            b'S' => (parsed.iter().any(|(n, _)| n == name), self.registry.statement(name)),
+            _ => (bound.iter().any(|(n, _)| n == name), self.registry.portal(name).map(|p| &p.statement)),
+        };
+        !here && of.is_none_or(|p| !is_control(&p.verdict.class))
     }
 
     /// A prepared statement, judged anew if the catalogue has moved since.
@@ -446,15 +465,17 @@ impl Session {
 
     fn execute_begin(&mut self, sql: &Bytes, modes: TxModes, cx: &mut Cx<'_>) -> bool {
         match &mut self.tx {
-            Tx::Idle => {
-                self.tx = Tx::Begun(modes);
+            Tx::Idle => self.tx = Tx::Begun(modes),
+            // The block that was opened for the batch becomes the client's when BEGIN's turn comes, if it does: what
+            // fails before it has no block to leave open, what fails behind it has (BeginTransactionBlock, xact.c).
+            Tx::Open(o) if o.implicit && !self.batch.begun => {
                 self.batch.begun = true;
-            }
-            // The block that was opened for the batch becomes the client's.
-            Tx::Open(o) if o.implicit => {
-                o.implicit = false;
-                o.modes = modes;
-                self.batch.begun = true;
+                if modes != o.modes {
+                    self.set_modes(&modes, cx);
+                    self.batch.sent = true;
+                }
+                self.local(back::command_complete(begin_tag(sql)), Asked::Execute, Note::Begun(modes), cx);
+                return true;
             }
             Tx::Begun(_) | Tx::Open(_) => {
                 self.local(already_in_progress().encode(), Asked::Execute, Note::Nothing, cx);
@@ -468,14 +489,11 @@ impl Session {
         if !self.barrier(self.target(), cx) {
             return false;
         }
+        self.batch.open = false;
         match std::mem::take(&mut self.tx) {
             Tx::Idle if chain => return self.refuse_in_batch(&no_block_to_chain("COMMIT"), cx),
             Tx::Idle => {
-                let w = PgError {
-                    severity: crate::wire::Severity::Warning,
-                    ..PgError::error("25P01", "there is no transaction in progress")
-                };
-                self.out.push(w.encode());
+                self.out.push(no_transaction().encode());
                 self.out.push(back::command_complete("COMMIT"));
             }
             Tx::Begun(modes) => {
@@ -486,11 +504,20 @@ impl Session {
                 let failed = open.failed;
                 self.tx = Tx::Open(open);
                 self.commit_as_rollback = !failed;
+                self.batch.sent = false;
                 self.request = Request::ExecuteEnd;
                 self.roll_back_lane(AfterRollback::Execute { chain }, cx);
             }
+            Tx::Open(open) if open.implicit && chain => {
+                self.tx = Tx::Open(open);
+                return self.refuse_in_batch(&no_block_to_chain("COMMIT"), cx);
+            }
             Tx::Open(open) => {
+                if open.implicit {
+                    self.out.push(no_transaction().encode());
+                }
                 self.chained = chain.then(|| open.modes.clone());
+                self.batch.sent = false;
                 self.request = Request::ExecuteEnd;
                 self.start_commit(open, After::ExecuteCommit { chain }, cx);
             }
@@ -502,14 +529,11 @@ impl Session {
         if !self.barrier(self.target(), cx) {
             return false;
         }
+        self.batch.open = false;
         match &self.tx {
             Tx::Idle if chain => return self.refuse_in_batch(&no_block_to_chain("ROLLBACK"), cx),
             Tx::Idle => {
-                let w = PgError {
-                    severity: crate::wire::Severity::Warning,
-                    ..PgError::error("25P01", "there is no transaction in progress")
-                };
-                self.out.push(w.encode());
+                self.out.push(no_transaction().encode());
                 self.out.push(back::command_complete("ROLLBACK"));
             }
             Tx::Begun(_) => {
@@ -518,8 +542,13 @@ impl Session {
                 }
                 self.out.push(back::command_complete("ROLLBACK"));
             }
+            Tx::Open(o) if o.implicit && chain => return self.refuse_in_batch(&no_block_to_chain("ROLLBACK"), cx),
             Tx::Open(o) => {
+                if o.implicit {
+                    self.out.push(no_transaction().encode());
+                }
                 self.chained = chain.then(|| o.modes.clone());
+                self.batch.sent = false;
                 self.request = Request::ExecuteEnd;
                 self.roll_back_lane(AfterRollback::Execute { chain }, cx);
             }
@@ -587,11 +616,11 @@ impl Session {
     /// ReadyForQuery behind the last message of an implicit transaction.
     pub(super) fn implicit_end(&mut self, cx: &mut Cx<'_>) {
         match std::mem::take(&mut self.tx) {
-            Tx::Open(open) if open.failed => {
+            Tx::Open(open) if open.implicit && open.failed => {
                 self.tx = Tx::Open(open);
                 self.roll_back_lane(AfterRollback::Sync, cx);
             }
-            Tx::Open(open) => self.start_commit(open, After::SyncEnd, cx),
+            Tx::Open(open) if open.implicit => self.start_commit(open, After::SyncEnd, cx),
             tx => {
                 self.tx = tx;
                 self.request = Request::None;
@@ -600,16 +629,9 @@ impl Session {
         }
     }
 
-    /// An error was told in this batch: the rest is skipped, and what was only begun here is not.
+    /// An error was told in this batch: the rest is skipped.
     pub(super) fn batch_failed(&mut self) {
         self.batch.skipping = true;
-        if std::mem::take(&mut self.batch.begun) {
-            match &mut self.tx {
-                Tx::Begun(_) => self.tx = Tx::Idle,
-                Tx::Open(o) => o.implicit = true,
-                Tx::Idle => {}
-            }
-        }
     }
 
     /// CopyInResponse to an Execute. What the client had sent behind it (a Sync) the server ignores while it copies.
@@ -663,6 +685,10 @@ impl Session {
         self.out.release();
         self.out.push(e.encode());
         self.batch_failed();
+        if let Tx::Begun(modes) = &self.tx {
+            let modes = modes.clone();
+            self.open_transaction(self.target(), false, modes, cx);
+        }
         let status = self.tx.open().map(|o| (o.failed, o.on));
         if let Some((false, on)) = status {
             let mut out = BytesMut::new();
@@ -690,11 +716,6 @@ impl Session {
         self.ready(cx);
         true
     }
-}
-
-/// `EndTransactionBlock` in xact.c.
-fn no_block_to_chain(what: &str) -> PgError {
-    PgError::error("25P01", format!("{what} AND CHAIN can only be used in transaction blocks"))
 }
 
 fn is_control(class: &Class) -> bool {

@@ -6,7 +6,8 @@
 //!
 //! Where to look:
 //! - [`startup`]: start-up packets, passwords, the lane's login; [`reader`]: the backends for reads;
-//! - [`simple`], [`extended`]: what the client asks, by either protocol; [`route`]: where it goes;
+//! - [`simple`], [`extended`]: what the client asks, by either protocol; [`strings`]: several statements at once;
+//!   [`route`]: where it goes;
 //! - [`server`]: what the lane and the reader answer, held against [`owed`];
 //! - [`transaction`], [`commit`]: the client's transaction, its script, and the commit on all nodes; [`replica`],
 //!   [`applier`]: one replica's part in it; [`early`]: large ones start before COMMIT;
@@ -38,6 +39,7 @@ pub mod server;
 pub mod settings;
 pub mod simple;
 pub mod startup;
+pub mod strings;
 pub mod transaction;
 
 use std::collections::{HashSet, VecDeque};

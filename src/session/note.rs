@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::script::Statement;
+use crate::sql::class::TxModes;
 use crate::sql::literals::{Now, time_literals, timestamp};
 
 /// Taken when main (or a reader) has completed the request.
@@ -30,6 +31,8 @@ pub enum Note {
     Prepared,
     /// A temporary object was made: it lives on main alone. Its name, lower-case, if that is plain.
     Temporary(Option<String>),
+    /// BEGIN in a batch that is a transaction already: that is the client's from here on, with these modes.
+    Begun(TxModes),
     /// ReadyForQuery that the client sees, in the session's own words.
     Ready,
     /// ReadyForQuery at the end of an implicit transaction: commit or roll back now.

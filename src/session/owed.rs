@@ -63,6 +63,10 @@ pub enum Own {
     Commit,
     /// ROLLBACK in the proxy's own name.
     Rollback,
+    /// A string of several statements, parsed as a whole before the first of them runs.
+    Syntax,
+    /// SET TRANSACTION in place of a BEGIN that stands behind other statements. Its failure is the client's.
+    Modes,
     /// Something whose outcome does not matter (Close of an own portal).
     Tidy,
 }

@@ -420,6 +420,8 @@ impl Session {
                 }
                 self.pump_requests(cx);
             }
+            Own::Syntax => self.syntax_answered(target, error, cx),
+            Own::Modes => self.modes_set(cx),
             Own::Tidy if target == Target::Reader => {
                 if let Some(Retry { refuted: true, .. }) = &self.retry {
                     self.retry_on_main(cx);
@@ -454,12 +456,14 @@ impl Session {
         self.rows.take();
         match own {
             // Taken when the ReadyForQuery of the session's own Sync (or Query) comes.
-            Some(Own::Commit | Own::Constraints | Own::Rollback | Own::Settings | Own::Replay) => {
+            Some(Own::Commit | Own::Constraints | Own::Rollback | Own::Settings | Own::Replay | Own::Syntax) => {
                 self.own_error = Some(Bytes::copy_from_slice(bytes_of(chunk, piece)));
             }
             // Nobody waits for it: kept, it would be taken for the answer to something else.
             Some(Own::Tidy) => {}
-            Some(Own::Begin | Own::Prepare | Own::Info | Own::Opaque) | None => self.relay_error(target, chunk, piece),
+            Some(Own::Begin | Own::Prepare | Own::Info | Own::Opaque | Own::Modes) | None => {
+                self.relay_error(target, chunk, piece);
+            }
         }
         if !to_sync {
             return;
@@ -487,8 +491,15 @@ impl Session {
             self.out.release();
         }
         self.everywhere = None;
+        let moved = if piece.first && piece.last { self.with_clients_position(bytes_of(chunk, piece)) } else { None };
         self.step_failed();
-        self.out.relay(chunk, &piece.place);
+        match moved {
+            Some(raw) => {
+                self.out.end_run(chunk);
+                self.out.push(raw);
+            }
+            None => self.out.relay(chunk, &piece.place),
+        }
     }
 
     /// The client's request has completed.
@@ -512,6 +523,11 @@ impl Session {
                 if let Some(o) = self.tx.open_mut() {
                     o.script.rollback_to(&name);
                     o.failed = false;
+                }
+            }
+            Note::Begun(modes) => {
+                if let Some(o) = self.tx.open_mut() {
+                    (o.implicit, o.modes) = (false, modes);
                 }
             }
             Note::Setting(s) => self.setting_done(*s, cx),

@@ -13,6 +13,7 @@ use super::note::{Note, without_nul};
 use super::owed::{Asked, Own, Whose};
 use super::reader::ReaderIs;
 use super::route::{Given, Plan, Retry, Writes};
+use super::strings::Syntax;
 use super::transaction::{OPAQUE, Target, Tx, begin_tag};
 use super::{AfterRollback, Request, Session};
 use crate::sql::cache::Verdict;
@@ -37,6 +38,8 @@ pub struct Simple {
     copy: bool,
     /// The current step waits for the reader.
     waiting: bool,
+    /// Of the whole string.
+    pub(super) syntax: Syntax,
 }
 
 impl Simple {
@@ -47,6 +50,22 @@ impl Simple {
 
     fn is_last(&self) -> bool {
         self.next + 1 >= self.steps.len()
+    }
+
+    /// More than one statement stands in the string.
+    pub(super) fn is_several(&self) -> bool {
+        self.steps.len() > 1
+    }
+
+    /// The whole string.
+    pub(super) fn text(&self) -> &Bytes {
+        &self.text
+    }
+
+    /// What stands before the current step, if that is sent alone.
+    pub(super) fn before_step(&self) -> Option<&[u8]> {
+        let step = self.steps.get(self.next).filter(|_| self.is_several())?;
+        self.text.get(..step.start)
     }
 }
 
@@ -84,8 +103,11 @@ impl Session {
             everywhere: false,
             copy: false,
             waiting: false,
+            syntax: Syntax::default(),
         });
-        self.run_steps(cx);
+        if !self.ask_syntax(cx) {
+            self.run_steps(cx);
+        }
         true
     }
 
@@ -116,7 +138,7 @@ impl Session {
     }
 
     /// Runs steps until one is at a server, or all are done.
-    fn run_steps(&mut self, cx: &mut Cx<'_>) {
+    pub(super) fn run_steps(&mut self, cx: &mut Cx<'_>) {
         loop {
             let Request::Simple(s) = &self.request else { return };
             if s.failed || s.next >= s.steps.len() {
@@ -179,9 +201,28 @@ impl Session {
                 self.out.push(back::command_complete(begin_tag(sql)));
                 Went::Done
             }
+            Tx::Open(o) if o.implicit && !o.failed => {
+                self.set_modes(&modes, cx);
+                self.sync_own(Target::Lane, Own::Modes, cx);
+                Went::Sent
+            }
             // The server has the right warning for it.
             Tx::Open(_) => self.send_step(Note::Nothing, None, cx),
         }
+    }
+
+    /// The server has set the modes of a BEGIN behind other statements, or refused to (the client has been told).
+    pub(super) fn modes_set(&mut self, cx: &mut Cx<'_>) {
+        let Request::Simple(s) = &mut self.request else { return };
+        if !s.failed {
+            let tag = begin_tag(&s.text.slice(s.steps[s.next].clone()));
+            s.next += 1;
+            self.out.push(back::command_complete(tag));
+            if let Some(open) = self.tx.open_mut() {
+                open.implicit = false;
+            }
+        }
+        self.run_steps(cx);
     }
 
     fn simple_commit(&mut self, chain: bool, cx: &mut Cx<'_>) -> Went {
@@ -197,7 +238,14 @@ impl Session {
                 self.tx = Tx::Open(open);
                 self.send_text(on, "COMMIT", Note::Ended { chain }, cx)
             }
+            Tx::Open(open) if open.implicit && chain => {
+                self.tx = Tx::Open(open);
+                self.refuse(&no_block_to_chain("COMMIT"), cx)
+            }
             Tx::Open(open) => {
+                if open.implicit {
+                    self.out.push(no_transaction().encode());
+                }
                 let modes = open.modes.clone();
                 self.chained = chain.then_some(modes);
                 self.start_commit(open, After::SimpleCommit { chain }, cx);
@@ -216,7 +264,11 @@ impl Session {
                 self.out.push(back::command_complete("ROLLBACK"));
                 Went::Done
             }
+            Tx::Open(o) if o.implicit && chain => self.refuse(&no_block_to_chain("ROLLBACK"), cx),
             Tx::Open(o) => {
+                if o.implicit {
+                    self.out.push(no_transaction().encode());
+                }
                 let on = o.on;
                 self.send_text(on, "ROLLBACK", Note::Ended { chain }, cx)
             }
@@ -227,22 +279,23 @@ impl Session {
     fn refuse(&mut self, e: &PgError, cx: &mut Cx<'_>) -> Went {
         self.out.push(e.encode());
         self.step_failed();
+        self.fail_transaction(cx);
+        Went::Done
+    }
+
+    /// The client's transaction fails for a reason that no server knows: the server's must fail too, and text that
+    /// cannot be parsed does that.
+    pub(super) fn fail_transaction(&mut self, cx: &mut Cx<'_>) {
         if let Tx::Begun(modes) = &self.tx {
             let modes = modes.clone();
             self.open_transaction(Target::Lane, false, modes, cx);
         }
-        match self.tx.open_mut() {
-            Some(open) if !open.failed => {
-                // The server's transaction must fail too: text that cannot be parsed does that.
-                open.failed = true;
-                let on = open.on;
-                let mut out = BytesMut::new();
-                front::query(&mut out, b"pglockstep_refused_a_statement");
-                self.forward(on, out.freeze(), Asked::Query, Whose::Own(Own::Tidy), cx);
-                Went::Done
-            }
-            _ => Went::Done,
-        }
+        let Some(open) = self.tx.open_mut().filter(|o| !o.failed) else { return };
+        open.failed = true;
+        let on = open.on;
+        let mut out = BytesMut::new();
+        front::query(&mut out, b"pglockstep_refused_a_statement");
+        self.forward(on, out.freeze(), Asked::Query, Whose::Own(Own::Tidy), cx);
     }
 
     fn simple_everywhere(&mut self, cx: &mut Cx<'_>) -> Went {
@@ -605,4 +658,14 @@ fn not_on_reader() -> PgError {
 /// BEGIN in a transaction block (`BeginTransactionBlock` in xact.c).
 pub(super) fn already_in_progress() -> PgError {
     PgError { severity: Severity::Warning, ..PgError::error("25001", "there is already a transaction in progress") }
+}
+
+/// COMMIT and ROLLBACK outside a transaction block (`EndTransactionBlock` in xact.c).
+pub(super) fn no_transaction() -> PgError {
+    PgError { severity: Severity::Warning, ..PgError::error("25P01", "there is no transaction in progress") }
+}
+
+/// AND CHAIN outside a transaction block (`EndTransactionBlock` in xact.c).
+pub(super) fn no_block_to_chain(what: &str) -> PgError {
+    PgError::error("25P01", format!("{what} AND CHAIN can only be used in transaction blocks"))
 }

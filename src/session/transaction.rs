@@ -135,13 +135,36 @@ impl Tx {
     }
 }
 
-/// The BEGIN that these modes mean, and the name under which a link keeps it prepared. There are 60 of them, so the
-/// text is made once each and kept for ever.
+/// The BEGIN that these modes mean, and the name under which a link keeps it prepared.
 #[must_use]
 pub fn begin_statement(modes: &TxModes) -> (&'static str, &'static str) {
+    let [(name, sql), _] = &texts()[code(modes)];
+    (name, sql)
+}
+
+/// What sets these modes in a transaction that has begun already, and its name. Not for default modes, which need
+/// nothing.
+#[must_use]
+pub fn modes_statement(modes: &TxModes) -> (&'static str, &'static str) {
+    let [_, (name, sql)] = &texts()[code(modes)];
+    (name, sql)
+}
+
+/// There are 45 combinations of modes, so their texts are made once and kept for ever.
+fn texts() -> &'static [[(String, String); 2]] {
     use std::sync::OnceLock;
-    static TEXTS: OnceLock<Vec<(String, String)>> = OnceLock::new();
-    let texts = TEXTS.get_or_init(|| (0..45).map(|code| (format!("_pgls_b{code}"), begin_text(code))).collect());
+    static TEXTS: OnceLock<Vec<[(String, String); 2]>> = OnceLock::new();
+    TEXTS.get_or_init(|| {
+        let both = |code| {
+            let begin = begin_text(code);
+            let set = begin.replacen("BEGIN", "SET TRANSACTION", 1);
+            [(format!("_pgls_b{code}"), begin), (format!("_pgls_m{code}"), set)]
+        };
+        (0..45).map(both).collect()
+    })
+}
+
+fn code(modes: &TxModes) -> usize {
     let level = match modes.isolation {
         None => 0,
         Some(Isolation::ReadUncommitted) => 1,
@@ -150,8 +173,7 @@ pub fn begin_statement(modes: &TxModes) -> (&'static str, &'static str) {
         Some(Isolation::Serializable) => 4,
     };
     let flag = |f: Option<bool>| f.map_or(0, |on| if on { 1 } else { 2 });
-    let (name, sql) = &texts[level * 9 + flag(modes.read_only) * 3 + flag(modes.deferrable)];
-    (name, sql)
+    level * 9 + flag(modes.read_only) * 3 + flag(modes.deferrable)
 }
 
 fn begin_text(code: usize) -> String {
@@ -250,6 +272,7 @@ mod tests {
     fn every_combination_of_modes_has_its_own_begin() {
         let modes = TxModes { isolation: Some(Isolation::RepeatableRead), read_only: Some(true), deferrable: None };
         assert_eq!(begin_statement(&modes).1, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY");
+        assert_eq!(modes_statement(&modes).1, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY");
         assert_eq!(begin_statement(&TxModes::default()), ("_pgls_b0", "BEGIN"));
     }
 

@@ -3,7 +3,7 @@
 //! A verdict rests on the catalogue version it was found under. Under a newer one its class stands (that is lexical) and
 //! its proof is made again. Without a fresh catalogue nothing is proved.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
@@ -216,14 +216,17 @@ struct Kept {
 pub struct VerdictCache {
     young: HashMap<Key, Kept>,
     old: HashMap<Key, Kept>,
+    /// Shapes of strings that a server has parsed to their end; the same two generations.
+    parsed: [HashSet<ShapeHash>; 2],
     limit: usize,
 }
 
 impl VerdictCache {
-    /// Keeps `limit` shapes for certain, up to twice as many.
+    /// Keeps `limit` shapes for certain, up to twice as many; the same for strings of several statements.
     #[must_use]
     pub fn new(limit: usize) -> VerdictCache {
-        VerdictCache { young: HashMap::new(), old: HashMap::new(), limit: limit.max(1) }
+        let (young, old, parsed) = Default::default();
+        VerdictCache { young, old, parsed, limit: limit.max(1) }
     }
 
     /// What is known of the statement.
@@ -249,6 +252,30 @@ impl VerdictCache {
         }
         self.young.insert(key, kept);
         verdict
+    }
+
+    /// A server has parsed a string of this shape to its end. (With backslashes in strings the shape does not tell.)
+    pub fn is_parsed(&mut self, sql: &str, std_strings: bool) -> bool {
+        let shape = shape_hash(sql, std_strings);
+        if std_strings && self.parsed[1].contains(&shape) {
+            self.remember(shape);
+        }
+        self.parsed[0].contains(&shape)
+    }
+
+    /// A server has parsed this string to its end.
+    pub fn remember_parsed(&mut self, sql: &str, std_strings: bool) {
+        if std_strings {
+            self.remember(shape_hash(sql, std_strings));
+        }
+    }
+
+    fn remember(&mut self, shape: ShapeHash) {
+        if self.parsed[0].len() >= self.limit {
+            self.parsed.swap(0, 1);
+            self.parsed[0].clear();
+        }
+        self.parsed[0].insert(shape);
     }
 
     /// A server has refused to run it as a read: it is none, whatever was proved.

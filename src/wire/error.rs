@@ -39,13 +39,23 @@ pub struct PgError {
     pub detail: Option<String>,
     /// What to do.
     pub hint: Option<String>,
+    /// The function that reported it: PostgreSQL's own errors have one, the proxy's do not (the simulated node's do
+    /// where somebody looks at it).
+    pub routine: Option<&'static str>,
 }
 
 impl PgError {
     /// An ERROR.
     #[must_use]
     pub fn error(sqlstate: &'static str, message: impl Into<String>) -> Self {
-        PgError { severity: Severity::Error, sqlstate, message: message.into(), detail: None, hint: None }
+        PgError {
+            severity: Severity::Error,
+            sqlstate,
+            message: message.into(),
+            detail: None,
+            hint: None,
+            routine: None,
+        }
     }
 
     /// A FATAL error: the connection ends after it.
@@ -90,6 +100,9 @@ impl PgError {
             if let Some(h) = &self.hint {
                 field(b'H', h);
             }
+            if let Some(r) = self.routine {
+                field(b'R', r);
+            }
             b.put_u8(0);
         });
         out.freeze()
@@ -107,6 +120,8 @@ pub struct ErrorFields {
     pub message: String,
     /// `D`.
     pub detail: String,
+    /// `R`: the function of the server's that reported it; never localised.
+    pub routine: String,
 }
 
 impl ErrorFields {
@@ -125,12 +140,39 @@ impl ErrorFields {
                 b'C' => &mut f.sqlstate,
                 b'M' => &mut f.message,
                 b'D' => &mut f.detail,
+                b'R' => &mut f.routine,
                 _ => continue,
             };
             *slot = String::from_utf8_lossy(text).into_owned();
         }
         f
     }
+}
+
+/// An ErrorResponse (or NoticeResponse) whose position (`P`, characters from 1) lies that many characters further on;
+/// `None` if it has none.
+#[must_use]
+pub fn with_position_moved(message: &[u8], characters: usize) -> Option<Bytes> {
+    let mut out = BytesMut::with_capacity(message.len() + 8);
+    out.put_slice(message.get(..5)?);
+    let (mut body, mut moved) = (&message[5..], false);
+    while let Some((&code, rest)) = body.split_first().filter(|(code, _)| **code != 0) {
+        let (text, rest) = super::split_cstr(rest)?;
+        body = rest;
+        out.put_u8(code);
+        match std::str::from_utf8(text).ok().and_then(|t| t.parse::<usize>().ok()).filter(|_| code == b'P') {
+            Some(at) => {
+                moved = true;
+                out.put_slice(at.saturating_add(characters).to_string().as_bytes());
+            }
+            None => out.put_slice(text),
+        }
+        out.put_u8(0);
+    }
+    out.put_u8(0);
+    let length = u32::try_from(out.len() - 1).ok()?;
+    out[1..5].copy_from_slice(&length.to_be_bytes());
+    moved.then(|| out.freeze())
 }
 
 #[cfg(test)]
@@ -146,5 +188,13 @@ mod tests {
         let f = ErrorFields::parse(&raw[5..]);
         assert_eq!((f.severity.as_str(), f.sqlstate.as_str(), f.detail.as_str()), ("FATAL", "53300", "dx"));
         assert_eq!(f.message, "sorry, too many clients already");
+    }
+
+    #[test]
+    fn a_position_is_moved_and_nothing_else_changes() {
+        let raw = b"E\0\0\0\x15C42601\0P9\0Mx\0Ry\0\0";
+        let moved = with_position_moved(raw, 95).unwrap();
+        assert_eq!(&moved[..], b"E\0\0\0\x17C42601\0P104\0Mx\0Ry\0\0");
+        assert_eq!(with_position_moved(b"E\0\0\0\x0cC42601\0\0", 95), None);
     }
 }

@@ -229,7 +229,8 @@ impl Session {
         }
         let list = self.server().parse(text)?;
         if list.len() > 1 {
-            return Err(PgError::error("42601", "cannot insert multiple commands into a prepared statement"));
+            let e = PgError::error("42601", "cannot insert multiple commands into a prepared statement");
+            return Err(PgError { routine: Some("exec_parse_message"), ..e });
         }
         let (mut params, mut fields) = (Vec::new(), Vec::new());
         if let Some(statement) = list.first() {

@@ -210,7 +210,7 @@ mod tests {
         let expect = Expect::Same { tag: Box::from(&b"UPDATE 1"[..]), rows: Digest::default() };
         let sql = Bytes::from_static(b"update t set a = 1").into();
         let bind = Bytes::from_static(&[0; 6]).into();
-        let entry = Statement { sql, types: Arc::from([]), bind, keep: true, expect };
+        let entry = Statement { sql, types: Arc::from([]), bind, prepare: None, keep: true, expect };
         s.add(Entry::Statement(entry), &mut Room { limit: 10_000, spill: &mut make_spill }).unwrap();
         s
     }

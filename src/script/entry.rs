@@ -30,10 +30,21 @@ pub struct Statement {
     pub types: Arc<[u32]>,
     /// The client's Bind behind its names: formats, values, result formats.
     pub bind: Stored,
+    /// What the text executes by SQL under the name [`super::EXECUTED_NAME`].
+    pub prepare: Option<Box<Prepare>>,
     /// Worth keeping prepared: the text comes again with other values (and is shared, not this script's own).
     pub keep: bool,
     /// What main answered.
     pub expect: Expect,
+}
+
+/// A prepared statement of the client's that an entry executes by SQL: replicas have none of that name.
+#[derive(Clone, Debug)]
+pub struct Prepare {
+    /// The statement, in the client's encoding.
+    pub sql: Stored,
+    /// Parameter types by OID; 0: left to the server.
+    pub types: Arc<[u32]>,
 }
 
 /// The data of a COPY FROM STDIN: the client's CopyData messages, headers included, cut anywhere.
@@ -97,7 +108,8 @@ impl Entry {
             _ => 0,
         };
         let text = if s.keep { 0 } else { s.sql.resident() };
-        size_of::<Entry>() + text + s.bind.resident() + data
+        let prepare = s.prepare.as_ref().map_or(0, |p| size_of::<Prepare>() + p.sql.resident());
+        size_of::<Entry>() + text + prepare + s.bind.resident() + data
     }
 }
 
@@ -139,6 +151,10 @@ impl Script {
             self.store(&mut s.sql, room)?;
         }
         self.store(&mut s.bind, room)?;
+        if let Some(p) = &mut s.prepare {
+            self.written += p.sql.resident() as u64;
+            self.store(&mut p.sql, room)?;
+        }
         self.resident += entry.size();
         self.entries.push(entry);
         Ok(())
@@ -290,7 +306,7 @@ pub(super) mod tests {
     pub fn entry(sql: &'static str) -> Entry {
         let sql = Bytes::from_static(sql.as_bytes()).into();
         let (types, bind) = (Arc::from([]), Bytes::from_static(&[0; 6]).into());
-        Entry::Statement(Statement { sql, types, bind, keep: false, expect: Expect::Success })
+        Entry::Statement(Statement { sql, types, bind, prepare: None, keep: false, expect: Expect::Success })
     }
 
     pub fn make_spill() -> io::Result<Box<dyn Spill>> {

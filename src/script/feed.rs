@@ -45,6 +45,9 @@ impl Feed {
         let Some(chunk) = self.chunk else {
             let s = entry.statement();
             let (sql, bind) = (script.load(&s.sql)?, script.load(&s.bind)?);
+            if let Some(p) = &s.prepare {
+                w.prepare(&script.load(&p.sql)?, &p.types, self.entry);
+            }
             w.statement(&sql, &s.types, &bind, s.keep, Some(self.entry));
             match entry {
                 Entry::Copy { .. } => self.chunk = Some(0),

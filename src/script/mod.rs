@@ -15,5 +15,6 @@ pub mod packet;
 pub mod store;
 
 pub use digest::{Digest, RowHasher};
-pub use entry::{CopyData, Entry, Expect, Script, Statement};
+pub use entry::{CopyData, Entry, Expect, Prepare, Script, Statement};
+pub use packet::EXECUTED_NAME;
 pub use store::{Spill, Stored};

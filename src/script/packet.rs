@@ -14,6 +14,9 @@ use crate::wire::front;
 /// Statements kept prepared on one applier; beyond it the oldest go.
 pub const PREPARED_MAX: usize = 500;
 
+/// Name of the prepared statement that an entry executes by SQL; the next such entry takes its place.
+pub const EXECUTED_NAME: &str = "_pgls_executed";
+
 /// Statements that an applier has prepared. Keyed by the whole text and the types: a hash would not be proof enough.
 #[derive(Debug, Default)]
 pub struct Prepared {
@@ -100,6 +103,14 @@ impl<'a> PacketWriter<'a> {
         front::execute(&mut self.buffer, "", 0);
         self.answers.push_back(Answer::Bound { index });
         self.answers.push_back(Answer::Executed { index });
+    }
+
+    /// What the statement that follows executes by SQL.
+    pub fn prepare(&mut self, sql: &Bytes, types: &Arc<[u32]>, index: usize) {
+        front::close(&mut self.buffer, b'S', EXECUTED_NAME);
+        front::parse(&mut self.buffer, EXECUTED_NAME, sql, types);
+        self.answers.push_back(Answer::Closed);
+        self.answers.push_back(Answer::Parsed { name: 0, index: Some(index) });
     }
 
     /// Some of a COPY's data: whole CopyData messages, cut anywhere.

@@ -14,6 +14,7 @@ use super::io::Cx;
 use super::link::Fresh;
 use super::note::Note;
 use super::owed::{Asked, Own, Whose};
+use super::prepared::{no_statement, too_many};
 use super::reader::ReaderIs;
 use super::registry::{Portal, Prepared};
 use super::route::{Given, Plan, Retry};
@@ -74,16 +75,18 @@ struct Survey {
 
 /// A statement of the batch, or one that was prepared before.
 #[derive(Clone, Debug)]
-struct Known {
-    verdict: Arc<Verdict>,
+pub(super) struct Known {
+    pub(super) verdict: Arc<Verdict>,
     sql: Bytes,
     own_types: bool,
 }
 
+/// FirstNormalObjectId in access/transam.h.
+pub(super) const FIRST_OWN_OID: u32 = 16_384;
+
 /// A parameter is of a type that is not built in: its OID is main's, and may be another type's elsewhere.
 fn has_own_types(types: &[u32]) -> bool {
-    // FirstNormalObjectId in access/transam.h.
-    types.iter().any(|&oid| oid >= 16_384)
+    types.iter().any(|&oid| oid >= FIRST_OWN_OID)
 }
 
 impl Session {
@@ -223,7 +226,7 @@ impl Session {
                     {
                         s.begin = Some(modes.clone());
                     }
-                    self.survey_execute(&mut s, of);
+                    self.survey_execute(&mut s, of, cx);
                 }
                 b'S' => {
                     s.complete = true;
@@ -253,20 +256,20 @@ impl Session {
     }
 
     /// A prepared statement, judged anew if the catalogue has moved since.
-    fn known(&self, p: &Prepared, cx: &Cx<'_>) -> Known {
+    pub(super) fn known(&self, p: &Prepared, cx: &Cx<'_>) -> Known {
         let fresh = p.verdict.version() >= self.version.current();
         let verdict = if fresh { p.verdict.clone() } else { self.judge(&p.sql, cx) };
         Known { verdict, sql: p.sql.clone(), own_types: has_own_types(&p.types) }
     }
 
-    fn survey_execute(&self, s: &mut Survey, of: Option<Known>) {
-        // A statement that nobody knows (prepared by SQL) may write.
+    fn survey_execute(&self, s: &mut Survey, of: Option<Known>, cx: &Cx<'_>) {
+        // A cursor's portal may be of a query that writes.
         let Some(Known { verdict, sql, own_types }) = of else {
             s.writes = true;
             return;
         };
         let given = Given { sql: sql.clone(), types: Arc::from([]), bind: Bytes::new(), extended: true };
-        match self.plan(&given, &verdict) {
+        match self.plan(&given, &verdict, cx) {
             Plan::Begin(_) | Plan::Commit { .. } | Plan::Rollback { .. } => s.control = true,
             Plan::Everywhere => s.everywhere = Some(sql),
             Plan::Write(..) => s.writes = true,
@@ -295,21 +298,27 @@ impl Session {
             verdict,
         });
         let limit = cx.env.config.limits.prepared_statements;
-        if !p.name.is_empty() && self.registry.len() >= limit {
-            let e =
-                PgError::error("54000", format!("too many prepared statements: prepared_statements allows {limit}"));
+        if !p.name.is_empty() && self.registry.statement(p.name).is_some() {
+            // Which link knows the name is the proxy's affair (StorePreparedStatement in prepare.c).
+            let e = PgError::error("42P05", format!("prepared statement \"{}\" already exists", p.name));
             return self.refuse_in_batch(&e, cx);
         }
-        let control =
-            is_control(&prepared.verdict.class) && self.registry.statement(p.name).is_none_or(|_| p.name.is_empty());
+        if !p.name.is_empty() && self.registry.len() >= limit {
+            return self.refuse_in_batch(&too_many(limit), cx);
+        }
+        let class = prepared.verdict.class.clone();
+        let control = is_control(&class);
+        self.registry.insert(p.name, prepared, p.name.is_empty());
+        let note = if p.name.is_empty() { Note::Nothing } else { Note::Named };
         if control {
-            self.registry.insert(p.name, prepared, true);
-            self.local(Bytes::from_static(back::PARSE_COMPLETE), Asked::Parse, Note::Nothing, cx);
+            self.local(Bytes::from_static(back::PARSE_COMPLETE), Asked::Parse, note, cx);
             return true;
         }
         let target = self.target();
-        self.registry.insert(p.name, prepared, p.name.is_empty());
-        let note = if p.name.is_empty() { Note::Nothing } else { Note::Prepared };
+        if target == Target::Lane {
+            // The server looks at once for what EXECUTE names (UtilityTupleDescriptor in utility.c).
+            self.bring_named(p.sql, &class, cx);
+        }
         if let Some(l) = self.link(target) {
             if p.name.is_empty() {
                 l.unnamed = Some(version);
@@ -328,10 +337,7 @@ impl Session {
         let Some(b) = Bind::read(frame.body()) else { return self.malformed("Bind", cx) };
         let target = self.target();
         let Some(statement) = self.registry.statement(b.statement).cloned() else {
-            // Prepared by SQL, or not at all: main knows.
-            self.registry.remove_portal(b.portal);
-            self.send_client(target, frame.raw.clone(), Asked::Bind, Note::Nothing, cx);
-            return true;
+            return self.refuse_in_batch(&no_statement(b.statement), cx);
         };
         let portal = Portal { statement: statement.clone(), bind: frame.raw.slice_ref(b.rest), noted: false };
         self.registry.insert_portal(b.portal, portal);
@@ -339,13 +345,16 @@ impl Session {
             self.local(Bytes::from_static(back::BIND_COMPLETE), Asked::Bind, Note::Nothing, cx);
             return true;
         }
+        if target == Target::Lane {
+            self.bring_named(&statement.sql, &statement.verdict.class, cx);
+        }
         self.prepare_on(target, b.statement, &statement, cx);
         self.send_client(target, frame.raw.clone(), Asked::Bind, Note::Nothing, cx);
         true
     }
 
     /// Prepares the statement where it is needed and not yet known.
-    fn prepare_on(&mut self, target: Target, name: &str, statement: &Prepared, cx: &mut Cx<'_>) {
+    pub(super) fn prepare_on(&mut self, target: Target, name: &str, statement: &Prepared, cx: &mut Cx<'_>) {
         let Some(l) = self.link(target) else { return };
         let known = if name.is_empty() { l.unnamed } else { l.statements.get(name).copied() };
         if known == Some(statement.version) {
@@ -363,7 +372,6 @@ impl Session {
             self.forward(target, out.freeze(), Asked::Close, Whose::Own(Own::Tidy), cx);
         }
         self.forward(target, statement.raw.clone(), Asked::Parse, Whose::Own(Own::Prepare), cx);
-        self.batch.sent = true;
     }
 
     fn describe(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
@@ -404,7 +412,7 @@ impl Session {
             extended: true,
         };
         let verdict = self.known(&portal.statement, cx).verdict;
-        match self.plan(&given, &verdict) {
+        match self.plan(&given, &verdict, cx) {
             Plan::Begin(modes) => self.execute_begin(&given.sql, modes, cx),
             Plan::Commit { chain } => self.execute_commit(chain, cx),
             Plan::Rollback { chain } => self.execute_rollback(chain, cx),
@@ -424,7 +432,12 @@ impl Session {
                     return self.refuse_in_batch(&e, cx);
                 }
                 self.mark_unpreparable(&verdict.class);
+                self.bring_named(&given.sql, &verdict.class, cx);
+                let prepared = if let Note::PreparedBySql(p) = &note { Some(p.name.clone()) } else { None };
                 self.send_client(self.target(), frame.raw.clone(), Asked::Execute, note, cx);
+                if let Some(name) = prepared {
+                    self.ask_types(&name, cx);
+                }
                 true
             }
             Plan::Write(mut pending, writes) => {
@@ -446,6 +459,7 @@ impl Session {
                 if opaque {
                     self.ran_opaque();
                 }
+                self.bring_named(&given.sql, &verdict.class, cx);
                 self.send_client(self.target(), frame.raw.clone(), Asked::Execute, Note::Write(pending), cx);
                 if opaque && self.tx.open().is_some() {
                     let bind = front::BIND_NOTHING_BINARY;
@@ -580,14 +594,16 @@ impl Session {
             }
         } else {
             let control = self.registry.statement(name).is_some_and(|p| is_control(&p.verdict.class));
-            self.registry.remove(name);
+            let note = if self.registry.close(name) { Note::Named } else { Note::Nothing };
             if control {
-                self.local(Bytes::from_static(back::CLOSE_COMPLETE), Asked::Close, Note::Nothing, cx);
+                self.local(Bytes::from_static(back::CLOSE_COMPLETE), Asked::Close, note, cx);
                 return true;
             }
             if let Some(l) = self.link(target) {
                 l.statements.remove(name);
             }
+            self.send_client(target, frame.raw.clone(), Asked::Close, note, cx);
+            return true;
         }
         self.send_client(target, frame.raw.clone(), Asked::Close, Note::Nothing, cx);
         true
@@ -718,6 +734,6 @@ impl Session {
     }
 }
 
-fn is_control(class: &Class) -> bool {
+pub(super) fn is_control(class: &Class) -> bool {
     matches!(class, Class::Begin(_) | Class::Commit { .. } | Class::Rollback { .. })
 }

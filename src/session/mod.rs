@@ -12,7 +12,7 @@
 //! - [`transaction`], [`commit`]: the client's transaction, its script, and the commit on all nodes; [`replica`],
 //!   [`applier`]: one replica's part in it; [`early`]: large ones start before COMMIT;
 //! - [`lifecycle`]: how requests and sessions end;
-//! - [`registry`], [`settings`]: what the session has prepared and set;
+//! - [`registry`], [`settings`]: what the session has prepared and set; [`prepared`]: by SQL;
 //! - `logging`: log_connections and log_disconnections.
 //!
 //! Invariants: at most one of lane and reader has replies of the client's outstanding, so replies reach the client in
@@ -31,6 +31,7 @@ mod logging;
 pub mod note;
 pub mod out;
 pub mod owed;
+pub mod prepared;
 pub mod reader;
 pub mod registry;
 pub mod replica;
@@ -236,6 +237,9 @@ pub struct Session {
     cancels: usize,
     /// Version of a catalogue that could not be had: under it nothing is proved.
     catalogue_missing: Option<u64>,
+    /// What PREPARE has done, until its parameter types are known; and these types.
+    preparing: Option<Box<prepared::Preparing>>,
+    told_types: Vec<u32>,
     /// A statement of an extended batch that goes to every replica once main has done it.
     everywhere: Option<Bytes>,
     /// The transaction that is being ended by ROLLBACK had only read: the client asked for COMMIT.
@@ -333,6 +337,8 @@ impl Session {
             served_by: None,
             cancels: 0,
             catalogue_missing: None,
+            preparing: None,
+            told_types: Vec::new(),
             everywhere: None,
             commit_as_rollback: false,
         }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::prepared::Preparing;
 use crate::script::Statement;
 use crate::sql::class::TxModes;
 use crate::sql::literals::{Now, time_literals, timestamp};
@@ -27,8 +28,10 @@ pub enum Note {
     Ended { chain: bool },
     /// DISCARD ALL, DEALLOCATE and the like: prepared statements are gone.
     Forgets(Forgets),
-    /// The client's named statement is now prepared on the link that answered.
-    Prepared,
+    /// Parse or Close of one of the client's named statements.
+    Named,
+    /// PREPARE: it is one of the session's statements as soon as its parameter types are known.
+    PreparedBySql(Box<Preparing>),
     /// A temporary object was made: it lives on main alone. Its name, lower-case, if that is plain.
     Temporary(Option<String>),
     /// BEGIN in a batch that is a transaction already: that is the client's from here on, with these modes.
@@ -85,20 +88,28 @@ impl PendingWrite {
             self.statement.bind = Bytes::from(bind).into();
         }
         if std::mem::take(&mut self.time) {
-            // Time functions are ASCII in every client encoding; bytes that are no UTF-8 pass as one character each.
-            let sql = self.statement.sql.memory();
-            let utf8 = std::str::from_utf8(sql);
-            let text = utf8.map_or_else(|_| sql.iter().map(|&b| char::from(b)).collect(), str::to_owned);
-            if let Some(replaced) = time_literals(&text, std_strings, &now) {
-                let bytes = match utf8 {
-                    Ok(_) => replaced.into_bytes(),
-                    Err(_) => replaced.chars().filter_map(|c| u8::try_from(u32::from(c)).ok()).collect(),
-                };
-                self.statement.sql = Bytes::from(bytes).into();
+            if let Some(sql) = time_replaced(self.statement.sql.memory(), now, std_strings) {
+                self.statement.sql = sql.into();
                 self.statement.keep = false;
+            }
+            if let Some(p) = &mut self.statement.prepare {
+                p.sql = time_replaced(p.sql.memory(), now, std_strings).map_or_else(|| p.sql.clone(), Into::into);
             }
         }
     }
+}
+
+/// The text with literals in place of its time functions; `None`: it has none. They are ASCII in every client encoding;
+/// bytes that are no UTF-8 pass as one character each.
+fn time_replaced(sql: &[u8], now: Now, std_strings: bool) -> Option<Bytes> {
+    let utf8 = std::str::from_utf8(sql);
+    let text = utf8.map_or_else(|_| sql.iter().map(|&b| char::from(b)).collect(), str::to_owned);
+    let replaced = time_literals(&text, std_strings, &now)?;
+    let bytes = match utf8 {
+        Ok(_) => replaced.into_bytes(),
+        Err(_) => replaced.chars().filter_map(|c| u8::try_from(u32::from(c)).ok()).collect(),
+    };
+    Some(Bytes::from(bytes))
 }
 
 /// A SET that the server is working on.

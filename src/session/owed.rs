@@ -65,6 +65,8 @@ pub enum Own {
     Rollback,
     /// A string of several statements, parsed as a whole before the first of them runs.
     Syntax,
+    /// Parameter types of what a PREPARE has prepared. Its failure is of no interest: PREPARE's own has been told.
+    Types,
     /// SET TRANSACTION in place of a BEGIN that stands behind other statements. Its failure is the client's.
     Modes,
     /// Something whose outcome does not matter (Close of an own portal).

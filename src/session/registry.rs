@@ -36,12 +36,21 @@ pub struct Portal {
     pub noted: bool,
 }
 
+/// What has been sent and not been answered yet: an error skips it.
+#[derive(Debug)]
+enum Unconfirmed {
+    /// Parse of a named statement.
+    Parsed(Arc<str>),
+    /// Close of a named statement.
+    Closed(Arc<str>, Arc<Prepared>),
+}
+
 /// Names in use. Bounded by `prepared_statements`.
 #[derive(Debug, Default)]
 pub struct Registry {
     statements: HashMap<Arc<str>, Arc<Prepared>>,
-    /// Named statements whose Parse has not been answered yet, in the order of their Parse messages.
-    unconfirmed: VecDeque<Arc<str>>,
+    /// In the order of their messages.
+    unconfirmed: VecDeque<Unconfirmed>,
     unnamed: Option<Arc<Prepared>>,
     portals: HashMap<Arc<str>, Portal>,
     next: u64,
@@ -68,21 +77,31 @@ impl Registry {
         }
         let name: Arc<str> = Arc::from(name);
         if !confirmed {
-            self.unconfirmed.push_back(name.clone());
+            self.unconfirmed.push_back(Unconfirmed::Parsed(name.clone()));
         }
         self.statements.insert(name, statement);
     }
 
-    /// The server has answered the oldest unanswered Parse of a named statement.
+    /// The server has answered the oldest unanswered Parse or Close of a named statement.
     pub fn confirm(&mut self) {
         self.unconfirmed.pop_front();
     }
 
-    /// After an error: statements whose Parse was not answered do not exist.
+    /// After an error: statements whose Parse was not answered do not exist, those whose Close was not still do.
     pub fn drop_unconfirmed(&mut self) {
-        for name in self.unconfirmed.drain(..) {
-            self.statements.remove(&name);
+        while let Some(last) = self.unconfirmed.pop_back() {
+            match last {
+                Unconfirmed::Parsed(name) => self.statements.remove(&name),
+                Unconfirmed::Closed(name, statement) => self.statements.insert(name, statement),
+            };
         }
+    }
+
+    /// Close of a named statement has been sent. False: there is none of this name.
+    pub fn close(&mut self, name: &str) -> bool {
+        let Some((name, statement)) = self.statements.remove_entry(name) else { return false };
+        self.unconfirmed.push_back(Unconfirmed::Closed(name, statement));
+        true
     }
 
     /// Number of named statements.
@@ -97,7 +116,7 @@ impl Registry {
         self.statements.is_empty()
     }
 
-    /// Close or DEALLOCATE.
+    /// DEALLOCATE, or Close of one that no server has.
     pub fn remove(&mut self, name: &str) {
         if name.is_empty() {
             self.unnamed = None;
@@ -142,5 +161,30 @@ impl Registry {
     /// Portals end with their transaction.
     pub fn drop_portals(&mut self) {
         self.portals.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn statement(version: u64) -> Arc<Prepared> {
+        let mut verdicts = crate::sql::cache::VerdictCache::new(1);
+        let (raw, sql) = (Bytes::new(), Bytes::new());
+        Arc::new(Prepared { version, raw, sql, types: Arc::from([]), verdict: verdicts.judge("", true, "d", None) })
+    }
+
+    #[test]
+    fn an_error_takes_back_what_was_parsed_and_closed_behind_it_and_nothing_before() {
+        let mut r = Registry::default();
+        r.insert("a", statement(1), true);
+        r.insert("b", statement(2), false);
+        r.confirm();
+        assert!(r.close("a"));
+        r.insert("a", statement(3), false);
+        r.insert("c", statement(4), false);
+        r.drop_unconfirmed();
+        let version = |n: &str| r.statement(n).map(|p| p.version);
+        assert_eq!((version("a"), version("b"), version("c")), (Some(1), Some(2), None));
     }
 }

@@ -84,11 +84,11 @@ impl Session {
     }
 
     /// What is to be done with a statement.
-    pub(super) fn plan(&self, given: &Given, verdict: &Verdict) -> Plan {
-        self.plan_class(given, verdict, &verdict.class)
+    pub(super) fn plan(&self, given: &Given, verdict: &Verdict, cx: &Cx<'_>) -> Plan {
+        self.plan_class(given, verdict, &verdict.class, cx)
     }
 
-    fn plan_class(&self, given: &Given, verdict: &Verdict, class: &Class) -> Plan {
+    pub(super) fn plan_class(&self, given: &Given, verdict: &Verdict, class: &Class, cx: &Cx<'_>) -> Plan {
         let rows = Writes { rows: true, ddl: false };
         let plain = Plan::Plain(Note::Nothing);
         match class {
@@ -131,7 +131,10 @@ impl Session {
             Class::Discard(DiscardWhat::Temp) => Plan::Plain(Note::Forgets(Forgets::Temporary)),
             Class::Deallocate(None) => Plan::Plain(Note::Forgets(Forgets::Statements)),
             Class::Deallocate(Some(n)) => Plan::Plain(Note::Forgets(Forgets::Statement(n.clone()))),
-            Class::Explain { analyze: true, inner } => match self.plan_class(given, verdict, inner) {
+            Class::Explain { analyze: true, inner } if matches!(**inner, Class::Execute(_)) => {
+                self.plan_execute(given, class, cx).unwrap_or(plain)
+            }
+            Class::Explain { analyze: true, inner } => match self.plan_class(given, verdict, inner, cx) {
                 Plan::Plain(_) => plain,
                 _ => self.opaque(given, verdict),
             },
@@ -139,7 +142,6 @@ impl Session {
             | Class::Show
             | Class::Lock
             | Class::Discard(_)
-            | Class::Prepare(_)
             | Class::Declare
             | Class::Fetch
             | Class::Move
@@ -151,14 +153,19 @@ impl Session {
             | Class::Checkpoint
             | Class::Load
             | Class::Empty => plain,
-            Class::Execute(name) => self.execute_prepared(given, name),
+            Class::Prepare(name) => self.plan_prepare(given, name, cx),
+            Class::Execute(_) => self.plan_execute(given, class, cx).unwrap_or(plain),
             Class::WithDml | Class::Call | Class::Do | Class::Other => self.opaque(given, verdict),
             Class::NonTransactional | Class::DropDatabase(_) => Plan::Everywhere,
             Class::CreateTemp => {
                 let text = String::from_utf8_lossy(&given.sql);
                 Plan::Plain(Note::Temporary(written_relation(&text, self.std_strings)))
             }
-            Class::Ddl | Class::Analyze | Class::Cluster => self.ddl(given, verdict),
+            Class::Ddl => match self.plan_execute(given, class, cx) {
+                Some(plan) => plan,
+                None => self.ddl(given, verdict),
+            },
+            Class::Analyze | Class::Cluster => self.ddl(given, verdict),
         }
     }
 
@@ -167,7 +174,7 @@ impl Session {
         // A slice of what the kernel received into would hold the whole buffer, its neighbours' bytes included.
         let bind = Bytes::copy_from_slice(&f.bind).into();
         let sql = if f.keep { f.sql } else { Bytes::copy_from_slice(&f.sql) }.into();
-        let statement = Statement { sql, types: f.types, bind, keep: f.keep, expect: Expect::Success };
+        let statement = Statement { sql, types: f.types, bind, prepare: None, keep: f.keep, expect: Expect::Success };
         Box::new(PendingWrite {
             statement,
             moments: f.moments,
@@ -243,18 +250,11 @@ impl Session {
             sql: Bytes::copy_from_slice(&given.sql).into(),
             types: given.types.clone(),
             bind: Bytes::copy_from_slice(&given.bind).into(),
+            prepare: None,
             keep: false,
             expect: Expect::Success,
         };
         Plan::Plain(Note::Setting(Box::new(PendingSetting { statement, name: name.to_owned(), local })))
-    }
-
-    fn execute_prepared(&self, given: &Given, name: &str) -> Plan {
-        let _ = (given, name);
-        Plan::Refused(
-            PgError::error("0A000", "EXECUTE of a statement prepared by SQL is not replicated yet")
-                .hint("Prepare by the protocol (your driver's prepared statements), or send the statement itself."),
-        )
     }
 
     /// The read may be spread: not in a transaction, nothing known against it.

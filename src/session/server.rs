@@ -224,6 +224,8 @@ impl Session {
                     if piece.last {
                         self.own_row_complete();
                     }
+                } else if piece.tag == b't' && piece.last {
+                    self.types_told(bytes_of(chunk, piece));
                 } else if piece.tag == b'C' {
                     back::tag(&bytes_of(chunk, piece)[5..]).clone_into(&mut self.commit_tag);
                 }
@@ -302,6 +304,8 @@ impl Session {
                 Whose::Own(own) => {
                     if piece.tag == b'C' && matches!(own, Own::Commit | Own::Rollback) {
                         back::tag(&bytes_of(chunk, piece)[5..]).clone_into(&mut self.commit_tag);
+                    } else if own == Own::Types && matches!(piece.tag, b'T' | b'n') {
+                        self.types_complete(cx);
                     }
                 }
                 Whose::Local(..) => {}
@@ -460,7 +464,7 @@ impl Session {
                 self.own_error = Some(Bytes::copy_from_slice(bytes_of(chunk, piece)));
             }
             // Nobody waits for it: kept, it would be taken for the answer to something else.
-            Some(Own::Tidy) => {}
+            Some(Own::Tidy | Own::Types) => {}
             Some(Own::Begin | Own::Prepare | Own::Info | Own::Opaque | Own::Modes) | None => {
                 self.relay_error(target, chunk, piece);
             }
@@ -533,7 +537,8 @@ impl Session {
             Note::Setting(s) => self.setting_done(*s, cx),
             Note::Ended { chain } => self.transaction_ended(chain),
             Note::Forgets(what) => self.forget(&what, cx),
-            Note::Prepared => self.registry.confirm(),
+            Note::Named => self.registry.confirm(),
+            Note::PreparedBySql(p) => self.preparing = Some(p),
             Note::Temporary(name) => {
                 self.temporary = true;
                 self.main_only = true;
@@ -578,12 +583,7 @@ impl Session {
                 self.registry.clear();
                 self.forget_own_statements();
             }
-            Forgets::Statement(name) => {
-                self.registry.remove(name);
-                if let Some(l) = &mut self.lane {
-                    l.statements.remove(name.as_str());
-                }
-            }
+            Forgets::Statement(name) => self.deallocated(name),
             Forgets::Temporary => {
                 self.temporary = false;
                 self.temporary_names.clear();

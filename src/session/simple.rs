@@ -17,7 +17,7 @@ use super::strings::Syntax;
 use super::transaction::{OPAQUE, Target, Tx, begin_tag};
 use super::{AfterRollback, Request, Session};
 use crate::sql::cache::Verdict;
-use crate::sql::class::TxModes;
+use crate::sql::class::{Class, TxModes};
 use crate::sql::lexer::split;
 use crate::wire::frame::{Frame, HEADER, Piece};
 use crate::wire::{PgError, Severity, TxStatus, back, front};
@@ -173,14 +173,14 @@ impl Session {
             extended: false,
         };
         let verdict = self.judge(&sql, cx);
-        match self.plan(&given, &verdict) {
+        match self.plan(&given, &verdict, cx) {
             Plan::Begin(modes) => self.simple_begin(&sql, modes, cx),
             Plan::Commit { chain } => self.simple_commit(chain, cx),
             Plan::Rollback { chain } => self.simple_rollback(chain, cx),
             Plan::Refused(e) => self.refuse(&e, cx),
             Plan::Everywhere => self.simple_everywhere(cx),
             Plan::Plain(note) => self.simple_plain(note, &verdict, cx),
-            Plan::Write(pending, writes) => self.simple_write(pending, writes, cx),
+            Plan::Write(pending, writes) => self.simple_write(pending, writes, &verdict.class, cx),
         }
     }
 
@@ -342,7 +342,23 @@ impl Session {
             Tx::Idle => self.enter_block(Target::Lane, cx),
         }
         self.mark_unpreparable(&verdict.class);
-        self.send_step(note, None, cx)
+        self.send_named(note, &verdict.class, None, cx)
+    }
+
+    /// A statement that may name prepared statements of the session's.
+    fn send_named(&mut self, note: Note, class: &Class, ask_xid: Option<()>, cx: &mut Cx<'_>) -> Went {
+        let Request::Simple(s) = &self.request else { return Went::Done };
+        let sql = s.text.slice(s.steps[s.next].clone());
+        if self.tx.target() != Some(Target::Reader) {
+            self.bring_named(&sql, class, cx);
+        }
+        let prepared = if let Note::PreparedBySql(p) = &note { Some(p.name.clone()) } else { None };
+        let went = self.send_step(note, ask_xid, cx);
+        if let Some(name) = prepared {
+            self.ask_types(&name, cx);
+            self.sync_own(Target::Lane, Own::Types, cx);
+        }
+        went
     }
 
     fn wait_for_reader(&mut self) -> Went {
@@ -362,7 +378,13 @@ impl Session {
         Went::Sent
     }
 
-    fn simple_write(&mut self, pending: Box<super::note::PendingWrite>, writes: Writes, cx: &mut Cx<'_>) -> Went {
+    fn simple_write(
+        &mut self,
+        pending: Box<super::note::PendingWrite>,
+        writes: Writes,
+        class: &Class,
+        cx: &mut Cx<'_>,
+    ) -> Went {
         if self.tx.target() == Some(Target::Reader) {
             return self.refuse(&not_on_reader(), cx);
         }
@@ -377,7 +399,7 @@ impl Session {
         if opaque {
             self.ran_opaque();
         }
-        self.send_step(Note::Write(pending), opaque.then_some(()), cx)
+        self.send_named(Note::Write(pending), class, opaque.then_some(()), cx)
     }
 
     /// Sees to it that a transaction is open: the client's, or an implicit one around this string.

@@ -10,6 +10,7 @@ pub mod cache;
 pub mod class;
 pub mod lexer;
 pub mod literals;
+pub mod prepare;
 pub mod proof;
 pub mod role;
 pub mod shape;

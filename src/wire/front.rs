@@ -75,6 +75,14 @@ pub fn execute(out: &mut BytesMut, portal: &str, rows: u32) {
     });
 }
 
+/// Describe of a statement (`S`) or portal (`P`).
+pub fn describe(out: &mut BytesMut, kind: u8, name: &str) {
+    message(out, b'D', |b| {
+        b.put_u8(kind);
+        cstr(b, name);
+    });
+}
+
 /// Close of a statement (`S`) or portal (`P`).
 pub fn close(out: &mut BytesMut, kind: u8, name: &str) {
     message(out, b'C', |b| {

@@ -717,21 +717,6 @@ impl Session {
         }
         true
     }
-
-    /// A FunctionCall: nobody knows what the function does.
-    pub(super) fn function_call(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
-        let _ = frame;
-        if !(self.barrier(Target::Lane, cx) & self.barrier(Target::Reader, cx)) {
-            return false;
-        }
-        self.out.push(
-            PgError::error("0A000", "FunctionCall messages are not relayed yet")
-                .hint("Call the function with SELECT.")
-                .encode(),
-        );
-        self.ready(cx);
-        true
-    }
 }
 
 pub(super) fn is_control(class: &Class) -> bool {

@@ -7,7 +7,7 @@
 //! Where to look:
 //! - [`startup`]: start-up packets, passwords, the lane's login; [`reader`]: the backends for reads;
 //! - [`simple`], [`extended`]: what the client asks, by either protocol; [`strings`]: several statements at once;
-//!   [`route`]: where it goes;
+//!   [`function`]: calls by OID; [`route`]: where it goes;
 //! - [`server`]: what the lane and the reader answer, held against [`owed`];
 //! - [`transaction`], [`commit`]: the client's transaction, its script, and the commit on all nodes; [`replica`],
 //!   [`applier`]: one replica's part in it; [`early`]: large ones start before COMMIT;
@@ -24,6 +24,7 @@ pub mod catalogue;
 pub mod commit;
 pub mod early;
 pub mod extended;
+pub mod function;
 pub mod io;
 pub mod lifecycle;
 pub mod link;
@@ -137,6 +138,8 @@ pub(super) enum Request {
     None,
     /// A simple query.
     Simple(simple::Simple),
+    /// A FunctionCall.
+    Function,
     /// An extended batch's implicit transaction is ending.
     ImplicitEnd,
     /// COMMIT or ROLLBACK by the extended protocol.
@@ -265,6 +268,7 @@ impl Request {
         match self {
             Request::None => "none",
             Request::Simple(_) => "simple",
+            Request::Function => "function",
             Request::ImplicitEnd => "implicit end",
             Request::ExecuteEnd => "execute end",
         }
@@ -502,7 +506,7 @@ impl Session {
         match &self.request {
             Request::None => true,
             Request::Simple(s) => s.in_copy(),
-            Request::ImplicitEnd | Request::ExecuteEnd => false,
+            Request::Function | Request::ImplicitEnd | Request::ExecuteEnd => false,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::function::Call;
 use super::prepared::Preparing;
 use crate::script::Statement;
 use crate::sql::class::TxModes;
@@ -36,6 +37,8 @@ pub enum Note {
     Temporary(Option<String>),
     /// BEGIN in a batch that is a transaction already: that is the client's from here on, with these modes.
     Begun(TxModes),
+    /// A FunctionCall: becomes an entry of the script.
+    Call(Box<Call>),
     /// ReadyForQuery that the client sees, in the session's own words.
     Ready,
     /// ReadyForQuery at the end of an implicit transaction: commit or roll back now.

@@ -255,6 +255,11 @@ impl Session {
                     self.out.relay(chunk, &piece.place);
                     self.copy_in_begins(target, cx);
                 }
+                b'V' => {
+                    self.function_result(bytes_of(chunk, piece));
+                    self.passing = Passing::Relay { digest: false };
+                    self.out.relay(chunk, &piece.place);
+                }
                 _ => self.out.relay(chunk, &piece.place),
             },
             Whose::Local(..) => {}
@@ -372,6 +377,7 @@ impl Session {
                 }
                 match (note, asked) {
                     (Note::ImplicitEnd, _) => self.implicit_end(cx),
+                    (Note::Call(call), _) => self.function_done(&call, cx),
                     (_, Asked::Sync) if !matches!(self.request, Request::Simple(_)) => {
                         if status == TxStatus::Idle && self.tx.target() == Some(target) {
                             // The transaction ended on the server without the session's doing.
@@ -515,7 +521,7 @@ impl Session {
         }
         let open = self.tx.open_mut().filter(|o| o.on == Target::Lane);
         match note {
-            Note::Nothing | Note::Ready | Note::ImplicitEnd => {}
+            Note::Nothing | Note::Ready | Note::ImplicitEnd | Note::Call(_) => {}
             Note::Write(p) => {
                 if !p.noted {
                     self.add_write(*p, message.get(5..).unwrap_or_default(), false, cx);

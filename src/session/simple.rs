@@ -403,7 +403,7 @@ impl Session {
     }
 
     /// Sees to it that a transaction is open: the client's, or an implicit one around this string.
-    fn enter_block(&mut self, target: Target, cx: &mut Cx<'_>) {
+    pub(super) fn enter_block(&mut self, target: Target, cx: &mut Cx<'_>) {
         match std::mem::take(&mut self.tx) {
             Tx::Idle => self.open_transaction(target, true, TxModes::default(), cx),
             Tx::Begun(modes) => self.open_transaction(target, false, modes, cx),

@@ -57,7 +57,7 @@ pub struct SetupArgs {
     pub apply: Login,
     /// `auth_user`, if it is another one: may read pg_authid in `database`.
     pub auth: Option<Login>,
-    /// `health_check_user`, if it is another one: may log in, no more.
+    /// `health_check_user`, if it is another one: may log in, and see when the server's processes were started.
     pub health_check: Option<Login>,
     /// How many clients the proxy takes (`num_init_children`).
     pub clients: u32,
@@ -70,7 +70,7 @@ pub struct SetupArgs {
 enum Right {
     Superuser,
     ReadPgAuthid,
-    LogIn,
+    Monitor,
 }
 
 /// Runs `setup`, with its words on standard output.
@@ -101,7 +101,7 @@ async fn setup(args: &SetupArgs, out: &mut dyn Write) -> Result<()> {
     let roles = [
         Some((args.apply.clone(), Right::Superuser)),
         optional(&args.auth, Right::ReadPgAuthid),
-        optional(&args.health_check, Right::LogIn),
+        optional(&args.health_check, Right::Monitor),
     ];
     for (login, right) in roles.into_iter().flatten() {
         let verifier = common_verifier(&nodes, &login).await?;
@@ -280,6 +280,17 @@ async fn role(work: &mut Work<'_>, node: &Open<'_>, user: &str, verifier: Option
         );
         if value(node, &sql).await? != "true" {
             let grant = format!("GRANT SELECT ON pg_catalog.pg_authid TO {}", identifier(user));
+            work.run(node, &grant, &grant).await?;
+        }
+    }
+    if right == Right::Monitor {
+        // A crash restart is seen by the start time of the checkpointer, which others may not read.
+        let name = literal(user);
+        let sql = format!(
+            "SELECT coalesce((SELECT pg_has_role(oid, 'pg_monitor', 'USAGE') FROM pg_roles WHERE rolname = {name}), false)::text"
+        );
+        if value(node, &sql).await? != "true" {
+            let grant = format!("GRANT pg_monitor TO {}", identifier(user));
             work.run(node, &grant, &grant).await?;
         }
     }

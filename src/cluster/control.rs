@@ -7,8 +7,10 @@ use std::time::Duration;
 use crossbeam::queue::ArrayQueue;
 use tokio::sync::{Semaphore, mpsc};
 
+use super::detach::Probes;
+use super::handover::Handover;
 use super::membership::{Membership, NodeStatus, SharedMembership};
-use super::nodes::{Connection, backend_gone, blocks, connect, role};
+use super::nodes::{Connection, INCARNATION, backend_gone, blocks, connect, incarnation, role};
 pub use super::nodes::{Login, NodeAddress, RoleRow, Rows};
 use super::state::State;
 use crate::sequencer::{NodeId, Sequencer};
@@ -88,6 +90,19 @@ pub enum Request {
     XactStatus { node: NodeId, database: String, xid: u64 },
     /// Take the node out.
     Detach { node: NodeId, reason: String },
+    /// A connection to the node has broken: does it stand?
+    Stands { node: NodeId },
+}
+
+/// What a probe of a node came to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// It stands: a backend was lost, no more.
+    Stands,
+    /// It is out.
+    Out,
+    /// It is lost and cannot be taken out, being the last one; or that could not be made durable.
+    Stays(String),
 }
 
 /// The answer.
@@ -111,6 +126,8 @@ pub enum Reply {
     XactStatus(Option<String>),
     /// To [`Request::Detach`].
     Detached(Result<(), String>),
+    /// To [`Request::Stands`].
+    Stands(Standing),
 }
 
 /// What reaches a shard from outside.
@@ -122,6 +139,11 @@ pub enum ShardMessage {
     Cancel { pid: u32, secret: u32 },
     /// Idle appliers of this database are to be closed: it is about to be dropped on replicas.
     ForgetDatabase { database: String },
+    /// A node is lost: this membership is to be confirmed. From then on nothing is relayed of nodes not in it, and until
+    /// [`Self::Go`] nothing is finished, acknowledged or begun.
+    Confirm { next: Arc<Membership> },
+    /// All shards have confirmed this epoch.
+    Go { epoch: u64 },
     /// No new clients; end when the last transaction has.
     Drain,
     /// End now.
@@ -144,8 +166,10 @@ pub enum ToControl {
     Ask(Ticket, Request),
     /// Idle appliers in these databases are to be closed, in all shards.
     Forget(Vec<String>),
+    /// A shard relays nothing any more of nodes that are not in this epoch.
+    Confirmed { shard: usize, epoch: u64 },
     /// A shard has ended.
-    ShardDone,
+    ShardDone { shard: usize },
 }
 
 /// The control plane's end of a [`ControlHandle`], without a runtime: for the simulator.
@@ -186,9 +210,14 @@ impl ControlHandle {
         let _ = self.to.send(ToControl::Forget(databases));
     }
 
+    /// This shard has confirmed the membership of this epoch.
+    pub fn confirmed(&self, shard: usize, epoch: u64) {
+        let _ = self.to.send(ToControl::Confirmed { shard, epoch });
+    }
+
     /// A shard has ended.
-    pub fn shard_done(&self, _shard: usize) {
-        let _ = self.to.send(ToControl::ShardDone);
+    pub fn shard_done(&self, shard: usize) {
+        let _ = self.to.send(ToControl::ShardDone { shard });
     }
 }
 
@@ -197,6 +226,7 @@ pub struct Startup {
     runtime: tokio::runtime::Runtime,
     state: State,
     guards: Vec<Option<Connection>>,
+    incarnations: Vec<Option<String>>,
     can_prepare: bool,
     scram_verifiers: bool,
 }
@@ -221,19 +251,28 @@ pub struct Control {
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-struct Plane {
-    config: ControlConfig,
-    membership: Arc<SharedMembership>,
-    sequencer: Arc<Sequencer>,
-    shards: Vec<ShardHandle>,
+/// What the control plane's tasks share. All run on its one thread; the locks are for what they await.
+pub(super) struct Plane {
+    pub(super) config: ControlConfig,
+    pub(super) membership: Arc<SharedMembership>,
+    pub(super) sequencer: Arc<Sequencer>,
+    pub(super) shards: Vec<ShardHandle>,
     /// The state file's contents; its lock makes detaching one at a time.
-    state: tokio::sync::Mutex<State>,
+    pub(super) state: tokio::sync::Mutex<State>,
     /// Bounds the connections that questions open.
     permits: Semaphore,
     /// By node id: a connection as apply_user, kept open.
-    kept: Vec<tokio::sync::Mutex<Option<Arc<Connection>>>>,
+    pub(super) kept: Vec<tokio::sync::Mutex<Option<Arc<Connection>>>>,
     /// A connection to main for roles, kept open.
-    auth: tokio::sync::Mutex<Option<Arc<Connection>>>,
+    pub(super) auth: tokio::sync::Mutex<Option<Arc<Connection>>>,
+    /// By node id.
+    pub(super) probes: Vec<tokio::sync::Mutex<Probes>>,
+    /// The hand-over that is under way, or the last one.
+    pub(super) handover: std::sync::Mutex<Option<Handover>>,
+    /// Something has happened to it.
+    pub(super) confirmed: tokio::sync::Notify,
+    /// Shards that have ended.
+    pub(super) ended: std::sync::Mutex<std::collections::BTreeSet<usize>>,
 }
 
 impl Control {
@@ -292,8 +331,10 @@ impl Control {
         tracing::info!(epoch = first.epoch, main = main, up = first.up(), "membership");
         let scram_verifiers = found[main].as_ref().is_some_and(|f| f.password_encryption == "scram-sha-256");
         let can_prepare = found.iter().flatten().all(|f| f.max_prepared > 0);
+        let incarnations = found.iter().map(|f| f.as_ref().and_then(|f| f.incarnation.clone())).collect();
         let guards = found.into_iter().map(|f| f.map(|f| f.connection)).collect();
-        Ok((Arc::new(SharedMembership::new(first)), Startup { runtime, state, guards, can_prepare, scram_verifiers }))
+        let startup = Startup { runtime, state, guards, incarnations, can_prepare, scram_verifiers };
+        Ok((Arc::new(SharedMembership::new(first)), startup))
     }
 
     /// Starts the thread.
@@ -308,8 +349,9 @@ impl Control {
         shards: Vec<ShardHandle>,
     ) -> std::io::Result<Control> {
         let (to, from) = mpsc::unbounded_channel();
-        let Startup { runtime, state, guards, .. } = startup;
+        let Startup { runtime, state, guards, incarnations, .. } = startup;
         let kept = config.nodes.iter().map(|_| tokio::sync::Mutex::new(None)).collect();
+        let probes = incarnations.into_iter().map(|i| tokio::sync::Mutex::new(Probes::new(i))).collect();
         let plane = Arc::new(Plane {
             config,
             membership,
@@ -319,6 +361,10 @@ impl Control {
             permits: Semaphore::new(AT_ONCE),
             kept,
             auth: tokio::sync::Mutex::new(None),
+            probes,
+            handover: std::sync::Mutex::new(None),
+            confirmed: tokio::sync::Notify::new(),
+            ended: std::sync::Mutex::default(),
         });
         let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
             let local = tokio::task::LocalSet::new();
@@ -352,6 +398,8 @@ struct Found {
     max_prepared: u32,
     /// `password_encryption`.
     password_encryption: String,
+    /// Start time of its checkpointer.
+    incarnation: Option<String>,
 }
 
 /// Connects to every node, waits a little for those that are starting, and takes the lock that keeps other proxies out.
@@ -403,7 +451,8 @@ async fn look_at(config: &ControlConfig, node: &NodeAddress) -> Result<Found, St
     let version = number(c.value("SHOW server_version_num").await?);
     let max_prepared = number(c.value("SHOW max_prepared_transactions").await?);
     let password_encryption = c.value("SHOW password_encryption").await?.unwrap_or_default();
-    Ok(Found { connection: c, version, max_prepared, password_encryption })
+    let incarnation = incarnation(&c).await?;
+    Ok(Found { connection: c, version, max_prepared, password_encryption, incarnation })
 }
 
 /// What an earlier process prepared and did not commit: no client has heard of it, and no replica has it.
@@ -440,15 +489,29 @@ impl Plane {
                         }
                     }
                 }
-                Some(ToControl::ShardDone) => running -= 1,
+                Some(ToControl::Confirmed { shard, epoch }) => self.shard_confirmed(shard, epoch),
+                Some(ToControl::ShardDone { shard }) => {
+                    self.shard_ended(shard);
+                    running -= 1;
+                }
                 None => return,
             }
         }
     }
 
     async fn answer(self: Arc<Self>, ticket: Ticket, request: Request) {
-        let Ok(_permit) = self.permits.acquire().await else { return };
         let reply = match request {
+            // These wait for probes and for shards, and open no connection each.
+            Request::Stands { node } => Reply::Stands(self.settle(node).await),
+            Request::Detach { node, reason } => Reply::Detached(self.detach(node, &reason).await),
+            request => self.ask(request).await,
+        };
+        self.tell(ticket.shard, ShardMessage::Reply { token: ticket.token, reply }).await;
+    }
+
+    async fn ask(&self, request: Request) -> Reply {
+        let Ok(_permit) = self.permits.acquire().await else { return Reply::Terminated };
+        match request {
             Request::Role { user } => Reply::Role(self.role(&user).await),
             Request::Catalogue { database } => {
                 let rows = self.catalogue(&database).await;
@@ -473,15 +536,26 @@ impl Plane {
                 Reply::Terminated
             }
             Request::XactStatus { node, database, xid } => {
-                let status = async {
-                    let c = self.connect_to(node, &database).await?;
-                    c.value(&format!("SELECT txid_status({xid})")).await
-                };
-                Reply::XactStatus(status.await.ok().flatten())
+                Reply::XactStatus(self.status(node, &database, xid).await.unwrap_or_else(|error| {
+                    tracing::warn!(%node, xid, error, "a transaction's fate could not be asked");
+                    None
+                }))
             }
-            Request::Detach { node, reason } => Reply::Detached(self.detach(node, &reason).await),
-        };
-        self.tell(ticket.shard, ShardMessage::Reply { token: ticket.token, reply }).await;
+            Request::Detach { .. } | Request::Stands { .. } => Reply::Terminated,
+        }
+    }
+
+    /// What became of a transaction. A node that has restarted gives ids out again: its word proves nothing (hazard 38).
+    async fn status(&self, node: NodeId, database: &str, xid: u64) -> Result<Option<String>, String> {
+        let before = self.first_incarnation(node).await;
+        let c = self.connect_to(node, database).await?;
+        let rows = c.rows(&format!("SELECT txid_status({xid}), ({INCARNATION})::text")).await?;
+        let mut row = rows.into_iter().next().unwrap_or_default().into_iter();
+        let (status, now) = (row.next().flatten(), row.next().flatten());
+        if now.is_none() || now != before {
+            return Err("the node has restarted".into());
+        }
+        Ok(status)
     }
 
     async fn connect_to(&self, node: NodeId, database: &str) -> Result<Connection, String> {
@@ -539,16 +613,26 @@ impl Plane {
     }
 
     async fn role(&self, user: &str) -> Result<Option<RoleRow>, String> {
-        let main = self.membership.load().main;
-        for attempt in 0..2 {
-            let c = self.auth_connection(main).await?;
-            match role(&c, user).await {
-                Ok(r) => return Ok(r),
-                Err(e) if attempt == 1 => return Err(e),
-                Err(_) => *self.auth.lock().await = None,
+        let mut failed = String::new();
+        for attempt in 0..3 {
+            if attempt == 2 && !self.settle_main().await {
+                break;
             }
+            let main = self.membership.load().main;
+            let asked = async { role(&*self.auth_connection(main).await?, user).await };
+            match asked.await {
+                Ok(r) => return Ok(r),
+                Err(e) => failed = e,
+            }
+            *self.auth.lock().await = None;
         }
-        Err("main could not be asked".into())
+        Err(failed)
+    }
+
+    /// Main does not answer as it should: another one is waited for, if it is lost. False: there is none.
+    async fn settle_main(&self) -> bool {
+        let main = self.membership.load().main;
+        !matches!(self.settle(main).await, Standing::Stays(_))
     }
 
     async fn auth_connection(&self, main: NodeId) -> Result<Arc<Connection>, String> {
@@ -565,8 +649,15 @@ impl Plane {
         Ok(c)
     }
 
-    /// A connection of its own, closed at once: one that stayed would keep the database from being dropped.
     async fn catalogue(&self, database: &str) -> Result<Vec<Rows>, String> {
+        match self.read_catalogue(database).await {
+            Err(_) if self.settle_main().await => self.read_catalogue(database).await,
+            read => read,
+        }
+    }
+
+    /// A connection of its own, closed at once: one that stayed would keep the database from being dropped.
+    async fn read_catalogue(&self, database: &str) -> Result<Vec<Rows>, String> {
         let main = self.membership.load().main;
         let c = self.connect_to(main, database).await?;
         let mut all = Vec::new();
@@ -576,33 +667,8 @@ impl Plane {
         Ok(all)
     }
 
-    /// Takes a node out: durably first, then for all shards.
-    async fn detach(&self, node: NodeId, reason: &str) -> Result<(), String> {
-        let mut state = self.state.lock().await;
-        let now = self.membership.load();
-        if !now.is_up(node) {
-            return Ok(());
-        }
-        let next = now.without(node)?;
-        let mut wanted = state.clone();
-        wanted.epoch = next.epoch;
-        let entry = &mut wanted.nodes[usize::from(node.0)];
-        entry.status = NodeStatus::Stale;
-        reason.clone_into(&mut entry.reason);
-        wanted.save(&self.config.work_dir).map_err(|e| e.to_string())?;
-        *state = wanted;
-        let epoch = next.epoch;
-        self.membership.store(next);
-        self.sequencer.release(node);
-        tracing::error!(%node, epoch, reason, "node detached; it is stale until it is brought back");
-        for shard in &self.shards {
-            shard.doorbell.ring();
-        }
-        Ok(())
-    }
-
     /// Puts a message into a shard's inbox; a full one is waited for, nothing is lost.
-    async fn tell(&self, shard: usize, message: ShardMessage) {
+    pub(super) async fn tell(&self, shard: usize, message: ShardMessage) {
         let Some(handle) = self.shards.get(shard) else { return };
         let mut message = message;
         loop {
@@ -614,57 +680,6 @@ impl Plane {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             }
-        }
-    }
-
-    /// One node's health: a new connection and a query each period.
-    async fn health(self: Arc<Self>, at: usize) {
-        let node = NodeId(u8::try_from(at).unwrap_or(u8::MAX));
-        let mut failures = 0;
-        let mut incarnation: Option<String> = None;
-        loop {
-            let pause =
-                if failures == 0 { self.config.health_check_period } else { self.config.health_check_retry_delay };
-            tokio::time::sleep(pause).await;
-            if !self.membership.load().is_up(node) {
-                return;
-            }
-            match self.probe(at).await {
-                Ok(now) => {
-                    failures = 0;
-                    // Unknown (no right to see it) proves nothing; a change is a crash restart (hazard 38).
-                    if let (Some(before), Some(now)) = (&incarnation, &now) {
-                        if before != now {
-                            self.lost(node, "it has restarted").await;
-                        }
-                    }
-                    incarnation = now.or(incarnation);
-                }
-                Err(e) => {
-                    failures += 1;
-                    tracing::warn!(%node, failures, error = %e, "health check failed");
-                    if failures > self.config.health_check_max_retries {
-                        self.lost(node, &format!("health check failed: {e}")).await;
-                        failures = 0;
-                    }
-                }
-            }
-        }
-    }
-
-    async fn probe(&self, at: usize) -> Result<Option<String>, String> {
-        let c = &self.config;
-        let limit = if c.health_check_timeout.is_zero() { c.connect_timeout } else { c.health_check_timeout };
-        let probe = async {
-            let conn = connect(&c.nodes[at], &c.health_check, &c.health_check_database, limit).await?;
-            conn.value("SELECT backend_start FROM pg_stat_activity WHERE backend_type = 'checkpointer'").await
-        };
-        tokio::time::timeout(limit, probe).await.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")))
-    }
-
-    async fn lost(&self, node: NodeId, why: &str) {
-        if let Err(e) = self.detach(node, why).await {
-            tracing::error!(%node, why, error = %e, "node is lost and cannot be detached");
         }
     }
 

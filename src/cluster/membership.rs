@@ -1,5 +1,9 @@
 //! The membership: an immutable set, swapped atomically. Its epoch is one atomic look.
+//!
+//! [`SharedMembership`] is what the control plane has put in force; [`View`] is what one shard has confirmed of it, and
+//! the only thing that sessions look at. Between the two lies the hand-over of [`super::handover`].
 
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -67,20 +71,23 @@ impl Membership {
         self.nodes().filter(|n| self.is_up(*n)).count()
     }
 
-    /// The next membership, without one node. Main never goes this way, so at least main stays.
+    /// The next membership, without one node. If that is main, the lowest of those that stay takes its place.
     ///
     /// # Errors
-    /// Why the node cannot be taken out.
+    /// Why the node cannot be taken out; the last one never is.
     pub fn without(&self, node: NodeId) -> Result<Membership, String> {
-        if node == self.main {
-            return Err(format!("node {node} is main; failover of main is not built yet"));
-        }
         if !self.is_up(node) {
             return Err(format!("node {node} is not up"));
         }
         let mut next = self.clone();
         next.epoch += 1;
         next.status[usize::from(node.0)] = NodeStatus::Stale;
+        let Some(lowest) = next.nodes().find(|n| next.is_up(*n)) else {
+            return Err(format!("node {node} is the last one that is up"));
+        };
+        if node == self.main {
+            next.main = lowest;
+        }
         Ok(next)
     }
 }
@@ -119,6 +126,58 @@ impl SharedMembership {
     }
 }
 
+/// The membership as one shard has confirmed it.
+///
+/// From the moment a shard has confirmed a membership it relays nothing of the nodes that are not in it. Until all
+/// shards have, it is *held*: nothing is finished, acknowledged or begun in it (hazards 40, 73).
+#[derive(Debug)]
+pub struct View {
+    current: RefCell<Arc<Membership>>,
+    held: Cell<bool>,
+}
+
+impl View {
+    /// Begins with one that is in force.
+    #[must_use]
+    pub fn new(first: Membership) -> View {
+        View { current: RefCell::new(Arc::new(first)), held: Cell::new(false) }
+    }
+
+    /// The newest membership that the shard has confirmed.
+    #[must_use]
+    pub fn load(&self) -> Arc<Membership> {
+        self.current.borrow().clone()
+    }
+
+    /// Its epoch.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.current.borrow().epoch
+    }
+
+    /// Other shards have yet to confirm it.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.held.get()
+    }
+
+    /// The shard confirms the next one. False: it is none that follows.
+    pub fn confirm(&self, next: &Membership) -> bool {
+        if next.epoch <= self.epoch() {
+            return false;
+        }
+        // A copy of its own: the count of an Arc that all shards share would be one more line between their cores.
+        *self.current.borrow_mut() = Arc::new(next.clone());
+        self.held.set(true);
+        true
+    }
+
+    /// All shards have confirmed this epoch. False: it is not the one that is held.
+    pub fn go(&self, epoch: u64) -> bool {
+        self.held.get() && epoch == self.epoch() && self.held.replace(false)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,9 +189,31 @@ mod tests {
         assert_eq!((next.epoch, next.up()), (8, 2));
         assert_eq!(next.replicas().collect::<Vec<_>>(), [NodeId(1)]);
         assert!(next.without(NodeId(2)).is_err());
-        assert!(next.without(NodeId(0)).is_err());
         let shared = SharedMembership::new(m);
         shared.store(next);
         assert_eq!((shared.epoch(), shared.load().is_up(NodeId(2))), (8, false));
+    }
+
+    #[test]
+    fn the_lowest_replica_takes_the_place_of_main_and_the_last_node_never_goes() {
+        let mut status = vec![NodeStatus::Up; 4];
+        status[1] = NodeStatus::Stale;
+        let m = Membership { epoch: 7, main: NodeId(0), status };
+        let next = m.without(NodeId(0)).unwrap();
+        assert_eq!((next.epoch, next.main, next.is_up(NodeId(0))), (8, NodeId(2), false));
+        let last = next.without(NodeId(2)).unwrap();
+        assert_eq!((last.main, last.up()), (NodeId(3), 1));
+        assert!(last.without(NodeId(3)).is_err());
+    }
+
+    #[test]
+    fn a_view_is_held_from_the_confirmation_to_the_word_of_all() {
+        let m = Membership { epoch: 7, main: NodeId(0), status: vec![NodeStatus::Up; 2] };
+        let next = m.without(NodeId(0)).unwrap();
+        let view = View::new(m.clone());
+        assert!(!view.is_held() && !view.confirm(&m));
+        assert!(view.confirm(&next) && view.is_held() && view.load().main == NodeId(1));
+        assert!(!view.confirm(&next) && !view.go(7) && view.is_held());
+        assert!(view.go(8) && !view.is_held() && !view.go(8));
     }
 }

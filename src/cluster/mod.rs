@@ -6,13 +6,19 @@
 //! | file | what it is for |
 //! |---|---|
 //! | `membership` | the immutable set (epoch, main, status of each node), swapped atomically |
+//! | `handover` | from one membership to the next: every shard confirms, then all go |
+//! | `watch` | when a node is lost |
 //! | `state` | the file that outlives the process |
 //! | `lock` | one proxy per work directory |
 //! | `nodes` | SQL on nodes: roles, catalogues, backends, probes |
-//! | `control` | the thread: questions of shards, health, signals |
+//! | `detach` | the thread's part in losing a node: probes, the durable word, the hand-over |
+//! | `control` | the thread: questions of shards, signals |
 
 pub mod control;
+mod detach;
+pub mod handover;
 pub mod lock;
 pub mod membership;
 pub mod nodes;
 pub mod state;
+pub mod watch;

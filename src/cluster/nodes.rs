@@ -159,6 +159,25 @@ pub async fn backend_gone(c: &Connection, pid: u32, limit: Duration) -> Result<b
     }
 }
 
+/// The node's incarnation: when its checkpointer was started. `None`: the role may not see it (pg_monitor may).
+///
+/// # Errors
+/// The node could not be asked.
+pub async fn incarnation(c: &Connection) -> Result<Option<String>, String> {
+    c.value(&format!("SELECT ({INCARNATION})::text")).await
+}
+
+/// The same, as an expression of a query that says more.
+pub const INCARNATION: &str =
+    "SELECT backend_start::timestamptz AT TIME ZONE 'UTC' FROM pg_stat_activity WHERE backend_type = 'checkpointer'";
+
+/// The SQLSTATE at the end of what [`describe`] has made, if the server said one.
+#[must_use]
+pub fn sqlstate(told: &str) -> Option<&str> {
+    let (_, code) = told.strip_suffix(')')?.rsplit_once('(')?;
+    (code.len() == 5 && code.bytes().all(|b| b.is_ascii_alphanumeric())).then_some(code)
+}
+
 /// Whether the backend makes another one wait for a lock.
 ///
 /// # Errors
@@ -168,4 +187,16 @@ pub async fn blocks(c: &Connection, pid: u32) -> Result<bool, String> {
         "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND {pid} = ANY(pg_blocking_pids(pid)) LIMIT 1"
     );
     Ok(c.value(&sql).await?.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sqlstate_is_read_off_the_end_of_an_error_only() {
+        assert_eq!(sqlstate("the database system is starting up (57P03)"), Some("57P03"));
+        assert_eq!(sqlstate("Connection refused (os error 111)"), None);
+        assert_eq!(sqlstate("no answer within 20s"), None);
+    }
 }

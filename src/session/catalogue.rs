@@ -30,6 +30,12 @@ impl Version {
 }
 
 impl Versions {
+    /// All catalogues are others: another node is main, with OIDs of its own.
+    pub fn raise_all(&self) {
+        let databases = self.databases.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        databases.values().for_each(|v| Version(v.clone()).raise());
+    }
+
     /// The counter of a database; begins at 1.
     #[must_use]
     pub fn of(&self, database: &Arc<str>) -> Version {

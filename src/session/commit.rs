@@ -19,6 +19,7 @@ use super::io::{Answer, Cx, Fate, Probe, Question, TimerKind};
 use super::owed::{Asked, Own, Whose};
 use super::replica::{Replica, Step};
 use super::transaction::{Open, Target};
+use crate::cluster::control::Standing;
 use crate::config::OnDivergence;
 use crate::script::{Entry, Script};
 use crate::sequencer::Csn;
@@ -26,6 +27,9 @@ use crate::shard::driver::Time;
 use crate::sim::planted::{Planted, is};
 use crate::telemetry::{Phase as Measured, StatementClass};
 use crate::wire::{PgError, front};
+
+/// How often a transaction's fate is asked for again while main stands.
+const FATE_RETRIES: u32 = 3;
 
 /// What the client is told when the transaction is committed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,6 +70,12 @@ enum Phase {
     MainGoing { token: u64 },
     /// Main did not answer; its transaction's fate has been asked for.
     MainFate { token: u64 },
+    /// Nobody can say what became of it; it has been asked whether main stands.
+    MainAsked { token: u64 },
+    /// Main stands and still nobody can say; it is being taken out.
+    MainLeaving { token: u64 },
+    /// Main is lost. What follows happens when all shards have confirmed that.
+    Promoting,
     /// Replicas commit.
     Replicas,
 }
@@ -84,6 +94,14 @@ pub struct Commit {
     phase: Phase,
     /// Main prepares it first, under this name.
     gid: Option<String>,
+    /// That has not been answered yet: main has not judged the transaction (hazard 70).
+    unjudged: bool,
+    /// The lane's backend.
+    pid: u32,
+    /// How often its fate could not be had.
+    asked: u32,
+    /// Main has committed, and has not been lost since.
+    main_has: bool,
     started: Time,
     phase_started: Time,
     /// The client is told that nobody knows (main vanished for good after COMMIT was sent).
@@ -103,6 +121,10 @@ impl Commit {
             csn: None,
             phase,
             gid: None,
+            unjudged: false,
+            pid: 0,
+            asked: 0,
+            main_has: false,
             started: now,
             phase_started: now,
             unknown: false,
@@ -135,6 +157,28 @@ impl Commit {
     #[must_use]
     pub fn is_decided(&self) -> bool {
         !matches!(self.phase, Phase::Constraints | Phase::Apply | Phase::Need)
+    }
+
+    /// What the client is told in the end.
+    pub(super) fn after(&self) -> After {
+        self.after
+    }
+
+    /// It does not end with its lane: COMMIT has been sent to main, and the replicas have applied.
+    pub(super) fn outlives_main(&self) -> bool {
+        self.is_decided() && (self.csn.is_some() || self.phase == Phase::Replicas)
+    }
+
+    /// Main is lost. True: the survivors finish this commit, or roll it back, when all shards have confirmed.
+    pub(super) fn lose_main(&mut self) -> bool {
+        if !self.outlives_main() {
+            return false;
+        }
+        self.main_has = false;
+        if self.phase != Phase::Replicas {
+            self.phase = Phase::Promoting;
+        }
+        true
     }
 
     /// A replica has lost what it had applied: COMMIT waits until it has applied again, even if only main was awaited.
@@ -173,7 +217,8 @@ impl Session {
         let lasting = open.lasting_settings().cloned().collect();
         let constraints = writes && self.deferrable_constraints(cx);
         let commit = Commit::new(after, Work::Script(open.script), Phase::Apply, cx.io.now());
-        let mut commit = Box::new(Commit { need, xid, ddl, constraints, lasting, gid, ..commit });
+        let unjudged = gid.is_some();
+        let mut commit = Box::new(Commit { need, xid, ddl, constraints, lasting, gid, unjudged, ..commit });
         if !writes {
             // Nothing for the replicas: main's own COMMIT, and no number.
             commit.phase = Phase::Main;
@@ -209,7 +254,7 @@ impl Session {
     /// Main has done a statement that must not stand in a transaction block; now the replicas.
     pub(super) fn start_everywhere(&mut self, sql: Bytes, after: After, cx: &mut Cx<'_>) {
         let commit = Commit::new(after, Work::Statement(sql), Phase::Replicas, cx.io.now());
-        self.commit = Some(Box::new(Commit { ddl: true, ..commit }));
+        self.commit = Some(Box::new(Commit { ddl: true, main_has: true, ..commit }));
         self.version.raise();
         self.start_apply(cx);
     }
@@ -250,6 +295,13 @@ impl Session {
                 return self.main_gone(*gone, cx);
             }
             (Phase::MainFate { token: t }, Answer::Fate(fate)) if t == token => return self.main_fate(*fate, cx),
+            (Phase::MainAsked { token: t }, Answer::Stands(standing)) if t == token => {
+                return self.main_stands(standing, cx);
+            }
+            (Phase::MainLeaving { token: t }, Answer::Detached(Err(why))) if t == token => {
+                tracing::error!(why, "nobody knows whether main has committed, and it cannot be taken out");
+                return self.main_unknown(cx);
+            }
             _ => {}
         }
         let mine = |r: &Replica| matches!(r.step, Step::Going { token: t } | Step::Leaving { token: t } if t == token);
@@ -307,7 +359,14 @@ impl Session {
             }
             Phase::Need => self.commit_on_main(cx),
             Phase::Replicas => self.commit_on_replicas(cx),
-            Phase::Constraints | Phase::Prepare | Phase::Main | Phase::MainGoing { .. } | Phase::MainFate { .. } => {}
+            Phase::Constraints
+            | Phase::Prepare
+            | Phase::Main
+            | Phase::MainGoing { .. }
+            | Phase::MainFate { .. }
+            | Phase::MainAsked { .. }
+            | Phase::MainLeaving { .. }
+            | Phase::Promoting => {}
         }
     }
 
@@ -415,12 +474,14 @@ impl Session {
             (None, Phase::Prepare, Some(gid)) => {
                 let sql = format!("COMMIT PREPARED {}", crate::wire::literal(gid));
                 commit.phase = Phase::Main;
+                commit.unjudged = false;
                 self.own_text(&sql, cx);
             }
             (None, ..) => {
                 if let Some(csn) = commit.csn {
                     cx.env.sequencer.acknowledge(cx.env.membership.load().main, csn);
                 }
+                commit.main_has = true;
                 commit.phase = Phase::Replicas;
                 if commit.ddl {
                     // Once more: what was read since the first time may be the old catalogue under the new version.
@@ -458,23 +519,28 @@ impl Session {
                 r.step = Step::Done;
             }
         }
-        if self.replicas.iter().all(|r| matches!(r.step, Step::Done | Step::Out)) {
+        // While a membership is held, some shard may still read from a node that lacks this commit (hazard 40).
+        let held = cx.env.membership.is_held();
+        if !held && self.replicas.iter().all(|r| matches!(r.step, Step::Done | Step::Out)) {
             self.finish_commit(cx);
         }
     }
 
-    /// The lane broke while a commit was under way.
-    pub(super) fn main_lost(&mut self, pid: u32, cx: &mut Cx<'_>) {
+    /// The lane broke while a commit that outlives it was under way.
+    pub(super) fn main_lost(&mut self, lane: &super::link::Link, cx: &mut Cx<'_>) {
+        let Some(commit) = &mut self.commit else { return };
+        if matches!(commit.phase, Phase::Main | Phase::Prepare) {
+            commit.pid = lane.pid;
+            self.ask_main(cx);
+        }
+    }
+
+    /// What became of the transaction is known once its backend is gone.
+    fn ask_main(&mut self, cx: &mut Cx<'_>) {
         let node = cx.env.membership.load().main;
         let Some(commit) = &mut self.commit else { return };
-        match commit.phase {
-            Phase::Main | Phase::Prepare if commit.csn.is_some() => {
-                let token = cx.io.ask(Question::BackendGone { node, pid });
-                commit.phase = Phase::MainGoing { token };
-            }
-            Phase::Replicas | Phase::MainGoing { .. } | Phase::MainFate { .. } => {}
-            _ => self.drop_commit(cx),
-        }
+        let token = cx.io.ask(Question::BackendGone { node, pid: commit.pid });
+        commit.phase = Phase::MainGoing { token };
     }
 
     /// The lane's old backend is seen gone, or not: what became of the transaction?
@@ -482,9 +548,8 @@ impl Session {
         let Some(commit) = &mut self.commit else { return };
         let database = self.database.to_string();
         let question = match (&commit.gid, gone) {
-            // Which of the two was not answered does not matter: what is prepared is finished, and if nothing is,
-            // either COMMIT PREPARED was done or PREPARE was not: main's transaction status tells.
-            (Some(gid), true) => Question::Prepared { database, gid: gid.clone(), commit: true },
+            // What main has judged is finished; what it was not heard to judge is not (hazard 70).
+            (Some(gid), true) => Question::Prepared { database, gid: gid.clone(), commit: !commit.unjudged },
             (None, true) => Question::Fate { node: cx.env.membership.load().main, database, xid: commit.xid },
             (_, false) => return self.main_fate(Fate::Unknown, cx),
         };
@@ -496,29 +561,79 @@ impl Session {
         let Some(commit) = &mut self.commit else { return };
         let main = cx.env.membership.load().main;
         match fate {
-            Fate::Nothing => {
-                let q = Question::Fate { node: main, database: self.database.to_string(), xid: commit.xid };
-                let token = cx.io.ask(q);
-                commit.phase = Phase::MainFate { token };
-            }
-            Fate::Aborted => {
-                if let Some(csn) = commit.csn.take() {
-                    cx.env.sequencer.abort(csn);
-                }
-                let e = PgError::error("57P01", "the connection to main was lost before the transaction could commit");
-                self.refuse_commit(e.encode(), cx);
-            }
-            Fate::Committed | Fate::Unknown => {
+            // Nothing is prepared: PREPARE was not done, or COMMIT PREPARED was.
+            Fate::Nothing if !commit.unjudged => self.main_fate(Fate::Committed, cx),
+            Fate::Aborted | Fate::Nothing => self.main_aborted("57P01", cx),
+            Fate::Committed => {
                 if let Some(csn) = commit.csn {
                     cx.env.sequencer.acknowledge(main, csn);
                 }
-                commit.unknown = fate == Fate::Unknown;
-                commit.phase = Phase::Replicas;
-                if commit.ddl {
-                    self.version.raise();
-                }
-                self.commit_on_replicas(cx);
+                commit.main_has = true;
+                self.survivors_commit(cx);
             }
+            Fate::Unknown => {
+                let token = cx.io.ask(Question::Stands { node: main });
+                commit.phase = Phase::MainAsked { token };
+            }
+        }
+    }
+
+    /// The transaction's fate could not be had; main was probed.
+    fn main_stands(&mut self, standing: &Standing, cx: &mut Cx<'_>) {
+        let main = cx.env.membership.load().main;
+        let Some(commit) = &mut self.commit else { return };
+        match standing {
+            Standing::Stands if commit.asked < FATE_RETRIES => {
+                commit.asked += 1;
+                self.ask_main(cx);
+            }
+            Standing::Stands => {
+                let reason = "what became of a transaction could not be found out".to_owned();
+                let token = cx.io.ask(Question::Detach { node: main, reason });
+                commit.phase = Phase::MainLeaving { token };
+            }
+            Standing::Stays(_) => self.main_unknown(cx),
+            // The shard has confirmed that before this answer came.
+            Standing::Out => {}
+        }
+    }
+
+    /// Nobody can say what main has done, and no other node can take its place.
+    fn main_unknown(&mut self, cx: &mut Cx<'_>) {
+        let Some(commit) = &mut self.commit else { return };
+        if let Some(csn) = commit.csn {
+            cx.env.sequencer.acknowledge(cx.env.membership.load().main, csn);
+        }
+        commit.unknown = true;
+        self.survivors_commit(cx);
+    }
+
+    fn main_aborted(&mut self, state: &'static str, cx: &mut Cx<'_>) {
+        if let Some(csn) = self.commit.as_mut().and_then(|c| c.csn.take()) {
+            cx.env.sequencer.abort(csn);
+        }
+        let e = PgError::error(state, "main was lost, or the connection to it, before the transaction could commit");
+        self.refuse_commit(e.encode(), cx);
+    }
+
+    /// Main has committed, or counts as if it had: the replicas do.
+    fn survivors_commit(&mut self, cx: &mut Cx<'_>) {
+        let Some(commit) = &mut self.commit else { return };
+        commit.phase = Phase::Replicas;
+        if commit.ddl {
+            self.version.raise();
+        }
+        self.commit_on_replicas(cx);
+    }
+
+    /// All shards have confirmed that main is lost: what had been sent to it is finished, but for what it had not
+    /// judged.
+    pub(super) fn promoted(&mut self, cx: &mut Cx<'_>) {
+        match &self.commit {
+            Some(c) if c.phase != Phase::Promoting => {}
+            Some(c) if c.unjudged => self.main_aborted("40001", cx),
+            Some(_) => self.survivors_commit(cx),
+            None => {}
         }
     }
 
@@ -547,7 +662,9 @@ impl Session {
 
     fn finish_commit(&mut self, cx: &mut Cx<'_>) {
         self.measure(Measured::Commit, cx);
-        let Some(commit) = self.commit.take() else { return };
+        let Some(mut commit) = self.commit.take() else { return };
+        // Main was lost, and then the appliers of all that stayed: no node that is up has it.
+        commit.unknown |= !commit.main_has && !self.replicas.iter().any(|r| matches!(r.step, Step::Done));
         self.replicas.clear();
         let total = cx.io.now().since(commit.started);
         let mut recorder = cx.env.recorder.borrow_mut();
@@ -593,6 +710,7 @@ impl Session {
             return;
         }
         let now = cx.io.now();
+        self.watch_main(cx);
         let (apply, commit) = {
             let c = &cx.env.config.replication;
             (c.replica_timeout, c.commit_timeout)
@@ -609,6 +727,17 @@ impl Session {
             }
         }
         self.arm_commit_timer(cx);
+    }
+
+    /// A COMMIT that main has not answered for `commit_timeout` starts a probe.
+    fn watch_main(&mut self, cx: &mut Cx<'_>) {
+        let now = cx.io.now();
+        let Some(commit) = self.commit.as_ref().filter(|c| matches!(c.phase, Phase::Main | Phase::Prepare)) else {
+            return;
+        };
+        if now.since(commit.phase_started) >= cx.env.config.replication.commit_timeout {
+            cx.io.ask(Question::Stands { node: cx.env.membership.load().main });
+        }
     }
 
     /// The answer to [`Question::Probe`].

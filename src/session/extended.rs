@@ -47,12 +47,37 @@ pub struct Batch {
     begun: bool,
     /// The one statement of this batch goes to every replica after main.
     everywhere: Option<Bytes>,
+    /// Main was lost while it owed answers to this batch.
+    pub(super) owes: bool,
 }
 
 impl Batch {
     /// A batch that no reader may serve.
     pub(super) fn on_main() -> Batch {
         Batch { force_main: true, ..Batch::default() }
+    }
+
+    /// The rest of the batch is dropped.
+    pub(super) fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+
+    /// It has begun a block of which no server had heard.
+    pub(super) fn is_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Main was lost. True: the batch fails, and its client is to be told. `open`: a transaction was.
+    pub(super) fn lose(&mut self, open: bool) -> bool {
+        let owes = std::mem::take(&mut self.owes);
+        if !self.open || self.target == Some(Target::Reader) || !(self.sent || open || owes) {
+            return false;
+        }
+        self.sent = false;
+        self.begun = false;
+        self.copy = false;
+        self.everywhere = None;
+        !std::mem::replace(&mut self.skipping, true)
     }
 }
 
@@ -412,6 +437,7 @@ impl Session {
             extended: true,
         };
         let verdict = self.known(&portal.statement, cx).verdict;
+        self.bound |= verdict.leaves_state();
         match self.plan(&given, &verdict, cx) {
             Plan::Begin(modes) => self.execute_begin(&given.sql, modes, cx),
             Plan::Commit { chain } => self.execute_commit(chain, cx),

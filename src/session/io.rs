@@ -11,7 +11,8 @@ use bytes::Bytes;
 
 use super::applier::Applier;
 use crate::auth::Role;
-use crate::cluster::membership::SharedMembership;
+use crate::cluster::control::Standing;
+use crate::cluster::membership::View;
 use crate::config::Config;
 use crate::script::Spill;
 use crate::sequencer::{NodeId, Sequencer};
@@ -43,6 +44,8 @@ pub enum Question {
     Fate { node: NodeId, database: String, xid: u64 },
     /// The node is out: durably, before any client hears of a commit that it lacks.
     Detach { node: NodeId, reason: String },
+    /// A connection to the node has broken: it is probed at once. Does it stand?
+    Stands { node: NodeId },
 }
 
 /// The control plane's answer.
@@ -62,6 +65,8 @@ pub enum Answer {
     Fate(Fate),
     /// To [`Question::Detach`]: done, or why not.
     Detached(Result<(), String>),
+    /// To [`Question::Stands`].
+    Stands(Standing),
 }
 
 /// What became of a transaction whose COMMIT was not answered.
@@ -164,8 +169,8 @@ pub trait Io {
 pub struct Env {
     /// The configuration.
     pub config: Arc<Config>,
-    /// Who is up, who is main.
-    pub membership: Arc<SharedMembership>,
+    /// Who is up, who is main, as far as this shard has confirmed it.
+    pub membership: View,
     /// The commit order.
     pub sequencer: Arc<Sequencer>,
     /// Verdicts per statement shape.

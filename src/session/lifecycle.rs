@@ -38,6 +38,7 @@ impl Session {
     /// Nothing is under way for the client.
     pub(super) fn is_quiet(&self) -> bool {
         matches!(self.request, Request::None)
+            && self.limbo.is_none()
             && self.commit.is_none()
             && self.after_rollback.is_none()
             && self.inbox.is_empty()
@@ -70,6 +71,7 @@ impl Session {
             cx.env.clients.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
         }
         self.close_readers(cx);
+        self.limbo = None;
         if self.commit.as_ref().is_some_and(|c| c.is_decided()) {
             return;
         }

@@ -11,7 +11,7 @@
 //! - [`server`]: what the lane and the reader answer, held against [`owed`];
 //! - [`transaction`], [`commit`]: the client's transaction, its script, and the commit on all nodes; [`replica`],
 //!   [`applier`]: one replica's part in it; [`early`]: large ones start before COMMIT;
-//! - [`lifecycle`]: how requests and sessions end;
+//! - [`lifecycle`]: how requests and sessions end; `lost`: what becomes of them when the lane is lost, or main;
 //! - [`registry`], [`settings`]: what the session has prepared and set; [`prepared`]: by SQL;
 //! - `logging`: log_connections and log_disconnections.
 //!
@@ -29,6 +29,7 @@ pub mod io;
 pub mod lifecycle;
 pub mod link;
 mod logging;
+mod lost;
 pub mod note;
 pub mod out;
 pub mod owed;
@@ -98,8 +99,13 @@ pub enum Event {
     Answer(u64, Answer),
     /// Watermarks have moved.
     Watermarks,
-    /// The membership has changed.
-    Membership,
+    /// The shard confirms another membership: nothing is relayed any more of nodes that are not in it.
+    Confirm {
+        /// Another node is main in it.
+        main_lost: bool,
+    },
+    /// All shards have confirmed it.
+    Go,
     /// Another connection asks for the running statement's end.
     Cancel,
     /// The server has closed the connection of a CancelRequest of this session's: the cancel hits nothing any more that
@@ -219,8 +225,14 @@ pub struct Session {
     admitted: bool,
     /// When the client was accepted.
     accepted: Time,
-    /// The lane's server has said why it ends the connection, and the client has been told.
-    lane_said_farewell: bool,
+    /// What the lane's server said before it ended the connection.
+    farewell: Option<Bytes>,
+    /// The lane is gone, and it is being asked whether main is.
+    limbo: Option<Box<lost::Limbo>>,
+    /// The client's transaction block was lost with main.
+    lost: Option<lost::Lost>,
+    /// The session may have state that lives in its backend on main alone.
+    bound: bool,
     /// Modes of the transaction that AND CHAIN begins.
     chained: Option<crate::sql::class::TxModes>,
     /// A simple query's next step waits for the answers to own requests behind the last one.
@@ -329,7 +341,10 @@ impl Session {
             counted: false,
             admitted: false,
             accepted: cx.io.now(),
-            lane_said_farewell: false,
+            farewell: None,
+            limbo: None,
+            lost: None,
+            bound: false,
             chained: None,
             steps_wait: false,
             temporary_names: HashSet::new(),
@@ -381,10 +396,8 @@ impl Session {
             Event::Timer(kind) => self.timer(kind, cx),
             Event::Answer(token, answer) => self.answered(token, answer, cx),
             Event::Watermarks => self.advance_commit(cx),
-            Event::Membership => {
-                self.check_reader_node(cx);
-                self.commit_membership(cx);
-            }
+            Event::Confirm { main_lost } => self.confirmed(main_lost, cx),
+            Event::Go => self.go(cx),
             Event::Cancel => self.cancel_running(cx),
             Event::CancelDone => {
                 self.cancels = self.cancels.saturating_sub(1);
@@ -428,7 +441,10 @@ impl Session {
             Stage::Catalogue if self.catalogue_asked.is_none() => return self.begin_queries(cx),
             _ => {}
         }
-        self.commit_answer(token, &answer, cx);
+        let limbo = matches!(&answer, Answer::Stands(standing) if self.lane_probed(token, standing, cx));
+        if !limbo {
+            self.commit_answer(token, &answer, cx);
+        }
         self.pump(cx);
     }
 
@@ -477,6 +493,9 @@ impl Session {
     fn pump(&mut self, cx: &mut Cx<'_>) {
         while self.may_go_on(cx) {
             let Some(frame) = self.inbox.front().cloned() else { break };
+            if frame.tag != b'X' && !self.has_lane(cx) {
+                break;
+            }
             let went = match self.stage {
                 Stage::Password(_) => self.password_frame(&frame, cx),
                 Stage::Ready => self.frame(&frame, cx),
@@ -499,6 +518,9 @@ impl Session {
         if waits || self.commit.is_some() || self.after_rollback.is_some() {
             return false;
         }
+        if cx.env.membership.is_held() && matches!(self.stage, Stage::Ready) {
+            return false;
+        }
         let crowded = |l: &Link| cx.io.queued(l.conn) > QUEUE_HIGH;
         if self.lane.as_ref().is_some_and(crowded) {
             return false;
@@ -512,6 +534,9 @@ impl Session {
 
     /// One message of the client. False: it must wait.
     fn frame(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
+        if let Some(went) = self.lost_frame(frame, cx) {
+            return went;
+        }
         match frame.tag {
             b'X' => {
                 self.end(cx);
@@ -644,6 +669,7 @@ impl Session {
     /// What ReadyForQuery tells the client.
     pub(super) fn status(&self) -> TxStatus {
         match &self.tx {
+            _ if self.lost.is_some() => TxStatus::Failed,
             Tx::Idle => TxStatus::Idle,
             Tx::Begun(_) => TxStatus::InBlock,
             Tx::Open(o) if o.failed => TxStatus::Failed,
@@ -665,6 +691,7 @@ impl Session {
         self.settings_dirty = true;
         if self.replay.len() >= REPLAY_MAX {
             self.main_only = true;
+            self.bound = true;
             return;
         }
         self.replay.push(sql);

@@ -15,6 +15,7 @@ pub struct ClientOut {
     ready: Vec<Bytes>,
     held: Vec<Bytes>,
     holding: bool,
+    spoken: bool,
     run: Option<Range<usize>>,
 }
 
@@ -49,7 +50,23 @@ impl ClientOut {
         if bytes.is_empty() {
             return;
         }
-        if self.holding { self.held.push(bytes) } else { self.ready.push(bytes) }
+        if self.holding {
+            self.held.push(bytes);
+        } else {
+            self.spoken = true;
+            self.ready.push(bytes);
+        }
+    }
+
+    /// A new request: nothing of its answer has left.
+    pub fn begin(&mut self) {
+        self.spoken = false;
+    }
+
+    /// Something has left since the request began.
+    #[must_use]
+    pub fn has_spoken(&self) -> bool {
+        self.spoken || self.run.is_some()
     }
 
     /// From here on everything is kept back.
@@ -66,6 +83,7 @@ impl ClientOut {
     /// Lets go what was kept back.
     pub fn release(&mut self) {
         self.holding = false;
+        self.spoken |= !self.held.is_empty();
         self.ready.append(&mut self.held);
     }
 

@@ -149,6 +149,12 @@ impl OwedQueue {
         self.queue.iter().any(|o| matches!(o.whose, Whose::Own(Own::Replay)))
     }
 
+    /// A reply of the client's is among them.
+    #[must_use]
+    pub fn owes_client(&self) -> bool {
+        self.queue.iter().any(|o| !matches!(o.whose, Whose::Own(_)))
+    }
+
     /// How many replies are owed.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -6,7 +6,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::Session;
-use super::io::Cx;
+use super::io::{Cx, Question};
 use super::link::{Link, Login};
 use super::owed::{Asked, Own, Whose};
 use super::transaction::Target;
@@ -137,6 +137,7 @@ impl Session {
     pub(super) fn reader_gone(&mut self, why: &str, cx: &mut Cx<'_>) {
         let Reader::Ready(link) = std::mem::replace(&mut self.reader, Reader::Lane) else { return };
         tracing::warn!(node = %link.node, why, "a reader was lost");
+        cx.io.ask(Question::Stands { node: link.node });
         if self.retry.is_some() && self.tx.target() != Some(Target::Reader) {
             // Nothing of the answer has left.
             self.out.drop_held();

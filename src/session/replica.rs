@@ -355,6 +355,7 @@ impl Session {
         let Some(decided) = self.commit.as_ref().map(|c| c.is_decided()) else { return self.drop_early(i, cx) };
         let r = &mut self.replicas[i];
         let Some(applier) = r.applier.take() else { return };
+        cx.io.ask(Question::Stands { node: r.node });
         match &r.step {
             Step::Opening => {
                 r.applier = Some(applier);

@@ -288,6 +288,7 @@ impl Session {
     pub(super) fn ran_opaque(&mut self) {
         self.main_only = true;
         self.settings_dirty = true;
+        self.bound = true;
     }
 
     /// CREATE or ALTER ROLE with a plain password: every node would make a salt of its own, and the keys of one verifier

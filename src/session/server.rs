@@ -101,7 +101,10 @@ impl Session {
     }
 
     fn server_message(&mut self, target: Target, chunk: &Bytes, piece: &Piece, cx: &mut Cx<'_>) {
-        let torn = std::mem::replace(&mut self.torn, !piece.last);
+        if piece.first && piece.last && self.is_farewell(target, piece.tag, bytes_of(chunk, piece)) {
+            return;
+        }
+        self.torn = !piece.last;
         if !piece.first {
             return self.continued(chunk, piece);
         }
@@ -116,13 +119,7 @@ impl Session {
             Fits::Completes => self.completes(target, chunk, piece, cx),
             Fits::Fails => self.fails(target, chunk, piece, false, cx),
             Fits::FailsToSync => self.fails(target, chunk, piece, true, cx),
-            // The client is told in the server's own words; the connection's end follows.
-            Fits::Farewell if target == Target::Lane && torn => self.torn = true,
-            Fits::Farewell if target == Target::Lane => {
-                self.out.relay(chunk, &piece.place);
-                self.out.end_run(chunk);
-                self.lane_said_farewell = true;
-            }
+            // An error that nobody asked for, and not a fatal one: the connection's end follows all the same.
             Fits::Farewell => {}
             Fits::Not => {
                 self.out.end_run(chunk);
@@ -422,6 +419,7 @@ impl Session {
                     self.settings_dirty = false;
                 }
             }
+            Own::Replay if target == Target::Lane => self.lane_replayed(error, cx),
             Own::Replay => {
                 if error.is_some() {
                     // It does not know a setting that main has taken: what it reads may be something else.
@@ -442,7 +440,7 @@ impl Session {
     }
 
     /// ROLLBACK of the proxy's own has been answered.
-    fn rolled_back(&mut self, cx: &mut Cx<'_>) {
+    pub(super) fn rolled_back(&mut self, cx: &mut Cx<'_>) {
         self.registry.drop_portals();
         match self.after_rollback.take() {
             Some(AfterRollback::Commit { after, error }) => self.commit_failed(after, error, cx),
@@ -582,6 +580,7 @@ impl Session {
                 self.temporary = false;
                 self.temporary_names.clear();
                 self.main_only = false;
+                self.bound = false;
                 self.close_readers(cx);
                 self.forget_own_statements();
             }
@@ -664,27 +663,6 @@ impl Session {
         if matches!(self.stage, Stage::Over) && self.commit.is_none() {
             self.finish_over(cx);
         }
-    }
-
-    fn lane_gone(&mut self, why: &str, cx: &mut Cx<'_>) {
-        let Some(lane) = self.lane.take() else { return };
-        if !lane.is_ready() {
-            let e = PgError::fatal("57P03", "main cannot be reached").detail(why.to_owned());
-            return self.fatal(&e, cx);
-        }
-        if self.commit.is_some() {
-            self.main_lost(lane.pid, cx);
-            if self.commit.is_some() {
-                // Finished by its own means; the client hears of it when that is done.
-                return;
-            }
-        }
-        if self.lane_said_farewell {
-            return self.end(cx);
-        }
-        let e = PgError::fatal("57P01", "terminating connection: the session's backend on main is gone")
-            .detail(why.to_owned());
-        self.fatal(&e, cx);
     }
 }
 

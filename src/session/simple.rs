@@ -48,6 +48,16 @@ impl Simple {
         self.copy
     }
 
+    /// The step waits for a reader, or for a lane.
+    pub(super) fn waits(&self) -> bool {
+        self.waiting
+    }
+
+    /// The client's message.
+    pub(super) fn frame(&self) -> Frame {
+        self.frame.clone()
+    }
+
     fn is_last(&self) -> bool {
         self.next + 1 >= self.steps.len()
     }
@@ -93,6 +103,7 @@ impl Session {
         let (frame, text, steps) = self.roles_with_verifiers(frame, text, steps, cx);
         self.registry.drop_unnamed();
         self.began = Some(cx.io.now());
+        self.out.begin();
         self.request = Request::Simple(Simple {
             frame,
             text,
@@ -144,6 +155,10 @@ impl Session {
             if s.failed || s.next >= s.steps.len() {
                 return self.finish_simple(cx);
             }
+            if !self.has_lane(cx) {
+                self.wait_for_reader();
+                return;
+            }
             match self.step(cx) {
                 Went::Done => {
                     if let Request::Simple(s) = &mut self.request {
@@ -173,6 +188,7 @@ impl Session {
             extended: false,
         };
         let verdict = self.judge(&sql, cx);
+        self.bound |= verdict.leaves_state();
         match self.plan(&given, &verdict, cx) {
             Plan::Begin(modes) => self.simple_begin(&sql, modes, cx),
             Plan::Commit { chain } => self.simple_commit(chain, cx),
@@ -586,8 +602,7 @@ impl Session {
             return self.finish_over(cx);
         }
         if self.lane.is_none() {
-            let e = PgError::fatal("57P01", "terminating connection: the session's backend on main is gone");
-            return self.fatal(&e, cx);
+            self.goes_on_without_lane(cx);
         }
         self.pump(cx);
     }

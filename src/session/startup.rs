@@ -194,8 +194,12 @@ impl Session {
     }
 
     /// The client is who it says: its backend on main is opened, which checks the database and the rest.
-    fn open_lane(&mut self, cx: &mut Cx<'_>) {
+    pub(super) fn open_lane(&mut self, cx: &mut Cx<'_>) {
         self.stage = Stage::Lane;
+        if cx.env.membership.is_held() {
+            // Opened when main is known.
+            return;
+        }
         let main = Self::main_node(cx);
         let link = self.open_link(main, Target::Lane, false, cx);
         self.lane = Some(link);
@@ -251,6 +255,12 @@ impl Session {
             match login {
                 Login::More => {}
                 Login::Ready => return self.lane_ready(cx),
+                // It is starting, stopping or recovering: another one may take its place.
+                Login::Refused { raw, fields } if matches!(fields.sqlstate.as_str(), "57P03" | "57P01" | "57P02") => {
+                    self.farewell = Some(raw);
+                    cx.io.abort(conn);
+                    return self.lane_gone(&fields.message, cx);
+                }
                 Login::Refused { raw, fields } => {
                     let (user, database) = (Name(&self.user), Name(&self.database));
                     tracing::info!(%user, %database, error = %fields.message, "main refused the login");
@@ -263,6 +273,9 @@ impl Session {
     }
 
     fn lane_ready(&mut self, cx: &mut Cx<'_>) {
+        if matches!(self.stage, Stage::Ready) {
+            return self.lane_reopened(cx);
+        }
         if let Some(lane) = &self.lane {
             self.std_strings = lane.parameter("standard_conforming_strings") != Some("off");
         }

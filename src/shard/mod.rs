@@ -25,6 +25,7 @@ use std::time::Duration;
 use self::core::{Core, Deferred, Owner, SessionId};
 use self::driver::{ConnId, Driver, Event, Peer, Time};
 use crate::cluster::control::{ControlHandle, Reply, Request, Rows, ShardHandle, ShardMessage, Ticket};
+use crate::cluster::membership::Membership;
 use crate::sequencer::NodeId;
 use crate::session::io::{Answer, Cx, Env, Fate, Question};
 use crate::session::{Event as SessionEvent, Session};
@@ -60,7 +61,6 @@ pub struct Shard<D: Driver> {
     control: ControlHandle,
     peers: Vec<ShardHandle>,
     watermarks: Vec<u64>,
-    epoch: u64,
     stopping: bool,
     /// What the driver reports; kept for its room.
     events: Vec<Event>,
@@ -69,7 +69,6 @@ pub struct Shard<D: Driver> {
 impl<D: Driver> Shard<D> {
     /// A shard with no client yet. `peers` are the handles of all shards, itself included, by number.
     pub fn new(number: usize, core: Core<D>, env: Env, control: ControlHandle, peers: Vec<ShardHandle>) -> Shard<D> {
-        let epoch = env.membership.epoch();
         let watermarks = vec![0; core.nodes.len()];
         Shard {
             number,
@@ -83,7 +82,6 @@ impl<D: Driver> Shard<D> {
             control,
             peers,
             watermarks,
-            epoch,
             stopping: false,
             events: Vec::new(),
         }
@@ -179,7 +177,12 @@ impl<D: Driver> Shard<D> {
                             error.map_or_else(|| "the server closed the connection".to_owned(), |e| e.to_string());
                         self.tell(s, SessionEvent::ServerGone(conn, why));
                     }
-                    Owner::Pooled(key) => self.core.drop_pooled(&key, conn),
+                    Owner::Pooled(key) => {
+                        self.core.drop_pooled(&key, conn);
+                        // Nobody waits for the answer: it has no token.
+                        let ticket = Ticket { shard: self.number, token: 0 };
+                        self.control.ask(ticket, Request::Stands { node: key.node });
+                    }
                     Owner::Cancel(s, _) => self.tell(s, SessionEvent::CancelDone),
                     Owner::Nobody => {}
                 }
@@ -269,6 +272,7 @@ impl<D: Driver> Shard<D> {
             Question::Terminate { node, pid } => Request::TerminateBackend { node, pid },
             Question::Fate { node, database, xid } => Request::XactStatus { node, database, xid },
             Question::Detach { node, reason } => Request::Detach { node, reason },
+            Question::Stands { node } => Request::Stands { node },
         };
         self.questions.insert(token, session);
         self.control.ask(Ticket { shard: self.number, token }, request);
@@ -280,13 +284,12 @@ impl<D: Driver> Shard<D> {
                 ShardMessage::Reply { token, reply } => self.reply(token, reply),
                 ShardMessage::Cancel { pid, secret } => self.cancel(pid, secret),
                 ShardMessage::ForgetDatabase { database } => self.core.drop_pools(|key| *key.database == *database),
+                ShardMessage::Confirm { next } => self.confirm(&next),
+                ShardMessage::Go { epoch } => self.go(epoch),
                 ShardMessage::Drain => self.drain(),
                 ShardMessage::Stop => self.stop(),
             }
             self.settle();
-        }
-        if self.env.membership.epoch() != self.epoch {
-            self.membership_changed();
         }
     }
 
@@ -305,11 +308,26 @@ impl<D: Driver> Shard<D> {
         self.tell_all(|| SessionEvent::Drain);
     }
 
-    fn membership_changed(&mut self) {
-        self.epoch = self.env.membership.epoch();
-        let membership = self.env.membership.load();
-        self.core.drop_pools(|key| !membership.is_up(key.node));
-        self.tell_all(|| SessionEvent::Membership);
+    /// Relays nothing any more of nodes that are not in this membership, and says so.
+    fn confirm(&mut self, next: &Membership) {
+        let main = self.env.membership.load().main;
+        if self.env.membership.confirm(next) {
+            // Main has no appliers.
+            self.core.drop_pools(|key| !next.is_up(key.node) || key.node == next.main);
+            if next.main != main {
+                // What was read of the old main's catalogue has its OIDs.
+                self.env.catalogue_versions.raise_all();
+            }
+            self.tell_all(|| SessionEvent::Confirm { main_lost: next.main != main });
+        }
+        self.control.confirmed(self.number, next.epoch);
+    }
+
+    /// All shards have confirmed: work goes on in the new membership.
+    fn go(&mut self, epoch: u64) {
+        if self.env.membership.go(epoch) {
+            self.tell_all(|| SessionEvent::Go);
+        }
     }
 
     fn tell_all(&mut self, event: impl Fn() -> SessionEvent) {
@@ -339,6 +357,7 @@ impl<D: Driver> Shard<D> {
                 _ => Fate::Unknown,
             }),
             Reply::Detached(r) => Answer::Detached(r),
+            Reply::Stands(s) => Answer::Stands(s),
         };
         self.tell(session, SessionEvent::Answer(token, answer));
     }

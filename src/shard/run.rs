@@ -18,7 +18,7 @@ use super::ring::{Listener, RingDriver, RingOptions, listen_tcp};
 use crate::auth::{PoolPasswd, Role, Secret};
 use crate::cluster::control::{Control, ControlConfig, ControlHandle, Login, NodeAddress, RoleRow, ShardHandle};
 use crate::cluster::lock::WorkDirLock;
-use crate::cluster::membership::SharedMembership;
+use crate::cluster::membership::{Membership, SharedMembership, View};
 use crate::config::{Config, IoDriver};
 use crate::sequencer::Sequencer;
 use crate::session::catalogue::Versions;
@@ -172,7 +172,7 @@ fn shard_thread(
     let config = &shared.config;
     let env = Env {
         config: config.clone(),
-        membership: shared.membership.clone(),
+        membership: View::new(Membership::clone(&shared.membership.load())),
         sequencer: shared.sequencer.clone(),
         verdicts: VerdictCache::new(config.limits.statement_cache).into(),
         catalogues: std::cell::RefCell::default(),

@@ -1,16 +1,20 @@
 //! The control plane of a simulation: the same questions, answered from the nodes' models, late as the scheduler likes.
 //!
 //! What the real one does by SQL on connections of its own is read off the model here: a node that hangs answers
-//! nothing until the limit has passed, one that is down refuses. Membership and sequencer are the real ones.
+//! nothing until the limit has passed, one that is down refuses. Membership and sequencer are the real ones, and so is
+//! what decides: when a node is lost ([`Watch`]) and when all shards have confirmed that ([`Handover`]).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::node::txn::Fate as XactFate;
 use super::node::{BackendInfo, Node};
 use crate::cluster::control::{
-    ControlQueue, Reply, Request, RoleRow, Rows, ShardHandle, ShardMessage, Ticket, ToControl,
+    ControlQueue, Reply, Request, RoleRow, Rows, ShardHandle, ShardMessage, Standing, Ticket, ToControl,
 };
-use crate::cluster::membership::SharedMembership;
+use crate::cluster::handover::Handover;
+use crate::cluster::membership::{Membership, SharedMembership};
+use crate::cluster::watch::{Finding, Probed, Watch};
 use crate::sequencer::{NodeId, Sequencer};
 use crate::session::io::{Fate, Probe};
 
@@ -20,8 +24,10 @@ const GONE_WITHIN_US: i64 = 20_000_000;
 const TIMEOUT_US: i64 = 10_000_000;
 /// Time between health checks of one node.
 const HEALTH_PERIOD_US: i64 = 3_000_000;
-/// Failed checks after which a node is lost.
+/// Failed checks that are forgiven.
 const HEALTH_RETRIES: u32 = 1;
+/// Time between a failed check and its retry.
+const RETRY_DELAY_US: i64 = 1_000_000;
 
 /// A node with what only the simulation knows of it.
 pub struct SimNode {
@@ -56,11 +62,19 @@ struct Pending {
     not_before_us: i64,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Health {
     next_us: i64,
-    failures: u32,
-    restarts: u32,
+    watch: Watch,
+}
+
+/// A node that is to be taken out, and who waits for that.
+#[derive(Debug)]
+struct Leaving {
+    node: NodeId,
+    reason: String,
+    /// `true`: it asked whether the node stands.
+    asked: Option<(Ticket, bool)>,
 }
 
 /// The control plane.
@@ -72,6 +86,9 @@ pub struct SimControl {
     pending: Vec<Pending>,
     health: Vec<Health>,
     catalogue: Vec<Rows>,
+    handover: Option<Handover>,
+    /// Nodes that leave, one after the other; the first one is being handed over.
+    leaving: VecDeque<Leaving>,
     /// Nodes that were taken out, with the reasons.
     pub detached: Vec<(usize, String)>,
 }
@@ -87,7 +104,8 @@ impl SimControl {
         catalogue: Vec<Rows>,
         nodes: usize,
     ) -> SimControl {
-        let health = vec![Health { next_us: HEALTH_PERIOD_US, failures: 0, restarts: 0 }; nodes];
+        let watch = Watch::new(Some("0".into()));
+        let health = vec![Health { next_us: HEALTH_PERIOD_US, watch }; nodes];
         SimControl {
             queue,
             shards,
@@ -96,6 +114,8 @@ impl SimControl {
             pending: Vec::new(),
             health,
             catalogue,
+            handover: None,
+            leaving: VecDeque::new(),
             detached: Vec::new(),
         }
     }
@@ -116,7 +136,14 @@ impl SimControl {
                         }
                     }
                 }
-                ToControl::ShardDone => {}
+                ToControl::Confirmed { shard, epoch } => {
+                    self.handover.iter_mut().for_each(|h| h.confirmed(shard, epoch));
+                    self.go_on();
+                }
+                ToControl::ShardDone { shard } => {
+                    self.handover.iter_mut().for_each(|h| h.ended(shard));
+                    self.go_on();
+                }
             }
         }
     }
@@ -124,7 +151,7 @@ impl SimControl {
     /// Nothing is asked.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.pending.is_empty()
+        self.pending.is_empty() && self.leaving.is_empty()
     }
 
     /// Questions that could be answered now, by their place.
@@ -148,9 +175,10 @@ impl SimControl {
                 }
                 Some(late(node))
             }
-            Request::Blocks { node, .. } | Request::Probe { node, .. } | Request::TerminateBackend { node, .. } => {
-                Some(late(node))
-            }
+            Request::Blocks { node, .. }
+            | Request::Probe { node, .. }
+            | Request::TerminateBackend { node, .. }
+            | Request::Stands { node } => Some(late(node)),
             _ => Some(p.not_before_us),
         }
     }
@@ -169,7 +197,7 @@ impl SimControl {
     }
 
     /// Answers one question; says what, for the trace.
-    pub fn answer(&mut self, at: usize, nodes: &mut [SimNode]) -> String {
+    pub fn answer(&mut self, at: usize, now_us: i64, nodes: &mut [SimNode]) -> String {
         let Pending { ticket, request, .. } = self.pending.remove(at);
         let said = format!("{request:?}");
         let reply = match request {
@@ -199,7 +227,9 @@ impl SimControl {
             }
             Request::XactStatus { node, xid, .. } => {
                 let n = &nodes[usize::from(node.0)];
-                let fate = n.node.fate(xid).filter(|_| n.answers());
+                // One that has restarted gives ids out again.
+                let same = n.restarts == 0;
+                let fate = n.node.fate(xid).filter(|_| n.answers() && same);
                 Reply::XactStatus(fate.map(|f| {
                     let word = match f {
                         XactFate::InProgress => "in progress",
@@ -209,27 +239,108 @@ impl SimControl {
                     word.to_owned()
                 }))
             }
-            Request::Detach { node, reason } => Reply::Detached(self.detach(node, &reason)),
+            Request::Detach { node, reason } => {
+                self.leave(Leaving { node, reason, asked: Some((ticket, false)) });
+                return said;
+            }
+            Request::Stands { node } => return self.stands(ticket, node, now_us, nodes),
         };
         let told = format!("{said} -> {}", brief(&reply));
-        let shard = &self.shards[ticket.shard];
-        // The inbox is far larger than the number of questions that can be open.
-        let full = shard.inbox.push(ShardMessage::Reply { token: ticket.token, reply });
-        debug_assert!(full.is_ok(), "a shard's inbox is full");
-        shard.doorbell.ring();
+        self.reply(ticket, reply);
         told
     }
 
-    fn detach(&mut self, node: NodeId, reason: &str) -> Result<(), String> {
-        let now = self.membership.load();
-        if !now.is_up(node) {
-            return Ok(());
+    fn reply(&self, ticket: Ticket, reply: Reply) {
+        self.tell(ticket.shard, ShardMessage::Reply { token: ticket.token, reply });
+    }
+
+    fn tell(&self, shard: usize, message: ShardMessage) {
+        let shard = &self.shards[shard];
+        // The inbox is far larger than the number of questions that can be open.
+        let full = shard.inbox.push(message);
+        debug_assert!(full.is_ok(), "a shard's inbox is full");
+        shard.doorbell.ring();
+    }
+
+    /// A probe that somebody has asked for.
+    fn stands(&mut self, ticket: Ticket, node: NodeId, now_us: i64, nodes: &[SimNode]) -> String {
+        if !self.membership.load().is_up(node) {
+            self.reply(ticket, Reply::Stands(Standing::Out));
+            return format!("node {node} is out");
         }
-        self.membership.store(now.without(node)?);
-        self.sequencer.release(node);
-        self.detached.push((usize::from(node.0), reason.to_owned()));
-        self.shards.iter().for_each(|s| s.doorbell.ring());
-        Ok(())
+        let finding = self.probe(node, nodes);
+        let told = format!("node {node} is probed: {finding:?}");
+        match finding {
+            Finding::Stands => self.reply(ticket, Reply::Stands(Standing::Stands)),
+            Finding::Again(_) => {
+                let not_before_us = now_us + RETRY_DELAY_US;
+                let request = Request::Stands { node };
+                self.pending.push(Pending { ticket, request, asked_us: not_before_us, not_before_us });
+            }
+            Finding::Lost(reason) => self.leave(Leaving { node, reason, asked: Some((ticket, true)) }),
+        }
+        told
+    }
+
+    fn probe(&mut self, node: NodeId, nodes: &[SimNode]) -> Finding {
+        let n = &nodes[usize::from(node.0)];
+        let outcome =
+            if n.answers() { Probed::Answers(Some(n.restarts.to_string())) } else { Probed::Fails("no answer".into()) };
+        self.health[usize::from(node.0)].watch.probed(outcome, HEALTH_RETRIES)
+    }
+
+    /// A node is to be taken out.
+    fn leave(&mut self, leaving: Leaving) {
+        self.leaving.push_back(leaving);
+        self.go_on();
+    }
+
+    /// The hand-over that is under way ends if all have confirmed, and the next one begins.
+    fn go_on(&mut self) {
+        if self.handover.as_ref().is_some_and(Handover::is_complete) {
+            self.end_handover();
+        }
+        while self.handover.is_none() {
+            let Some(first) = self.leaving.front() else { return };
+            let now = self.membership.load();
+            if !now.is_up(first.node) {
+                self.left(Ok(()));
+                continue;
+            }
+            match Handover::new(&now, first.node, 0..self.shards.len()) {
+                Ok(handover) => {
+                    for shard in 0..self.shards.len() {
+                        self.tell(shard, ShardMessage::Confirm { next: handover.next.clone() });
+                    }
+                    self.handover = Some(handover);
+                }
+                Err(why) => self.left(Err(why)),
+            }
+        }
+    }
+
+    fn end_handover(&mut self) {
+        let Some(handover) = self.handover.take() else { return };
+        let reason = self.leaving.front().map_or_else(String::new, |l| l.reason.clone());
+        self.membership.store(Membership::clone(&handover.next));
+        self.sequencer.release(handover.lost);
+        self.detached.push((usize::from(handover.lost.0), reason));
+        for shard in 0..self.shards.len() {
+            self.tell(shard, ShardMessage::Go { epoch: handover.next.epoch });
+        }
+        self.left(Ok(()));
+    }
+
+    /// Whoever asked for the first one hears of it.
+    fn left(&mut self, result: Result<(), String>) {
+        let Some(Leaving { asked, .. }) = self.leaving.pop_front() else { return };
+        let Some((ticket, stands)) = asked else { return };
+        let reply = match (stands, result) {
+            (false, result) => Reply::Detached(result),
+            (true, Ok(())) => Reply::Stands(Standing::Out),
+            (true, Err(why)) => Reply::Stands(Standing::Stays(why)),
+        };
+        self.reply(ticket, reply);
     }
 
     /// The node whose health check is due.
@@ -240,23 +351,13 @@ impl SimControl {
 
     /// Looks at a node's health.
     pub fn check_health(&mut self, at: usize, now_us: i64, nodes: &[SimNode]) {
-        let h = &mut self.health[at];
-        h.next_us = now_us + HEALTH_PERIOD_US;
+        self.health[at].next_us = now_us + HEALTH_PERIOD_US;
         let node = NodeId(u8::try_from(at).unwrap_or(u8::MAX));
-        if !self.membership.load().is_up(node) {
+        if !self.membership.load().is_up(node) || self.leaving.iter().any(|l| l.node == node) {
             return;
         }
-        let n = &nodes[at];
-        if n.answers() {
-            h.failures = 0;
-            if h.restarts != n.restarts {
-                let _ = self.detach(node, "it has restarted");
-            }
-            return;
-        }
-        h.failures += 1;
-        if h.failures > HEALTH_RETRIES {
-            let _ = self.detach(node, "health check failed");
+        if let Finding::Lost(reason) = self.probe(node, nodes) {
+            self.leave(Leaving { node, reason, asked: None });
         }
     }
 }

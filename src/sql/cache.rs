@@ -34,6 +34,8 @@ pub struct Verdict {
     relations: Vec<String>,
     /// A write whose literals may be parameters.
     parameterised: Option<Parameterised>,
+    /// It may leave something in its session that lives in the backend alone.
+    leaves_state: bool,
     /// A write with parameters of the client's, its time functions replaced by one more; and how many there are.
     timed: Option<(Bytes, usize)>,
 }
@@ -75,6 +77,7 @@ impl Verdict {
             time,
             moment: has_moment(sql, std_strings),
             parameterised: parameterise(sql, std_strings, &class),
+            leaves_state: leaves_state(sql, std_strings, &class),
             timed,
             class,
         }
@@ -90,6 +93,12 @@ impl Verdict {
     #[must_use]
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    /// It may leave something in its session that lives on in its backend alone: a listener, a cursor, a lock.
+    #[must_use]
+    pub fn leaves_state(&self) -> bool {
+        self.leaves_state
     }
 
     /// A proven read: any up node may serve it.
@@ -179,6 +188,16 @@ impl Verdict {
             time: false,
         })
     }
+}
+
+/// By class, or by a function's name. What other functions do inside is not looked at here.
+fn leaves_state(sql: &str, std_strings: bool, class: &Class) -> bool {
+    let named = |n: &String| {
+        let lock = n.strip_prefix("pg_try_advisory_lock").or_else(|| n.strip_prefix("pg_advisory_lock"));
+        lock.is_some() || matches!(n.as_str(), "set_config" | "dblink_connect" | "lo_open" | "setseed")
+    };
+    matches!(class, Class::Listen | Class::Declare | Class::Prepare(_) | Class::Load)
+        || identifiers(sql, std_strings).iter().any(named)
 }
 
 /// Settings that change how values are printed or how a query is planned, and nothing that a read could do.

@@ -91,7 +91,7 @@ impl World {
             Act::Ended(s, i) => self.conn_ended(s, i),
             Act::Node(n, step) => self.node_step(n, step),
             Act::Answer(at) => {
-                let told = self.control.answer(at, &mut self.nodes);
+                let told = self.control.answer(at, self.now_us, &mut self.nodes);
                 self.trace.hash(told.as_bytes());
                 self.trace.line(self.now_us, || format!("control   {told} [1 of {possible}]"));
             }

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 
 use super::{SimShard, World};
 use crate::cluster::control::{ControlHandle, ShardHandle};
-use crate::cluster::membership::{Membership, NodeStatus, SharedMembership};
+use crate::cluster::membership::{Membership, NodeStatus, SharedMembership, View};
 use crate::config::Config;
 use crate::sequencer::{NodeId, Sequencer};
 use crate::session::catalogue::Versions;
@@ -111,7 +111,7 @@ impl Shared {
         let core = Core::new(SimDriver::new(port.clone()), addresses, std::env::temp_dir());
         let env = Env {
             config: self.config.clone(),
-            membership: self.membership.clone(),
+            membership: View::new(Membership::clone(&self.membership.load())),
             sequencer: self.sequencer.clone(),
             verdicts: VerdictCache::new(100).into(),
             catalogues: RefCell::new(HashMap::new()),

@@ -1,0 +1,434 @@
+//! The lane is lost: with its backend alone, or with main (design, section 5; hazards 32 to 34, 49 to 51, 73).
+//!
+//! A broken lane says nothing about main, so the session waits in [`Limbo`] until the control plane has probed. If main
+//! stands, the session ends with the server's own farewell. If it is lost, the shard confirms a membership with another
+//! main, and each session is in one of these states:
+//!
+//! | what the session was doing | what becomes of it |
+//! |---|---|
+//! | committing, COMMIT sent to main | finished on the survivors when all shards have confirmed, and acknowledged |
+//! | committing, COMMIT not sent, or nothing but PREPARE | rolled back everywhere, 40001 |
+//! | a simple query of which nothing has been answered, no block open | run again |
+//! | any other statement | 40001 |
+//! | a block open, nothing under way | the next statement, or COMMIT, gets 40001; a block that had failed stays failed |
+//! | nothing | nothing |
+//!
+//! The connection stays and gets a lane on the new main with its next request; its SETs are brought there, and its
+//! prepared statements when they are used. A session that has state of its own on main, or that ran something of which
+//! nobody knows whether it has left any, ends with 57P01.
+
+use bytes::Bytes;
+
+use super::commit::After;
+use super::io::{Cx, Question};
+use super::link::Link;
+use super::note::{Note, without_nul};
+use super::owed::{Asked, Own, Whose};
+use super::transaction::{Open, Target, Tx};
+use super::{Request, Session, Stage};
+use crate::cluster::control::Standing;
+use crate::sql::class::{Class, TxModes, classify};
+use crate::sql::lexer::split;
+use crate::wire::error::ErrorFields;
+use crate::wire::frame::{Frame, HEADER};
+use crate::wire::front::{Bind, Parse, read_execute};
+use crate::wire::{PgError, back};
+
+/// The lane's connection is gone, and nobody knows yet whether main is.
+#[derive(Debug)]
+pub(super) struct Limbo {
+    /// What was owed on it.
+    link: Link,
+    /// Of the question.
+    token: u64,
+    why: String,
+    /// A commit that was under way, and is rolled back already.
+    after: Option<After>,
+}
+
+/// The client's transaction block was lost with main.
+#[derive(Debug)]
+pub(super) struct Lost {
+    /// How it was begun.
+    modes: TxModes,
+    /// The client has been told of an error in it.
+    failed: bool,
+}
+
+fn main_is_lost() -> PgError {
+    PgError::error("40001", "could not go on with the transaction: main was lost, and another node has taken its place")
+        .hint("Nothing of the transaction has happened. Run it again.")
+}
+
+fn is_aborted() -> PgError {
+    PgError::error("25P02", "current transaction is aborted, commands ignored until end of transaction block")
+}
+
+impl Session {
+    /// The lane's connection has ended.
+    pub(super) fn lane_gone(&mut self, why: &str, cx: &mut Cx<'_>) {
+        let Some(link) = self.lane.take() else { return };
+        let token = cx.io.ask(Question::Stands { node: link.node });
+        let mut after = None;
+        if let Some(c) = &self.commit {
+            if c.outlives_main() {
+                // Finished by its own means; the client hears of it when that is done.
+                return self.main_lost(&link, cx);
+            }
+            after = Some(c.after());
+            self.drop_commit(cx);
+        }
+        if matches!(self.stage, Stage::Over) {
+            return;
+        }
+        if matches!(self.stage, Stage::Catalogue) {
+            self.stage = Stage::Lane;
+        }
+        self.limbo = Some(Box::new(Limbo { link, token, why: why.to_owned(), after }));
+    }
+
+    /// What a server says before it ends a connection is kept until it is known whether the node is lost. True: it was
+    /// such a message.
+    pub(super) fn is_farewell(&mut self, target: Target, tag: u8, message: &[u8]) -> bool {
+        let fields = match tag {
+            b'E' | b'N' => ErrorFields::parse(message.get(5..).unwrap_or_default()),
+            _ => return false,
+        };
+        let is = match tag {
+            b'E' => matches!(fields.severity.as_str(), "FATAL" | "PANIC"),
+            // An immediate stop and a crash are told as warnings (`quickdie` in postgres.c).
+            _ => fields.severity == "WARNING" && matches!(fields.sqlstate.as_str(), "57P01" | "57P02"),
+        };
+        if is && target == Target::Lane {
+            self.farewell = Some(Bytes::copy_from_slice(message));
+        }
+        is
+    }
+
+    /// The control plane has probed main. False: the answer is to another question.
+    pub(super) fn lane_probed(&mut self, token: u64, standing: &Standing, cx: &mut Cx<'_>) -> bool {
+        if self.limbo.as_ref().is_none_or(|l| l.token != token) {
+            return false;
+        }
+        // A node that is out was left when its shard confirmed that.
+        if let (Standing::Stands | Standing::Stays(_), Some(limbo)) = (standing, self.limbo.take()) {
+            self.backend_lost(&limbo, cx);
+        }
+        true
+    }
+
+    /// Main stands (or nothing can take its place): the session ends as it would on a single server.
+    fn backend_lost(&mut self, limbo: &Limbo, cx: &mut Cx<'_>) {
+        if let Some(words) = self.farewell.take().filter(|_| !self.torn) {
+            self.out.drop_held();
+            let ends = words.first() == Some(&b'E');
+            self.out.push(words);
+            if ends {
+                return self.end(cx);
+            }
+        }
+        let (state, what) = if limbo.link.is_ready() {
+            ("57P01", "terminating connection: the session's backend on main is gone")
+        } else {
+            ("57P03", "main cannot be reached")
+        };
+        self.fatal(&PgError::fatal(state, what).detail(limbo.why.clone()), cx);
+    }
+
+    /// The shard confirms another membership; nothing is relayed any more of nodes that are not in it.
+    pub(super) fn confirmed(&mut self, main_lost: bool, cx: &mut Cx<'_>) {
+        if main_lost {
+            self.lose_main(cx);
+        }
+        self.check_reader_node(cx);
+        self.commit_membership(cx);
+    }
+
+    /// All shards have confirmed the membership.
+    pub(super) fn go(&mut self, cx: &mut Cx<'_>) {
+        if matches!(self.stage, Stage::Lane) && self.lane.is_none() && self.limbo.is_none() {
+            self.open_lane(cx);
+        }
+        self.promoted(cx);
+        self.advance_commit(cx);
+        self.pump_requests(cx);
+    }
+
+    /// The session's state may live on main alone, or nobody knows.
+    fn is_bound(&self) -> bool {
+        self.bound || self.temporary
+    }
+
+    /// The session goes on after a commit during which its lane was lost: on another lane, if nothing else was lost.
+    pub(super) fn goes_on_without_lane(&mut self, cx: &mut Cx<'_>) {
+        if self.is_bound() {
+            return self.fatal(&bound_to_main(), cx);
+        }
+        self.forget_lane();
+    }
+
+    /// What was kept about the lane's backend.
+    fn forget_lane(&mut self) {
+        self.farewell = None;
+        self.own_error = None;
+        self.own_row.clear();
+        self.commit_tag.clear();
+        self.settings_rows.clear();
+        self.settings_dirty = true;
+        self.steps_wait = false;
+        self.everywhere = None;
+    }
+
+    fn lose_main(&mut self, cx: &mut Cx<'_>) {
+        let limbo = self.limbo.take();
+        let (link, after) = match (self.lane.take(), limbo) {
+            (Some(link), _) => {
+                cx.io.abort(link.conn);
+                (Some(link), None)
+            }
+            (None, Some(limbo)) => (Some(limbo.link), limbo.after),
+            (None, None) => (None, None),
+        };
+        match self.stage {
+            Stage::Lane | Stage::Catalogue => self.stage = Stage::Lane,
+            Stage::Ready | Stage::Over => self.lose_lane(link, after, cx),
+            Stage::Startup(_) | Stage::Secret { .. } | Stage::Password(_) => {}
+        }
+    }
+
+    fn lose_lane(&mut self, link: Option<Link>, after: Option<After>, cx: &mut Cx<'_>) {
+        if self.commit.as_mut().is_some_and(|c| c.lose_main()) {
+            return;
+        }
+        let after = after.or_else(|| self.commit.as_ref().map(|c| c.after()));
+        self.drop_commit(cx);
+        if matches!(self.stage, Stage::Over) {
+            return;
+        }
+        if self.is_bound() {
+            return self.fatal(&bound_to_main(), cx);
+        }
+        self.forget_lane();
+        if let Some(after) = after {
+            return self.commit_failed(after, main_is_lost().encode(), cx);
+        }
+        let on_reader = self.tx.target() == Some(Target::Reader);
+        if self.after_rollback.is_some() && !on_reader {
+            self.tx = Tx::Idle;
+            return self.rolled_back(cx);
+        }
+        if on_reader {
+            return;
+        }
+        let open = match std::mem::take(&mut self.tx) {
+            Tx::Open(open) => Some(open),
+            other => {
+                self.tx = other;
+                None
+            }
+        };
+        self.drop_replicas(cx);
+        self.registry.drop_portals();
+        self.lose_requests(link, open, cx);
+    }
+
+    /// What the lane was at work on is run again, or answered with an error.
+    fn lose_requests(&mut self, link: Option<Link>, open: Option<Box<Open>>, cx: &mut Cx<'_>) {
+        let mut link = link;
+        let owes = link.as_ref().is_some_and(|l| l.owed.owes_client());
+        if owes && self.torn {
+            // In the middle of a message nothing can be told.
+            return self.fatal(&bound_to_main(), cx);
+        }
+        let explicit = open.as_ref().filter(|o| !o.implicit && !self.batch.is_begun());
+        let failed = open.as_ref().is_some_and(|o| o.failed);
+        self.lost = explicit.map(|o| Lost { modes: o.modes.clone(), failed });
+        let reads = self.link_ref(Target::Reader).is_some_and(|l| !l.owed.is_empty());
+        match &self.request {
+            // It waits for a reader, or for a lane.
+            Request::Simple(s) if s.waits() || reads => {}
+            Request::Simple(s) => {
+                let again = self.lost.is_none() && !self.out.has_spoken();
+                let frame = again.then(|| s.frame());
+                self.lose_query(frame, failed, cx);
+            }
+            Request::None | Request::ImplicitEnd | Request::ExecuteEnd => {
+                let implicit = open.is_some() && self.lost.is_none();
+                self.registry.drop_unconfirmed();
+                if let Some(l) = &mut link {
+                    self.lose_batches(l, implicit && !failed, cx);
+                }
+                if self.batch.lose(open.is_some()) {
+                    self.tell_lost(failed);
+                }
+            }
+        }
+    }
+
+    fn lose_query(&mut self, again: Option<Frame>, failed: bool, cx: &mut Cx<'_>) {
+        self.request = Request::None;
+        self.out.drop_held();
+        if let Some(frame) = again {
+            self.inbox_bytes += frame.raw.len();
+            return self.inbox.push_front(frame);
+        }
+        self.tell_lost(failed);
+        self.ready(cx);
+    }
+
+    fn tell_lost(&mut self, failed: bool) {
+        if !failed {
+            self.out.push(main_is_lost().encode());
+        }
+        if let Some(lost) = &mut self.lost {
+            lost.failed = true;
+        }
+    }
+
+    /// Batches whose Sync was sent: one error and one ReadyForQuery each, as a server answers when it fails.
+    fn lose_batches(&mut self, link: &mut Link, implicit: bool, cx: &mut Cx<'_>) {
+        let (mut owes, mut told) = (false, false);
+        while let Some(owed) = link.owed.pop() {
+            let note = match owed.whose {
+                Whose::Own(_) => continue,
+                Whose::Client(note) | Whose::Local(_, note) => note,
+            };
+            if owed.asked != Asked::Sync {
+                owes = true;
+                continue;
+            }
+            let ends = matches!(note, Note::ImplicitEnd) && implicit;
+            if owes || ends {
+                let e = if told { is_aborted() } else { main_is_lost() };
+                self.out.push(e.encode());
+                told = true;
+                if let Some(lost) = &mut self.lost {
+                    lost.failed = true;
+                }
+            }
+            owes = false;
+            if matches!(self.request, Request::ImplicitEnd) {
+                self.request = Request::None;
+            }
+            self.ready(cx);
+        }
+        self.batch.owes |= owes;
+    }
+
+    /// A message of a client whose transaction block was lost with main. `None`: it is treated as any other.
+    pub(super) fn lost_frame(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> Option<bool> {
+        let lost = self.lost.as_ref()?;
+        let (modes, failed) = (lost.modes.clone(), lost.failed);
+        let class = match frame.tag {
+            b'Q' => self.first_class(&without_nul(&frame.raw.slice(HEADER..))),
+            b'P' | b'B' | b'D' | b'E' | b'C' if !self.batch.is_skipping() => match self.first_executed() {
+                Some(class) => class,
+                None => return Some(false),
+            },
+            _ => return None,
+        };
+        if matches!(class, Class::Rollback { .. }) {
+            // A block of which no server has heard: that is ended here.
+            self.lost = None;
+            self.tx = Tx::Begun(modes);
+            return None;
+        }
+        let ends = matches!(class, Class::Commit { .. });
+        if ends {
+            self.lost = None;
+        }
+        if frame.tag == b'Q' && ends && failed {
+            self.out.push(back::command_complete("ROLLBACK"));
+        } else {
+            self.out.push(if failed { is_aborted() } else { main_is_lost() }.encode());
+        }
+        if let Some(lost) = &mut self.lost {
+            lost.failed = true;
+        }
+        if frame.tag == b'Q' {
+            self.ready(cx);
+        } else {
+            self.batch_failed();
+        }
+        Some(true)
+    }
+
+    /// Class of the first statement of a simple query.
+    fn first_class(&self, text: &Bytes) -> Class {
+        let lossy = String::from_utf8_lossy(text);
+        let first = split(&lossy, self.std_strings).statements.into_iter().next();
+        classify(first.and_then(|r| lossy.get(r)).unwrap_or_default(), self.std_strings)
+    }
+
+    /// Class of the first statement that the batch executes; `Empty` if it executes none. `None`: not known yet.
+    fn first_executed(&self) -> Option<Class> {
+        let (mut parsed, mut bound) = (Vec::new(), Vec::new());
+        for f in &self.inbox {
+            match f.tag {
+                b'P' => {
+                    if let Some(p) = Parse::read(f.body()) {
+                        let text = String::from_utf8_lossy(p.sql);
+                        parsed.push((p.name.to_owned(), classify(&text, self.std_strings)));
+                    }
+                }
+                b'B' => {
+                    if let Some(b) = Bind::read(f.body()) {
+                        let here = parsed.iter().rev().find(|(n, _)| n == b.statement).map(|(_, c)| c.clone());
+                        let class = here.or_else(|| Some(self.registry.statement(b.statement)?.verdict.class.clone()));
+                        bound.push((b.portal.to_owned(), class));
+                    }
+                }
+                b'E' => {
+                    let portal = read_execute(f.body()).map_or("", |(p, _)| p);
+                    let class = bound.iter().rev().find(|(n, _)| n == portal).and_then(|(_, c)| c.clone());
+                    return Some(class.unwrap_or(Class::Empty));
+                }
+                b'S' | b'H' => return Some(Class::Empty),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// The lane can be used. If there is none, one is opened on main.
+    pub(super) fn has_lane(&mut self, cx: &mut Cx<'_>) -> bool {
+        if !matches!(self.stage, Stage::Ready) {
+            return true;
+        }
+        if self.lane.is_none() && self.limbo.is_none() && !cx.env.membership.is_held() {
+            let main = Self::main_node(cx);
+            self.lane = Some(self.open_link(main, Target::Lane, false, cx));
+        }
+        self.lane_is_usable()
+    }
+
+    /// The lane has logged in, and has been brought the session's SETs.
+    pub(super) fn lane_is_usable(&self) -> bool {
+        self.lane.as_ref().is_some_and(|l| l.is_ready() && !l.owed.replays())
+    }
+
+    /// A lane on another main than the session's first one has logged in: it is brought the session's SETs.
+    pub(super) fn lane_reopened(&mut self, cx: &mut Cx<'_>) {
+        tracing::info!(user = %self.user, main = %Self::main_node(cx), "session goes on");
+        self.settings_dirty = true;
+        for sql in self.replay.clone() {
+            let mut out = bytes::BytesMut::new();
+            crate::wire::front::query(&mut out, &sql);
+            self.forward(Target::Lane, out.freeze(), Asked::Query, Whose::Own(Own::Replay), cx);
+        }
+        self.pump_requests(cx);
+    }
+
+    /// A SET of the session has been answered on its new lane.
+    pub(super) fn lane_replayed(&mut self, error: Option<Bytes>, cx: &mut Cx<'_>) {
+        let Some(raw) = error else { return self.pump_requests(cx) };
+        let e = PgError::fatal("57P01", "terminating connection: the new main refused a setting of the session")
+            .detail(ErrorFields::parse(raw.get(5..).unwrap_or_default()).message);
+        self.fatal(&e, cx);
+    }
+}
+
+fn bound_to_main() -> PgError {
+    PgError::fatal("57P01", "terminating connection: main was lost, and with it state of this session")
+        .detail("Temporary tables, session advisory locks, held cursors, LISTEN and what functions may have set live on main alone.")
+}

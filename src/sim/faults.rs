@@ -1,16 +1,19 @@
-//! What goes wrong: backends terminated, connections cut, replicas that crash or hang, clients that cancel or vanish.
+//! What goes wrong: backends terminated, connections cut, nodes that crash or hang, main among them, clients that cancel
+//! or vanish.
 //!
-//! Main is never lost: what follows from that is not built yet.
+//! One node always stays that nothing has happened to: what the last one loses nobody can bring back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::BytesMut;
 
 use super::client::State;
+use super::control::SimNode;
 use super::driver::{End, Far, Life};
 use super::node::{BackendId, Gone};
 use super::schedule::Random;
 use super::world::World;
+use crate::sequencer::NodeId;
 use crate::wire::front;
 
 /// One fault.
@@ -20,11 +23,11 @@ pub enum Fault {
     Terminate(usize, BackendId, &'static str),
     /// The connection between the proxy and a backend breaks.
     Cut(usize, u32),
-    /// A replica crashes.
+    /// A node crashes.
     Crash(usize),
-    /// A replica that has crashed comes up again.
+    /// A node that has crashed comes up again.
     Restart(usize),
-    /// A replica hangs.
+    /// A node hangs.
     Hang(usize),
     /// A node becomes slow, or normal again.
     Slow(usize, usize),
@@ -85,9 +88,9 @@ impl Faults {
         let kind = match fault {
             Fault::Terminate(_, _, who) => who,
             Fault::Cut(..) => "connection cut",
-            Fault::Crash(_) => "replica crashed",
-            Fault::Restart(_) => "replica restarted",
-            Fault::Hang(_) => "replica hung",
+            Fault::Crash(_) => "node crashed",
+            Fault::Restart(_) => "node restarted",
+            Fault::Hang(_) => "node hung",
             Fault::Slow(..) => "node slow",
             Fault::Tamper(_) => "rows deleted on a replica",
             Fault::Cancel(_) => "client cancelled",
@@ -128,15 +131,13 @@ impl World {
                 let i = *found.get(self.random.below(found.len()))?;
                 Some(Fault::Cut(s, u32::try_from(i).unwrap_or(u32::MAX)))
             }
-            3 if n > 0 && !self.nodes[n].node.is_up() => Some(Fault::Restart(n)),
-            3 if n > 0 && !self.nodes[n].hung => Some(Fault::Crash(n)),
-            4 if n > 0 && self.nodes[n].node.is_up() && !self.nodes[n].hung && self.random.percent(30) => {
+            3 if !self.nodes[n].node.is_up() => Some(Fault::Restart(n)),
+            3 if !self.nodes[n].hung && self.may_lose(n) => Some(Fault::Crash(n)),
+            4 if self.nodes[n].node.is_up() && !self.nodes[n].hung && self.may_lose(n) && self.random.percent(30) => {
                 Some(Fault::Hang(n))
             }
             5 => Some(Fault::Slow(n, [10, 30, 100][self.random.below(3)])),
-            8 if n > 0 && self.faults.tampered.is_none() && self.nodes[n].node.is_up() && self.random.percent(30) => {
-                Some(Fault::Tamper(n))
-            }
+            8 if self.may_tamper(n) && self.random.percent(30) => Some(Fault::Tamper(n)),
             6 | 7 => {
                 let c = self.random.below(self.clients.len());
                 let busy =
@@ -149,6 +150,35 @@ impl World {
             }
             _ => None,
         }
+    }
+
+    /// The node is up, for the proxy and in fact, and has never been anything else.
+    fn is_sound(&self, n: usize) -> bool {
+        let node = &self.nodes[n];
+        let is_up = self.membership.load().is_up(NodeId(u8::try_from(n).unwrap_or(u8::MAX)));
+        is_up && node.node.is_up() && !node.hung && node.restarts == 0
+    }
+
+    /// Another one stays. A node whose rows were deleted must never become main.
+    fn may_lose(&self, n: usize) -> bool {
+        let stays = (0..self.nodes.len()).any(|m| m != n && self.is_sound(m));
+        stays && (self.faults.tampered.is_none() || n != self.main_number())
+    }
+
+    /// It is a replica, and will stay one.
+    fn may_tamper(&self, n: usize) -> bool {
+        let main = self.main_number();
+        self.faults.tampered.is_none() && n != main && self.nodes[n].node.is_up() && self.is_sound(main)
+    }
+
+    /// The node that is main.
+    pub(super) fn main_number(&self) -> usize {
+        usize::from(self.membership.load().main.0)
+    }
+
+    /// The same.
+    pub(super) fn main(&self) -> &SimNode {
+        &self.nodes[self.main_number()]
     }
 
     /// Lets it happen.

@@ -11,7 +11,7 @@ impl World {
     /// Acknowledged commits are there, failed ones are not; the bank has what it had.
     pub(super) fn check_markers(&self) -> Result<(), String> {
         let there: BTreeSet<(i64, i64)> =
-            self.nodes[0].node.rows("marker").iter().map(|r| (int(r.first()), int(r.get(1)))).collect();
+            self.main().node.rows("marker").iter().map(|r| (int(r.first()), int(r.get(1)))).collect();
         for (client, record) in self.records() {
             for effect in &record.plan.effects {
                 let Effect::Marker(n) = effect else { continue };
@@ -27,7 +27,7 @@ impl World {
                 }
             }
         }
-        let total: i64 = self.nodes[0].node.rows("accounts").iter().map(|r| int(r.get(1))).sum();
+        let total: i64 = self.main().node.rows("accounts").iter().map(|r| int(r.get(1))).sum();
         if total != ACCOUNTS * BALANCE {
             return Err(format!("the bank's total is {total}"));
         }
@@ -36,7 +36,7 @@ impl World {
 
     /// A counter is as high as what was acknowledged, and at most what was not refused.
     pub(super) fn check_counters(&self) -> Result<(), String> {
-        for row in self.nodes[0].node.rows("counters") {
+        for row in self.main().node.rows("counters") {
             let (k, n) = (int(row.first()), int(row.get(1)));
             let (mut sure, mut perhaps) = (0, 0);
             for (_, record) in self.records() {

@@ -11,7 +11,7 @@ impl World {
     /// Lists: nothing lost, nothing read that was never committed, snapshots whole.
     pub(super) fn check_lists(&self) -> Result<(), String> {
         let mut lists: BTreeMap<i64, Vec<i64>> = (1..=FEW).map(|k| (k, Vec::new())).collect();
-        for row in self.nodes[0].node.rows("items") {
+        for row in self.main().node.rows("items") {
             let list = lists.entry(int(row.first())).or_default();
             list.push(int(row.get(2)));
             if int(row.get(1)) != i64::try_from(list.len()).unwrap_or(-1) {

@@ -85,9 +85,9 @@ impl World {
         let up: Vec<usize> =
             (0..self.nodes.len()).filter(|i| membership.is_up(NodeId(u8::try_from(*i).unwrap_or(u8::MAX)))).collect();
         self.check_detached()?;
-        for &n in up.iter().filter(|n| **n > 0 && self.faults.tampered != Some(**n)) {
+        for &n in up.iter().filter(|n| **n != self.main_number() && self.faults.tampered != Some(**n)) {
             for table in TABLES {
-                let (main, other) = (self.nodes[0].node.rows(table), self.nodes[n].node.rows(table));
+                let (main, other) = (self.main().node.rows(table), self.nodes[n].node.rows(table));
                 if main != other {
                     let main: BTreeSet<String> = main.iter().map(|r| format!("{r:?}")).collect();
                     let other: BTreeSet<String> = other.iter().map(|r| format!("{r:?}")).collect();

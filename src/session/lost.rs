@@ -242,7 +242,9 @@ impl Session {
         }
         let explicit = open.as_ref().filter(|o| !o.implicit && !self.batch.is_begun());
         let failed = open.as_ref().is_some_and(|o| o.failed);
-        self.lost = explicit.map(|o| Lost { modes: o.modes.clone(), failed });
+        if let Some(o) = explicit {
+            self.lost = Some(Lost { modes: o.modes.clone(), failed });
+        }
         let reads = self.link_ref(Target::Reader).is_some_and(|l| !l.owed.is_empty());
         match &self.request {
             // It waits for a reader, or for a lane.

@@ -159,6 +159,30 @@ impl World {
         is_up && node.node.is_up() && !node.hung && node.restarts == 0
     }
 
+    /// Nothing can take the place of the last node that is up: if it hangs or is down, somebody sees to it.
+    pub(super) fn relieve_the_last(&mut self) {
+        let membership = self.membership.load();
+        let up = membership.nodes().filter(|n| membership.is_up(*n)).map(|n| usize::from(n.0));
+        let up: Vec<usize> = up.collect();
+        if up.iter().any(|n| self.nodes[*n].node.is_up() && !self.nodes[*n].hung) {
+            return;
+        }
+        for n in up {
+            self.relieve_node(n);
+        }
+    }
+
+    fn relieve_node(&mut self, n: usize) {
+        let node = &mut self.nodes[n];
+        if std::mem::take(&mut node.hung) {
+            node.node.unhang();
+        }
+        if !node.node.is_up() {
+            node.node.restart(self.now_us);
+            node.restarts += 1;
+        }
+    }
+
     /// Another one stays. A node whose rows were deleted must never become main.
     fn may_lose(&self, n: usize) -> bool {
         let stays = (0..self.nodes.len()).any(|m| m != n && self.is_sound(m));
@@ -256,16 +280,9 @@ impl World {
     /// No more faults: nodes that are slow, hang or are down are so no longer.
     pub(super) fn end_faults(&mut self) {
         self.faults.stop();
-        for n in &mut self.nodes {
-            n.pace = 100;
-            if n.hung {
-                n.hung = false;
-                n.node.unhang();
-            }
-            if !n.node.is_up() {
-                n.node.restart(self.now_us);
-                n.restarts += 1;
-            }
+        for n in 0..self.nodes.len() {
+            self.nodes[n].pace = 100;
+            self.relieve_node(n);
         }
     }
 }

@@ -72,6 +72,7 @@ impl World {
 
     /// Clients whose answers made them write send it.
     pub fn after_step(&mut self) {
+        self.relieve_the_last();
         for c in 0..self.clients.len() {
             if !self.clients[c].out.is_empty() {
                 self.client_sends(c);

@@ -62,11 +62,6 @@ impl Batch {
         self.skipping
     }
 
-    /// It has begun a block of which no server had heard.
-    pub(super) fn is_begun(&self) -> bool {
-        self.begun
-    }
-
     /// Main was lost. True: the batch fails, and its client is to be told. `open`: a transaction was.
     pub(super) fn lose(&mut self, open: bool) -> bool {
         let owes = std::mem::take(&mut self.owes);

@@ -177,6 +177,8 @@ impl Session {
         self.settings_dirty = true;
         self.steps_wait = false;
         self.everywhere = None;
+        self.preparing = None;
+        self.told_types.clear();
     }
 
     fn lose_main(&mut self, cx: &mut Cx<'_>) {
@@ -240,7 +242,7 @@ impl Session {
             // In the middle of a message nothing can be told.
             return self.fatal(&bound_to_main(), cx);
         }
-        let explicit = open.as_ref().filter(|o| !o.implicit && !self.batch.is_begun());
+        let explicit = open.as_ref().filter(|o| !o.implicit);
         let failed = open.as_ref().is_some_and(|o| o.failed);
         if let Some(o) = explicit {
             self.lost = Some(Lost { modes: o.modes.clone(), failed });
@@ -254,7 +256,7 @@ impl Session {
                 let frame = again.then(|| s.frame());
                 self.lose_query(frame, failed, cx);
             }
-            Request::None | Request::ImplicitEnd | Request::ExecuteEnd => {
+            Request::None | Request::Function | Request::ImplicitEnd | Request::ExecuteEnd => {
                 let implicit = open.is_some() && self.lost.is_none();
                 self.registry.drop_unconfirmed();
                 if let Some(l) = &mut link {
@@ -295,8 +297,8 @@ impl Session {
                 Whose::Own(_) => continue,
                 Whose::Client(note) | Whose::Local(_, note) => note,
             };
-            if owed.asked != Asked::Sync {
-                owes = true;
+            owes |= owed.asked != Asked::Sync;
+            if !matches!(owed.asked, Asked::Sync | Asked::Function) {
                 continue;
             }
             let ends = matches!(note, Note::ImplicitEnd) && implicit;
@@ -309,7 +311,7 @@ impl Session {
                 }
             }
             owes = false;
-            if matches!(self.request, Request::ImplicitEnd) {
+            if matches!(self.request, Request::ImplicitEnd | Request::Function) {
                 self.request = Request::None;
             }
             self.ready(cx);

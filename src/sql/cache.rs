@@ -196,8 +196,7 @@ fn leaves_state(sql: &str, std_strings: bool, class: &Class) -> bool {
         let lock = n.strip_prefix("pg_try_advisory_lock").or_else(|| n.strip_prefix("pg_advisory_lock"));
         lock.is_some() || matches!(n.as_str(), "set_config" | "dblink_connect" | "lo_open" | "setseed")
     };
-    matches!(class, Class::Listen | Class::Declare | Class::Load)
-        || identifiers(sql, std_strings).iter().any(named)
+    matches!(class, Class::Listen | Class::Declare | Class::Load) || identifiers(sql, std_strings).iter().any(named)
 }
 
 /// Settings that change how values are printed or how a query is planned, and nothing that a read could do.

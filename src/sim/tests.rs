@@ -27,7 +27,7 @@ fn found_after(bug: Planted, most: u64) -> Option<(u64, String)> {
 /// Not among them is [`Planted::ApplyTwice`]: a backend that goes on with a script after its connection is lost has
 /// never been sent its COMMIT, so all it does is hold locks until it rolls back; what could go wrong is one packet of
 /// script and COMMIT, which is not built. [`Planted::CommitWithoutNeed`] is seen only by a reader on a replica, or
-/// when main is lost, which is not built either.
+/// when main is lost.
 /// [`Planted::PoolTooEarly`] and [`Planted::ResendAnswered`] have no bound yet: they took too many seeds for a test.
 const BOUNDS: [(Planted, u64); 6] = [
     (Planted::ApplyAfterMain, 50),

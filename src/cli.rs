@@ -24,6 +24,14 @@ pub struct Cli {
 pub enum Command {
     /// Run the proxy in the foreground
     Run(RunArgs),
+    /// Let the running proxy read its configuration file again
+    #[command(
+        after_help = "Reads the file itself first, so that a mistake in it is told here and the running proxy never sees \
+                        it. Open connections stay. The proxy's log says key by key what has changed and what takes a \
+                        restart. SIGHUP does the same.\n\n\
+                        Example:\n  pglockstep reload -c /etc/pglockstep/pglockstep.toml"
+    )]
+    Reload(ReloadArgs),
     /// Check a configuration file and print what it comes to, without secrets
     Check(check::Args),
     /// Prepare the servers, once: roles, node ids, and which server settings to change
@@ -43,11 +51,18 @@ pub enum Command {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "SIGTERM or SIGINT lets open transactions end (limits.drain_timeout); a second one stops at once.\n\
+    after_help = "SIGHUP reads the file again (see `pglockstep reload`). SIGTERM or SIGINT lets open transactions end (limits.drain_timeout); a second one stops at once.\n\
                         The environment variable RUST_LOG overrides logging.log_min_messages.\n\n\
                         Example:\n  pglockstep run -c /etc/pglockstep/pglockstep.toml"
 )]
 pub struct RunArgs {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ReloadArgs {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     pub config: PathBuf,

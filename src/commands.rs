@@ -1,8 +1,9 @@
 //! From the command line to the parts that do the work: one short function per command.
 
-use crate::cli::{DemoArgs, RunArgs, SetupArgs};
+use crate::cli::{DemoArgs, ReloadArgs, RunArgs, SetupArgs};
 use crate::log;
 use pglockstep::admin::{check, setup};
+use pglockstep::cluster::lock::WorkDirLock;
 use pglockstep::config::{self, Config, ConfigError, LogLevel};
 use pglockstep::sandbox::{self, SandboxArgs};
 use pglockstep::shard;
@@ -21,8 +22,21 @@ pub type Outcome = Result<ExitCode, Box<dyn Error + Send + Sync>>;
 pub fn run(args: RunArgs) -> Outcome {
     let config = config::load(&args.config)?;
     config.refuse_unbuilt()?;
-    log::start(config.logging.log_min_messages);
-    shard::run::run(config, &args.config)?;
+    let log = log::start(config.logging.log_min_messages);
+    shard::run::run(config, &args.config, log.0)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn reload(args: &ReloadArgs) -> Outcome {
+    let config = config::load(&args.config)?;
+    config.refuse_unbuilt()?;
+    let dir = &config.cluster.work_dir;
+    let pid = WorkDirLock::holder(dir)
+        .ok_or_else(|| format!("no pglockstep runs with work_dir {}: start it with `pglockstep run`", dir.display()))?;
+    let process =
+        i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).ok_or("the lock file names no process")?;
+    rustix::process::kill_process(process, rustix::process::Signal::HUP).map_err(|e| format!("process {pid}: {e}"))?;
+    println!("process {pid} reads {} again; its log says what has changed", args.config.display());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,13 +2,17 @@
 
 use pglockstep::config::LogLevel;
 use std::io::{IsTerminal, stderr};
+use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
-/// Starts logging from `least` on; the environment variable RUST_LOG, if set and not empty, decides instead.
-pub fn start(least: LogLevel) {
-    let filter = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
-    let filter = match filter.as_deref().map(EnvFilter::try_new) {
+/// Starts logging from `least` on; the environment variable RUST_LOG, if set and not empty, decides instead. What comes
+/// back changes it later (and nothing, where RUST_LOG decides).
+pub fn start(least: LogLevel) -> Threshold {
+    let text = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
+    let filter = match text.as_deref().map(EnvFilter::try_new) {
         Some(Ok(filter)) => filter,
         Some(Err(error)) => {
             eprintln!("warning: RUST_LOG is not used: {error}");
@@ -16,8 +20,18 @@ pub fn start(least: LogLevel) {
         }
         None => EnvFilter::default().add_directive(level(least).into()),
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal()).init();
+    let fixed = text.is_some();
+    let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal());
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    Threshold(Arc::new(move |least| {
+        // The subscriber lives as long as the process.
+        let _ = fixed || handle.reload(EnvFilter::default().add_directive(level(least).into())).is_ok();
+    }))
 }
+
+/// Changes what is logged from now on.
+pub struct Threshold(pub Arc<dyn Fn(LogLevel) + Send + Sync>);
 
 /// PostgreSQL knows twelve severities and tracing five. LOG and beyond only let through what is an error here.
 fn level(least: LogLevel) -> LevelFilter {

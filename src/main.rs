@@ -11,6 +11,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => commands::run(args),
+        Command::Reload(args) => commands::reload(&args),
         Command::Check(args) => commands::check(args),
         Command::Setup(args) => commands::setup(args),
         Command::Sandbox(args) => commands::sandbox(args),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use crossbeam::queue::ArrayQueue;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -16,6 +17,7 @@ use super::state::State;
 use crate::sequencer::{NodeId, Sequencer};
 use crate::session::io::{Fate, Probe};
 use crate::shard::driver::Doorbell;
+use crate::shard::reload::Reloaded;
 use crate::wire::literal;
 
 /// Questions that are worked on at the same time; more wait.
@@ -40,6 +42,17 @@ pub struct ControlConfig {
     pub auth: Login,
     /// `auth_database`.
     pub auth_database: String,
+    /// What a reload changes.
+    pub live: Live,
+    /// Reads the configuration again.
+    pub reread: Reread,
+    /// What is read of a database's catalogue.
+    pub catalogue_queries: &'static [&'static str],
+}
+
+/// The part of [`ControlConfig`] that a reload changes.
+#[derive(Clone, Debug)]
+pub struct Live {
     /// `health_check_user`.
     pub health_check: Login,
     /// `health_check_database`.
@@ -56,8 +69,16 @@ pub struct ControlConfig {
     pub connect_timeout: Duration,
     /// `drain_timeout`.
     pub drain_timeout: Duration,
-    /// What is read of a database's catalogue.
-    pub catalogue_queries: &'static [&'static str],
+}
+
+/// Reads the configuration again and says what came of it; `None`: it stays as it is.
+#[derive(Clone)]
+pub struct Reread(pub Arc<dyn Fn() -> Option<(Live, Arc<Reloaded>)> + Send + Sync>);
+
+impl std::fmt::Debug for Reread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reread")
+    }
 }
 
 /// Who asked.
@@ -144,6 +165,8 @@ pub enum ShardMessage {
     Confirm { next: Arc<Membership> },
     /// All shards have confirmed this epoch.
     Go { epoch: u64 },
+    /// Another configuration.
+    Reload(Arc<Reloaded>),
     /// No new clients; end when the last transaction has.
     Drain,
     /// End now.
@@ -254,6 +277,8 @@ pub struct Control {
 /// What the control plane's tasks share. All run on its one thread; the locks are for what they await.
 pub(super) struct Plane {
     pub(super) config: ControlConfig,
+    /// As of the last reload.
+    live: ArcSwap<Live>,
     pub(super) membership: Arc<SharedMembership>,
     pub(super) sequencer: Arc<Sequencer>,
     pub(super) shards: Vec<ShardHandle>,
@@ -353,6 +378,7 @@ impl Control {
         let kept = config.nodes.iter().map(|_| tokio::sync::Mutex::new(None)).collect();
         let probes = incarnations.into_iter().map(|i| tokio::sync::Mutex::new(Probes::new(i))).collect();
         let plane = Arc::new(Plane {
+            live: ArcSwap::from_pointee(config.live.clone()),
             config,
             membership,
             sequencer,
@@ -434,7 +460,7 @@ fn is_passing(e: &str) -> bool {
 }
 
 async fn look_at(config: &ControlConfig, node: &NodeAddress) -> Result<Found, String> {
-    let c = connect(node, &config.apply, &config.auth_database, config.connect_timeout).await.map_err(|e| {
+    let c = connect(node, &config.apply, &config.auth_database, config.live.connect_timeout).await.map_err(|e| {
         if e.contains("28P01") || e.contains("28000") {
             format!("{e}; run \"pglockstep setup\" to create apply_user on all nodes")
         } else {
@@ -462,7 +488,7 @@ async fn roll_back_prepared(config: &ControlConfig, node: &NodeAddress, c: &Conn
     for row in c.rows(&sql).await? {
         let [Some(gid), Some(database)] = &row[..] else { continue };
         tracing::warn!(gid, database, port = node.port, "rolling back what an earlier process had prepared");
-        let there = connect(node, &config.apply, database, config.connect_timeout).await?;
+        let there = connect(node, &config.apply, database, config.live.connect_timeout).await?;
         there.rows(&format!("ROLLBACK PREPARED {}", literal(gid))).await?;
     }
     Ok(())
@@ -471,10 +497,9 @@ async fn roll_back_prepared(config: &ControlConfig, node: &NodeAddress, c: &Conn
 impl Plane {
     async fn run(self: Arc<Self>, mut from: mpsc::UnboundedReceiver<ToControl>) {
         tokio::task::spawn_local(self.clone().signals());
-        if !self.config.health_check_period.is_zero() {
-            for i in 0..self.config.nodes.len() {
-                tokio::task::spawn_local(self.clone().health(i));
-            }
+        tokio::task::spawn_local(self.clone().reloads());
+        for i in 0..self.config.nodes.len() {
+            tokio::task::spawn_local(self.clone().health(i));
         }
         let mut running = self.shards.len();
         while running > 0 {
@@ -560,7 +585,7 @@ impl Plane {
 
     async fn connect_to(&self, node: NodeId, database: &str) -> Result<Connection, String> {
         let address = self.config.nodes.get(usize::from(node.0)).ok_or("no such node")?;
-        connect(address, &self.config.apply, database, self.config.connect_timeout).await
+        connect(address, &self.config.apply, database, self.live().connect_timeout).await
     }
 
     /// A connection to the node that is kept open: for questions that come often.
@@ -577,8 +602,8 @@ impl Plane {
 
     /// Asks on a new connection: an old one of a server that is stopping still answers (hazard 39).
     async fn probe_backend(&self, node: NodeId, pid: u32) -> Probe {
-        let limit = self.config.health_check_timeout;
-        let limit = if limit.is_zero() { self.config.connect_timeout } else { limit };
+        let limit = self.live().health_check_timeout;
+        let limit = if limit.is_zero() { self.live().connect_timeout } else { limit };
         let asked = tokio::time::timeout(limit, async {
             let c = self.connect_to(node, &self.config.auth_database).await?;
             let sql = format!("SELECT coalesce(wait_event_type, '') FROM pg_stat_activity WHERE pid = {pid}");
@@ -643,7 +668,7 @@ impl Plane {
             }
         }
         let address = self.config.nodes.get(usize::from(main.0)).ok_or("no such node")?;
-        let c = connect(address, &self.config.auth, &self.config.auth_database, self.config.connect_timeout).await?;
+        let c = connect(address, &self.config.auth, &self.config.auth_database, self.live().connect_timeout).await?;
         let c = Arc::new(c);
         *slot = Some(c.clone());
         Ok(c)
@@ -684,20 +709,40 @@ impl Plane {
     }
 
     /// The first SIGTERM or SIGINT drains, the second one stops at once.
+    /// What may change while the proxy runs.
+    pub(super) fn live(&self) -> Arc<Live> {
+        self.live.load_full()
+    }
+
+    /// SIGHUP.
+    async fn reloads(self: Arc<Self>) {
+        use tokio::signal::unix::{SignalKind, signal};
+        let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+            return tracing::error!("SIGHUP cannot be received");
+        };
+        while hangup.recv().await.is_some() {
+            let Some((live, reloaded)) = (self.config.reread.0)() else { continue };
+            self.live.store(Arc::new(live));
+            for shard in 0..self.shards.len() {
+                self.tell(shard, ShardMessage::Reload(reloaded.clone())).await;
+            }
+        }
+    }
+
     async fn signals(self: Arc<Self>) {
         use tokio::signal::unix::{SignalKind, signal};
         let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
             return tracing::error!("signals cannot be received");
         };
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-        tracing::info!(drain_timeout = ?self.config.drain_timeout, "shutting down: open transactions may finish");
+        tracing::info!(drain_timeout = ?self.live().drain_timeout, "shutting down: open transactions may finish");
         for shard in 0..self.shards.len() {
             self.tell(shard, ShardMessage::Drain).await;
         }
         tokio::select! {
             _ = term.recv() => tracing::warn!("second signal: stopping at once"),
             _ = int.recv() => tracing::warn!("second signal: stopping at once"),
-            () = tokio::time::sleep(self.config.drain_timeout) => tracing::warn!("drain_timeout reached: stopping"),
+            () = tokio::time::sleep(self.live().drain_timeout) => tracing::warn!("drain_timeout reached: stopping"),
         }
         for shard in 0..self.shards.len() {
             self.tell(shard, ShardMessage::Stop).await;

@@ -1,6 +1,7 @@
 //! The control plane's part in losing a node: probes, the durable word, the hand-over of all shards.
 
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -10,6 +11,9 @@ use super::membership::{Membership, NodeStatus};
 use super::nodes::{connect, incarnation, sqlstate};
 use super::watch::{Finding, Probed, Watch};
 use crate::sequencer::NodeId;
+
+/// How often it is looked whether a reload has switched health checks on.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What is known of one node's health.
 #[derive(Debug)]
@@ -31,7 +35,13 @@ impl Plane {
     pub(super) async fn health(self: std::sync::Arc<Self>, at: usize) {
         let node = NodeId(u8::try_from(at).unwrap_or(u8::MAX));
         loop {
-            tokio::time::sleep(self.config.health_check_period).await;
+            let period = self.live().health_check_period;
+            if period.is_zero() {
+                // Switched off; a reload may switch it on.
+                tokio::time::sleep(LOOK_AGAIN).await;
+                continue;
+            }
+            tokio::time::sleep(period).await;
             if matches!(self.settle(node).await, Standing::Out) {
                 return;
             }
@@ -57,11 +67,11 @@ impl Plane {
             if let Probed::Refuses(error) = &outcome {
                 tracing::warn!(%node, error, "the health check is refused, but the node is there");
             }
-            match probes.watch.probed(outcome, self.config.health_check_max_retries) {
+            match probes.watch.probed(outcome, self.live().health_check_max_retries) {
                 Finding::Stands => probes.good = Some(begun),
                 Finding::Again(error) => {
                     tracing::warn!(%node, error, "health check failed");
-                    tokio::time::sleep(self.config.health_check_retry_delay).await;
+                    tokio::time::sleep(self.live().health_check_retry_delay).await;
                 }
                 Finding::Lost(why) => {
                     let Err(e) = self.detach(node, &why).await else { return Standing::Out };
@@ -73,10 +83,10 @@ impl Plane {
     }
 
     async fn probe(&self, at: usize) -> Probed {
-        let c = &self.config;
+        let (c, nodes) = (self.live(), &self.config.nodes);
         let limit = if c.health_check_timeout.is_zero() { c.connect_timeout } else { c.health_check_timeout };
         let probe = async {
-            let conn = connect(&c.nodes[at], &c.health_check, &c.health_check_database, limit).await?;
+            let conn = connect(&nodes[at], &c.health_check, &c.health_check_database, limit).await?;
             incarnation(&conn).await
         };
         match tokio::time::timeout(limit, probe).await {

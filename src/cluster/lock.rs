@@ -25,6 +25,18 @@ pub enum LockError {
 }
 
 impl WorkDirLock {
+    /// The process that holds the directory; `None`: nobody does.
+    #[must_use]
+    pub fn holder(dir: &Path) -> Option<u32> {
+        let mut file = File::open(dir.join("pglockstep.lock")).ok()?;
+        if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared).is_ok() {
+            return None;
+        }
+        let mut pid = String::new();
+        file.read_to_string(&mut pid).ok()?;
+        pid.trim().parse().ok()
+    }
+
     /// Takes the lock and writes this process's id into the file.
     ///
     /// # Errors
@@ -61,7 +73,9 @@ mod tests {
         let held = WorkDirLock::take(dir.path()).unwrap();
         let e = WorkDirLock::take(dir.path()).unwrap_err().to_string();
         assert!(e.contains(&format!("pid {}", std::process::id())), "{e}");
+        assert_eq!(WorkDirLock::holder(dir.path()), Some(std::process::id()));
         drop(held);
+        assert_eq!(WorkDirLock::holder(dir.path()), None);
         assert!(WorkDirLock::take(dir.path()).is_ok());
     }
 }

@@ -1,7 +1,7 @@
 //! What is configured: the file's tables as structs, how they are read, and what is refused.
 //!
-//! A configuration is read once, before any port is bound, and never changes afterwards. Touches nothing but the file
-//! it reads.
+//! A configuration is read before any port is bound, and again on SIGHUP: then a new one takes its place whole, with
+//! what needs a restart as it was. Touches nothing but the file it reads.
 //!
 //! | file | what it has |
 //! |---|---|
@@ -9,12 +9,14 @@
 //! | `reference` | every key's limits and text, in one table; the Markdown reference and the default file |
 //! | `parse` | text to structs, with file, line and key in each error |
 //! | `validate` | what keys mean together, warnings, and what is not built yet |
+//! | `reload` | what a new reading changes while the proxy runs |
 //! | `units`, `secret`, `similar`, `error` | times and sizes, passwords, "did you mean", the error type |
 
 mod error;
 mod model;
 mod parse;
 pub mod reference;
+mod reload;
 mod secret;
 mod similar;
 #[cfg(test)]
@@ -25,6 +27,7 @@ mod validate;
 pub use error::ConfigError;
 pub use model::*;
 pub use parse::{FILE_SIZE_MAX, Source};
+pub use reload::{Changed, reload};
 pub use secret::Password;
 
 use std::fs::File;

@@ -14,6 +14,7 @@
 
 pub mod core;
 pub mod driver;
+pub mod reload;
 pub mod ring;
 pub mod run;
 pub mod spill;
@@ -286,6 +287,10 @@ impl<D: Driver> Shard<D> {
                 ShardMessage::ForgetDatabase { database } => self.core.drop_pools(|key| *key.database == *database),
                 ShardMessage::Confirm { next } => self.confirm(&next),
                 ShardMessage::Go { epoch } => self.go(epoch),
+                ShardMessage::Reload(new) => {
+                    self.env.config = new.config.clone();
+                    self.env.pool_passwd.clone_from(&new.pool_passwd);
+                }
                 ShardMessage::Drain => self.drain(),
                 ShardMessage::Stop => self.stop(),
             }

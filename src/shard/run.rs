@@ -11,21 +11,29 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use arc_swap::ArcSwap;
+
 use super::Shard;
 use super::core::{Core, node_address};
 use super::driver::Driver;
+use super::reload;
 use super::ring::{Listener, RingDriver, RingOptions, listen_tcp};
 use crate::auth::{PoolPasswd, Role, Secret};
-use crate::cluster::control::{Control, ControlConfig, ControlHandle, Login, NodeAddress, RoleRow, ShardHandle};
+use crate::cluster::control::{
+    Control, ControlConfig, ControlHandle, Live, Login, NodeAddress, Reread, RoleRow, ShardHandle, Startup,
+};
 use crate::cluster::lock::WorkDirLock;
 use crate::cluster::membership::{Membership, SharedMembership, View};
-use crate::config::{Config, IoDriver};
+use crate::config::{Config, IoDriver, LogLevel};
 use crate::sequencer::Sequencer;
 use crate::session::catalogue::Versions;
 use crate::session::io::Env;
 use crate::sql::cache::VerdictCache;
 use crate::sql::proof::Catalogue;
 use crate::telemetry::Recorder;
+
+/// Changes what is logged, after a reload.
+pub type LogThreshold = Arc<dyn Fn(LogLevel) + Send + Sync>;
 
 /// What the commands come back with.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -53,7 +61,7 @@ struct Shared {
 ///
 /// # Errors
 /// What kept it from starting, with what to do about it.
-pub fn run(config: Config, _path: &Path) -> Result<()> {
+pub fn run(config: Config, path: &Path, log_level: LogThreshold) -> Result<()> {
     if config.shards.io_driver != IoDriver::Glommio {
         let report = RingDriver::probe()?;
         tracing::info!(driver = "ring", %report, "io driver chosen");
@@ -70,7 +78,8 @@ pub fn run(config: Config, _path: &Path) -> Result<()> {
     };
     let listeners = bind_all(&config, count)?;
     let sequencer = Arc::new(Sequencer::new(config.nodes.len(), COMMIT_WINDOW, 0));
-    let (membership, startup) = Control::startup(&control_config(&config), &sequencer)?;
+    let control = control_config(&config, reread(path, &config, log_level));
+    let (membership, startup) = Control::startup(&control, &sequencer)?;
     let mut mock_secret = [0u8; 32];
     getrandom::fill(&mut mock_secret)?;
     let shared = Shared {
@@ -84,7 +93,7 @@ pub fn run(config: Config, _path: &Path) -> Result<()> {
         pool_passwd,
         mock_secret,
     };
-    let served = serve(&shared, listeners, startup);
+    let served = serve(&shared, listeners, control, startup);
     for dir in &shared.config.listen.unix_socket_directories {
         // Not there is as good as removed.
         let _ = std::fs::remove_file(socket_path(dir, shared.config.listen.port));
@@ -93,7 +102,7 @@ pub fn run(config: Config, _path: &Path) -> Result<()> {
 }
 
 /// Starts the shards, then the control plane, then waits for the shards' end.
-fn serve(shared: &Shared, listeners: Vec<Vec<Listener>>, startup: crate::cluster::control::Startup) -> Result<()> {
+fn serve(shared: &Shared, listeners: Vec<Vec<Listener>>, control: ControlConfig, startup: Startup) -> Result<()> {
     let count = listeners.len();
     let (handles_out, handles_in) = std::sync::mpsc::channel();
     let mut starters = Vec::new();
@@ -115,13 +124,8 @@ fn serve(shared: &Shared, listeners: Vec<Vec<Listener>>, startup: crate::cluster
         }
     }
     let handles: Vec<ShardHandle> = handles.into_iter().flatten().collect();
-    let control = Control::start(
-        control_config(&shared.config),
-        startup,
-        shared.membership.clone(),
-        shared.sequencer.clone(),
-        handles.clone(),
-    )?;
+    let control =
+        Control::start(control, startup, shared.membership.clone(), shared.sequencer.clone(), handles.clone())?;
     for start in starters {
         // A shard that is gone already has reported why.
         let _ = start.send((control.handle(), handles.clone()));
@@ -308,7 +312,7 @@ fn pin(number: usize) {
     }
 }
 
-fn read_pool_passwd(config: &Config) -> Result<Option<PoolPasswd>> {
+pub(super) fn read_pool_passwd(config: &Config) -> Result<Option<PoolPasswd>> {
     let path = &config.authentication.pool_passwd;
     if path.as_os_str().is_empty() {
         return Ok(None);
@@ -321,11 +325,18 @@ fn read_pool_passwd(config: &Config) -> Result<Option<PoolPasswd>> {
     Ok(Some(passwd))
 }
 
-fn control_config(config: &Config) -> ControlConfig {
-    let login = |(user, password): (&str, &crate::config::Password)| Login {
-        user: user.to_owned(),
-        password: password.expose().to_owned(),
-    };
+/// What SIGHUP does.
+fn reread(path: &Path, config: &Config, log_level: LogThreshold) -> Reread {
+    let (path, running) = (path.to_owned(), ArcSwap::from_pointee(config.clone()));
+    Reread(Arc::new(move || {
+        let new = Arc::new(reload::reread(&path, &running.load())?);
+        running.store(new.config.clone());
+        log_level(new.config.logging.log_min_messages);
+        Some((live(&new.config), new))
+    }))
+}
+
+fn control_config(config: &Config, reread: Reread) -> ControlConfig {
     let nodes =
         config.nodes.iter().map(|n| NodeAddress { host: n.backend_hostname.clone(), port: n.backend_port }).collect();
     ControlConfig {
@@ -335,6 +346,18 @@ fn control_config(config: &Config) -> ControlConfig {
         apply: login(config.apply_login()),
         auth: login(config.auth_login()),
         auth_database: config.authentication.auth_database.clone(),
+        live: live(config),
+        reread,
+        catalogue_queries: Catalogue::QUERIES,
+    }
+}
+
+fn login((user, password): (&str, &crate::config::Password)) -> Login {
+    Login { user: user.to_owned(), password: password.expose().to_owned() }
+}
+
+fn live(config: &Config) -> Live {
+    Live {
         health_check: login(config.health_check_login()),
         health_check_database: config.health_check.health_check_database.clone(),
         health_check_period: config.health_check.health_check_period,
@@ -343,7 +366,6 @@ fn control_config(config: &Config) -> ControlConfig {
         health_check_retry_delay: config.health_check.health_check_retry_delay,
         connect_timeout: config.limits.connect_timeout,
         drain_timeout: config.limits.drain_timeout,
-        catalogue_queries: Catalogue::QUERIES,
     }
 }
 

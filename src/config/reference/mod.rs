@@ -48,6 +48,8 @@ pub enum Default {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     Restart,
+    /// SIGHUP, or `pglockstep reload`.
+    Reload,
 }
 
 /// The values that a key takes.
@@ -136,6 +138,7 @@ impl Change {
     pub fn name(self) -> &'static str {
         match self {
             Change::Restart => "restart",
+            Change::Reload => "reload",
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The reference as Markdown, and as a documented default file.
 
-use super::{Default, Key, TABLES, Table};
+use super::{Change, Default, Key, TABLES, Table};
 
 /// Columns at which the default file's comments wrap.
 const WRAP_COLUMNS: usize = 100;
@@ -44,7 +44,8 @@ pub fn default_file() -> String {
          #\n\
          # A key that is commented out shows its default. An unknown key is an error. Times are texts such as\n\
          # \"500ms\", \"10s\", \"5min\", \"1h\", \"1d\"; sizes are texts such as \"256kB\", \"64MB\" (1 kB is 1024 bytes).\n\
-         # A change takes a restart. `pglockstep check -c FILE` says whether a file is in order.\n\
+         # A change takes a restart, or, where the key says so, SIGHUP (`pglockstep reload -c FILE`). `pglockstep check\n\
+         # -c FILE` says whether a file is in order.\n\
          #\n\
          # This file is generated (pglockstep check --default-file); the texts live in src/config/reference.\n",
     );
@@ -60,7 +61,9 @@ pub fn default_file() -> String {
 fn file_table(table: &Table) -> String {
     let mut out = format!("\n{}\n{}\n", comment(table.text), table.header());
     for key in table.keys {
-        out.push_str(&format!("\n{}\n{}\n", comment(key.text), comment(&format!("Allowed: {}.", key.kind.allowed()))));
+        let change = if key.change == Change::Reload { " Changes with a reload." } else { "" };
+        let allowed = format!("Allowed: {}.{change}", key.kind.allowed());
+        out.push_str(&format!("\n{}\n{}\n", comment(key.text), comment(&allowed)));
         if !key.pgpool.is_empty() && key.pgpool != key.name {
             out.push_str(&format!("{}\n", comment(&format!("Pgpool-II: {}.", key.pgpool))));
         }

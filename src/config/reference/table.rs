@@ -32,6 +32,17 @@ const fn key(name: &'static str, kind: Kind, value: &'static str, pgpool: &'stat
     Key { name, kind, default: Default::Value(value), pgpool, change: Change::Restart, text }
 }
 
+/// One whose new value counts after a reload.
+const fn reloaded(
+    name: &'static str,
+    kind: Kind,
+    value: &'static str,
+    pgpool: &'static str,
+    text: &'static str,
+) -> Key {
+    Key { change: Change::Reload, ..key(name, kind, value, pgpool, text) }
+}
+
 const fn required(
     name: &'static str,
     kind: Kind,
@@ -174,14 +185,14 @@ const AUTHENTICATION: &[Key] = &[
         "pool_passwd",
         "File of user:secret lines, read instead of pg_authid. A relative path starts at this file's directory. Empty: none.",
     ),
-    key(
+    reloaded(
         "authentication_timeout",
         time(Seconds, 100, HOUR, None),
         r#""1min""#,
         "authentication_timeout",
         "A client that has not proved itself within this time is disconnected.",
     ),
-    key(
+    reloaded(
         "scram_max_iterations",
         count(4096, 10_000_000),
         "100000",
@@ -209,14 +220,14 @@ const APPLY: &[Key] = &[
 ];
 
 const LOAD_BALANCE: &[Key] = &[
-    key(
+    reloaded(
         "load_balance_mode",
         Kind::Bool,
         "true",
         "load_balance_mode",
         "Send proved reads outside transaction blocks, and READ ONLY transactions, to any node that is up, by backend_weight.",
     ),
-    key(
+    reloaded(
         "statement_level_load_balance",
         Kind::Bool,
         "false",
@@ -240,56 +251,56 @@ const LOAD_BALANCE: &[Key] = &[
 ];
 
 const REPLICATION: &[Key] = &[
-    key(
+    reloaded(
         "on_divergence",
         Kind::Choice(&["vote", "refuse", "main"]),
         r#""vote""#,
         "replication_stop_on_mismatch, failover_if_affected_tuples_mismatch",
         "When a node's result differs from main's: vote takes the node out if a majority agrees with main, and else refuses the transaction; refuse rolls back everywhere with SQLSTATE 40001; main takes the node out.",
     ),
-    key(
+    reloaded(
         "script_limit",
         size(KB, 64 * GB),
         r#""64MB""#,
         "",
         "What one transaction may keep in memory to be applied on replicas; the rest goes to a file in work_dir.",
     ),
-    key(
+    reloaded(
         "early_start",
         size(KB, 64 * GB),
         r#""256kB""#,
         "",
         "A transaction that has written more than this is sent to the replicas while its client is still at work.",
     ),
-    key(
+    reloaded(
         "apply_retries",
         count(0, 10_000),
         "60",
         "",
         "How often a replica may apply one transaction again after a deadlock or another error that passes.",
     ),
-    key(
+    reloaded(
         "replica_timeout",
         time(Milliseconds, 100, DAY, None),
         r#""30s""#,
         "",
         "A replica that has not applied a transaction in this time, and is not waiting for a lock, is probed and taken out.",
     ),
-    key(
+    reloaded(
         "commit_timeout",
         time(Milliseconds, 100, DAY, None),
         r#""30s""#,
         "",
         "A node that has not answered COMMIT in this time is probed and taken out; never the last one.",
     ),
-    key(
+    reloaded(
         "right_of_way",
         time(Milliseconds, 1, MINUTE, None),
         r#""50ms""#,
         "",
         "How long a committing transaction may wait on a replica for one that was sent there early and is not committing, before the latter is rolled back there and applied later.",
     ),
-    key(
+    reloaded(
         "commit_in_procedure",
         Kind::Choice(&["refuse", "drain"]),
         r#""refuse""#,
@@ -306,28 +317,28 @@ const LIMITS: &[Key] = &[
         "num_init_children",
         "Most clients at the same time. One more is told \"sorry, too many clients already\".",
     ),
-    key(
+    reloaded(
         "max_message_size",
         size(64 * KB, GB),
         r#""256MB""#,
         "",
         "Longest protocol message that the proxy takes whole into memory. Rows pass through in pieces and are not bound by it.",
     ),
-    key(
+    reloaded(
         "client_idle_limit",
         time(Seconds, 1000, 365 * DAY, Some("no limit")),
         r#""0""#,
         "client_idle_limit",
         "A client that has sent nothing for this long is disconnected.",
     ),
-    key(
+    reloaded(
         "connect_timeout",
         time(Milliseconds, 1, HOUR, None),
         r#""10s""#,
         "connect_timeout",
         "Connecting and logging in to a node must not take longer.",
     ),
-    key(
+    reloaded(
         "drain_timeout",
         time(Milliseconds, 1, DAY, Some("at once")),
         r#""30s""#,
@@ -341,7 +352,7 @@ const LIMITS: &[Key] = &[
         "",
         "Statement shapes (texts without their literals) whose classification each shard remembers.",
     ),
-    key(
+    reloaded(
         "prepared_statements",
         count(1, 1_000_000),
         "10000",
@@ -351,43 +362,43 @@ const LIMITS: &[Key] = &[
 ];
 
 const HEALTH_CHECK: &[Key] = &[
-    key(
+    reloaded(
         "health_check_period",
         time(Seconds, 100, DAY, Some("no checks")),
         r#""5s""#,
         "health_check_period",
         "Time between two checks of a node.",
     ),
-    key(
+    reloaded(
         "health_check_timeout",
         time(Seconds, 100, HOUR, Some("no limit")),
         r#""20s""#,
         "health_check_timeout",
         "A check that takes longer has failed.",
     ),
-    key(
+    reloaded(
         "health_check_user",
         NAME_OR_EMPTY,
         r#""""#,
         "health_check_user",
         "Role that the check logs in as. Empty: apply_user.",
     ),
-    key("health_check_password", Kind::Secret, r#""""#, "health_check_password", "Password of health_check_user."),
-    key(
+    reloaded("health_check_password", Kind::Secret, r#""""#, "health_check_password", "Password of health_check_user."),
+    reloaded(
         "health_check_database",
         NAME,
         r#""postgres""#,
         "health_check_database",
         "Database that the check connects to.",
     ),
-    key(
+    reloaded(
         "health_check_max_retries",
         count(0, 1000),
         "0",
         "health_check_max_retries",
         "How often a failed check is repeated before the node is taken out.",
     ),
-    key(
+    reloaded(
         "health_check_retry_delay",
         time(Seconds, 1, HOUR, Some("at once")),
         r#""1s""#,
@@ -397,7 +408,7 @@ const HEALTH_CHECK: &[Key] = &[
 ];
 
 const LOGGING: &[Key] = &[
-    key(
+    reloaded(
         "log_min_messages",
         Kind::Choice(&[
             "debug5", "debug4", "debug3", "debug2", "debug1", "info", "notice", "warning", "error", "log", "fatal",
@@ -407,8 +418,8 @@ const LOGGING: &[Key] = &[
         "log_min_messages",
         "Least severity that is logged. The environment variable RUST_LOG, if set, overrides it.",
     ),
-    key("log_connections", Kind::Bool, "false", "log_connections", "Log each client that has logged in."),
-    key("log_disconnections", Kind::Bool, "false", "log_disconnections", "Log each client that leaves."),
+    reloaded("log_connections", Kind::Bool, "false", "log_connections", "Log each client that has logged in."),
+    reloaded("log_disconnections", Kind::Bool, "false", "log_disconnections", "Log each client that leaves."),
 ];
 
 const NODE: &[Key] = &[
@@ -427,7 +438,7 @@ const NODE: &[Key] = &[
         "Host name, address, or the directory of a Unix socket.",
     ),
     key("backend_port", PORT, "5432", "backend_port0, ...", "The server's port."),
-    key(
+    reloaded(
         "backend_weight",
         Kind::Weight,
         "1.0",

@@ -20,9 +20,13 @@ pub struct Sessions {
 impl Sessions {
     /// `seed` 0: rows lie in the order of insertion.
     pub fn new(seed: u64) -> Sessions {
-        let settings = vec![("deadlock_timeout".to_owned(), "500ms".to_owned())];
-        let config =
-            NodeConfig { physical_order_seed: seed, settings, flush_us: 100, visible_us: 10, ..NodeConfig::default() };
+        let config = NodeConfig {
+            physical_order_seed: seed,
+            deadlock_timeout_us: 500_000,
+            flush_us: 100,
+            visible_us: 10,
+            ..NodeConfig::default()
+        };
         Sessions { node: Node::new(config), now_us: 0, backends: BTreeMap::new(), order: 0, ready: Vec::new() }
     }
 
@@ -94,7 +98,7 @@ impl play::Sessions for Sessions {
     }
 
     fn cancel(&mut self, name: &str) {
-        self.node.cancel_backend(self.backends[name]);
+        self.node.cancel(self.backends[name]);
     }
 
     fn tick(&mut self) {

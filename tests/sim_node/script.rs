@@ -50,7 +50,7 @@ pub struct Script {
     pub ordered: bool,
 }
 
-/// Reads a file of scripts. `$SETTINGS` is the proxy's own question.
+/// Reads a file of scripts. `$SETTINGS` and `$OPAQUE` are the proxy's own questions.
 pub fn read(file: &str, text: &str) -> Vec<Script> {
     let mut scripts: Vec<Script> = Vec::new();
     for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
@@ -61,11 +61,12 @@ pub fn read(file: &str, text: &str) -> Vec<Script> {
         }
         let script = scripts.last_mut().expect("a line before the first title");
         if let Some(sql) = line.strip_prefix("setup ") {
-            script.setup.push(sql.to_owned());
+            script.setup.extend(sql.split("; ").map(str::to_owned));
         } else if line == "unordered" {
             script.ordered = false;
         } else {
-            script.lines.push(one(&line.replace("$SETTINGS", pglockstep::session::settings::QUERY)));
+            let line = line.replace("$SETTINGS", pglockstep::session::settings::QUERY);
+            script.lines.push(one(&line.replace("$OPAQUE", pglockstep::session::transaction::OPAQUE)));
         }
     }
     scripts

@@ -1,94 +1,83 @@
-//! What is checked after a statement, or at COMMIT: foreign keys and deferrable unique constraints.
+//! Foreign keys, checked after a statement or at COMMIT.
 //!
 //! After src/backend/utils/adt/ri_triggers.c: a child locks its parent FOR KEY SHARE; a parent that goes looks for
-//! children in the newest state, whatever the isolation level, or takes them along.
+//! children in the newest state, whatever the isolation level.
 
 use std::rc::Rc;
 
-use super::exec::{Filter, Matching};
-use super::keys::show_key;
+use super::eval::{Ex, Op};
+use super::exec::Matching;
 use super::session::Session;
-use super::sql::{Action, Deferral, RowLock, WaitPolicy};
-use super::table::{Oid, Table, Tid};
-use super::value::{Res, Value};
+use super::sql::{Strength, WaitPolicy};
+use super::table::{Dirty, Foreign, Table, Tid};
+use super::txn::Snapshot;
+use super::value::{Res, Row, Type, Value};
 use crate::wire::PgError;
 
 /// A check that a row change has made necessary.
 #[derive(Clone, Debug)]
-pub enum Event {
-    /// A deferrable key that may be there twice.
-    Unique { table: Oid, index: usize, tid: Tid },
+pub struct Event {
+    /// The table that refers, and which of its foreign keys.
+    child: Rc<Table>,
+    foreign: usize,
+    change: Change,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
     /// A child's row needs its parent.
-    Child { table: Oid, foreign: usize, tid: Tid },
-    /// A parent's key is gone; `new` is the row's key now, if it still exists.
-    Parent { child: Oid, foreign: usize, parent: Rc<Table>, old: Vec<Value>, new: Option<Vec<Value>> },
+    Child(Tid),
+    /// A parent's key is gone.
+    Parent(Row),
+}
+
+impl Event {
+    fn foreign(&self) -> &Foreign {
+        &self.child.foreigns[self.foreign]
+    }
+}
+
+/// Rows that have this key.
+fn with_key(table: &Rc<Table>, columns: &[usize], key: &[Value]) -> Matching {
+    let equal = |(c, v): (&usize, &Value)| Ex::Op(Op::Eq, Type::Bool, vec![Ex::Column(*c), Ex::Const(v.clone())]);
+    let both = |a, b| Ex::Op(Op::And, Type::Bool, vec![a, b]);
+    Matching { table: table.clone(), filter: columns.iter().zip(key).map(equal).reduce(both) }
 }
 
 impl Session {
-    /// A table by its identity, as this transaction sees the catalogue.
-    pub fn table(&self, oid: Oid) -> Res<Rc<Table>> {
-        let s = self.look();
-        let table = s.catalogue.table(oid, &s.txns, self.top_xid());
-        table.ok_or_else(|| PgError::error("XX000", "a table has vanished under the simulated node"))
-    }
-
     /// Queues the checks that a row change needs.
     pub fn queue_checks(&mut self, table: &Rc<Table>, old: Option<&[Value]>, new: Option<(Tid, &[Value])>) {
+        let mut events = Vec::new();
         if let Some((tid, new)) = new {
-            for (i, f) in table.foreigns.iter().enumerate() {
+            for (foreign, f) in table.foreigns.iter().enumerate() {
                 // RI_FKey_fk_upd_check_required: an unchanged reference needs no check.
-                let unchanged = old.is_some_and(|o| Table::key(&f.columns, o) == Table::key(&f.columns, new));
-                if !unchanged {
-                    self.events.push(Event::Child { table: table.oid, foreign: i, tid });
+                if old.is_none_or(|o| Table::key(&f.columns, o) != Table::key(&f.columns, new)) {
+                    events.push(Event { child: table.clone(), foreign, change: Change::Child(tid) });
                 }
             }
         }
-        let Some(old) = old else { return };
-        let referrers: Vec<(Rc<Table>, usize)> = {
-            let s = self.look();
-            let tables = s.catalogue.relations(&s.txns, self.top_xid()).filter_map(|(_, r)| match r {
-                super::table::Relation::Table(t) => Some(t.clone()),
-                super::table::Relation::Sequence(..) => None,
-            });
-            let pointing = |t: Rc<Table>| {
-                let of = t.foreigns.iter().enumerate().filter(|(_, f)| f.parent == table.oid).map(|(i, _)| i);
-                of.map(|i| (t.clone(), i)).collect::<Vec<_>>()
-            };
-            tables.flat_map(pointing).collect()
-        };
-        for (child, foreign) in referrers {
-            let columns = &child.foreigns[foreign].parent_columns;
-            let (key, now) = (Table::key(columns, old), new.map(|(_, n)| Table::key(columns, n)));
-            if now.as_ref() != Some(&key) && !key.contains(&Value::Null) {
-                let parent = table.clone();
-                self.events.push(Event::Parent { child: child.oid, foreign, parent, old: key, new: now });
+        if let Some(old) = old {
+            for child in self.look().tables() {
+                for (foreign, f) in child.foreigns.iter().enumerate().filter(|(_, f)| f.parent == table.name) {
+                    let key = Table::key(&f.parent_columns, old);
+                    let stays = new.is_some_and(|(_, n)| Table::key(&f.parent_columns, n) == key);
+                    if !stays && !key.contains(&Value::Null) {
+                        events.push(Event { child: child.clone(), foreign, change: Change::Parent(key) });
+                    }
+                }
             }
         }
-    }
-
-    fn deferral(&self, event: &Event) -> Res<Deferral> {
-        Ok(match event {
-            Event::Unique { table, index, .. } => self.table(*table)?.uniques[*index].deferral,
-            Event::Child { table, foreign, .. } => self.table(*table)?.foreigns[*foreign].deferral,
-            Event::Parent { child, foreign, new, .. } => {
-                let f = self.table(*child)?.foreigns[*foreign].clone();
-                let action = if new.is_some() { f.on_update } else { f.on_delete };
-                // Only NO ACTION can wait; RESTRICT and CASCADE act at once.
-                if action == Action::NoAction { f.deferral } else { Deferral::default() }
-            }
-        })
+        self.events.extend(events);
     }
 
     /// The statement is done: what must be checked at once is, the rest waits for COMMIT.
     pub async fn fire_events(&mut self) -> Res<()> {
-        if self.events.is_empty() {
-            return Ok(());
-        }
         for event in std::mem::take(&mut self.events) {
-            let d = self.deferral(&event)?;
+            let f = event.foreign();
+            let (deferrable, initially) = (f.deferrable, f.initially_deferred);
             let tx = self.tx();
             tx.command += 1;
-            if d.deferrable && tx.constraints.unwrap_or(d.initially_deferred) {
+            if deferrable && tx.constraints.unwrap_or(initially) {
                 tx.deferred.push(event);
             } else {
                 self.check(event).await?;
@@ -111,100 +100,59 @@ impl Session {
     }
 
     async fn check(&mut self, event: Event) -> Res<()> {
-        match event {
-            Event::Unique { table, index, tid } => {
-                let table = self.table(table)?;
-                self.recheck_unique(&table, index, tid).await
-            }
-            Event::Child { table, foreign, tid } => self.check_child(table, foreign, tid).await,
-            Event::Parent { child, foreign, parent, old, new } => {
-                self.check_parent(child, foreign, &parent, old, new).await
-            }
+        let f = event.foreign();
+        let parent = self.look().table(&f.parent)?;
+        match &event.change {
+            Change::Child(tid) => self.check_child(&event.child, f, &parent, *tid).await,
+            Change::Parent(key) => self.check_parent(&event.child, f, &parent, key).await,
         }
+    }
+
+    async fn has_row(&mut self, table: &Rc<Table>, columns: &[usize], key: &[Value], s: &Snapshot) -> Res<bool> {
+        let matching = with_key(table, columns, key);
+        let mut found = false;
+        for row in self.matching(&matching, s)? {
+            let lock = (Strength::KeyShare, WaitPolicy::Block);
+            found |= self.lock_row(&matching, row, s.command, lock).await?.is_some();
+        }
+        Ok(found)
     }
 
     /// RI_FKey_check.
-    async fn check_child(&mut self, table: Oid, foreign: usize, tid: Tid) -> Res<()> {
-        let table = self.table(table)?;
-        // A row that this transaction has replaced since has another check of its own.
-        if !self.is_live(table.heap, tid) {
-            return Ok(());
-        }
-        let row = self.row_of(&table, tid);
-        let f = &table.foreigns[foreign];
-        let key = Table::key(&f.columns, &row);
-        if key.contains(&Value::Null) {
-            return Ok(());
-        }
-        let parent = self.table(f.parent)?;
-        self.lock_relation(parent.oid, super::sql::LockMode::RowShare).await?;
+    async fn check_child(&mut self, child: &Rc<Table>, f: &Foreign, parent: &Rc<Table>, tid: Tid) -> Res<()> {
+        let key = {
+            let s = self.look();
+            // A row that this transaction has replaced since has another check of its own.
+            let version = s.heap(child.oid).versions.get(&tid);
+            let live = version.filter(|v| !matches!(v.dirty(&s.txns, self.top_xid()), Dirty::Dead));
+            live.map(|v| Table::key(&f.columns, &v.row))
+        };
+        let Some(key) = key.filter(|k| !k.contains(&Value::Null)) else { return Ok(()) };
         let snapshot = self.snapshot();
-        let matching = Matching { table: parent.clone(), filter: Filter::Key(f.parent_columns.clone(), key) };
-        let found = self.lock_matching(&matching, &snapshot, RowLock::KeyShare, WaitPolicy::Block, &[]).await?;
-        if found.is_empty() {
-            let e =
-                format!("insert or update on table \"{}\" violates foreign key constraint \"{}\"", table.name, f.name);
-            let detail = format!("{} is not present in table \"{}\".", show_key(&table, &f.columns, &row), parent.name);
-            return Err(PgError::error("23503", e).detail(detail));
+        if self.has_row(parent, &f.parent_columns, &key, &snapshot).await? {
+            return Ok(());
         }
-        Ok(())
+        let e = format!("insert or update on table \"{}\" violates foreign key constraint \"{}\"", child.name, f.name);
+        let key = child.show_key(&f.columns, &key);
+        Err(PgError::error("23503", e).detail(format!("{key} is not present in table \"{}\".", parent.name)))
     }
 
-    async fn check_parent(
-        &mut self,
-        child: Oid,
-        foreign: usize,
-        parent: &Rc<Table>,
-        old: Vec<Value>,
-        new: Option<Vec<Value>>,
-    ) -> Res<()> {
-        let child = self.table(child)?;
-        let f = child.foreigns[foreign].clone();
-        let action = if new.is_some() { f.on_update } else { f.on_delete };
-        let matching = Matching { table: child.clone(), filter: Filter::Key(f.columns.clone(), old.clone()) };
-        if action == Action::Cascade {
-            self.lock_relation(child.oid, super::sql::LockMode::RowExclusive).await?;
-            return Box::pin(self.cascade(&matching, &f.columns, new)).await;
-        }
-        if action == Action::NoAction {
-            // Somebody else may have taken the key over (ri_Check_Pk_Match).
-            let same = Matching { table: parent.clone(), filter: Filter::Key(f.parent_columns.clone(), old.clone()) };
-            let snapshot = self.latest_snapshot();
-            if !self.lock_matching(&same, &snapshot, RowLock::KeyShare, WaitPolicy::Block, &[]).await?.is_empty() {
-                return Ok(());
-            }
-        }
-        self.lock_relation(child.oid, super::sql::LockMode::RowShare).await?;
+    /// RI_FKey_noaction_del, RI_FKey_noaction_upd.
+    async fn check_parent(&mut self, child: &Rc<Table>, f: &Foreign, parent: &Rc<Table>, key: &[Value]) -> Res<()> {
+        // Somebody else may have taken the key over (ri_Check_Pk_Match).
         let snapshot = self.latest_snapshot();
-        let found = self.lock_matching(&matching, &snapshot, RowLock::KeyShare, WaitPolicy::Block, &[]).await?;
-        if found.is_empty() {
+        if self.has_row(parent, &f.parent_columns, key, &snapshot).await? {
+            return Ok(());
+        }
+        let snapshot = self.latest_snapshot();
+        if !self.has_row(child, &f.columns, key, &snapshot).await? {
             return Ok(());
         }
         let e = format!(
             "update or delete on table \"{}\" violates foreign key constraint \"{}\" on table \"{}\"",
             parent.name, f.name, child.name
         );
-        let names: Vec<&str> = f.parent_columns.iter().map(|c| parent.columns[*c].name.as_str()).collect();
-        let values: Vec<String> = old.iter().map(|v| v.text().unwrap_or_default()).collect();
-        let key = format!("Key ({})=({})", names.join(", "), values.join(", "));
+        let key = parent.show_key(&f.parent_columns, key);
         Err(PgError::error("23503", e).detail(format!("{key} is still referenced from table \"{}\".", child.name)))
-    }
-
-    /// ON DELETE CASCADE, ON UPDATE CASCADE.
-    async fn cascade(&mut self, matching: &Matching, columns: &[usize], new: Option<Vec<Value>>) -> Res<()> {
-        let latest = self.latest_snapshot();
-        if self.one_snapshot() {
-            // The crosscheck of ri_PerformCheck: a child that this transaction cannot see must not vanish with its parent.
-            let own = self.snapshot();
-            let rows = self.scan(&matching.table, &latest, None);
-            for (tid, row) in rows {
-                if matching.filter.key_matches(&row) && !self.is_visible(matching.table.heap, tid, &own) {
-                    return Err(PgError::error("40001", "could not serialize access due to concurrent update"));
-                }
-            }
-        }
-        let set = new.map(|values| columns.iter().copied().zip(values).collect::<Vec<_>>());
-        self.change_matching(matching, &latest, super::exec::Setting::Values(set), &[]).await?;
-        self.fire_events().await
     }
 }

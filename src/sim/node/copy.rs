@@ -5,22 +5,16 @@ use bytes::{BufMut, BytesMut};
 use super::exec::Outcome;
 use super::protocol::{GONE, text};
 use super::session::Session;
-use super::sql::LockMode;
 use super::table::Table;
-use super::value::{Res, Value, unknown};
+use super::value::{Res, Row, Value, unknown};
 use crate::wire::{PgError, back};
 
 impl Session {
     /// COPY FROM STDIN in text format.
     pub async fn copy_in(&mut self, name: &str, columns: &[String]) -> Res<Outcome> {
-        let table = self.locked_table(name, LockMode::RowExclusive).await?;
+        let table = self.look().table(name)?;
         self.check_writable("COPY FROM")?;
-        let missing =
-            |n: &String| PgError::error("42703", format!("column \"{n}\" of relation \"{name}\" does not exist"));
-        let columns = match columns {
-            [] => (0..table.columns.len()).collect(),
-            named => named.iter().map(|n| table.column(n).ok_or_else(|| missing(n))).collect::<Res<Vec<_>>>()?,
-        };
+        let columns = table.places(columns)?;
         let snapshot = self.snapshot();
         let mut out = BytesMut::new();
         back::message(&mut out, b'G', |b| {
@@ -60,17 +54,17 @@ impl Session {
         }
         let count = rows.len();
         for values in rows {
-            let row = self.complete_row(&table, &columns, values.into_iter().map(Some).collect())?;
-            let tid = self.insert_version(&table, row.clone(), snapshot.command).await?;
+            let row = self.complete_row(&table, &columns, values)?;
+            let tid = self.insert_row(&table, &row, snapshot.command).await?;
             self.queue_checks(&table, None, Some((tid, &row)));
         }
         self.fire_events().await?;
-        Ok(Outcome { rows: Vec::new(), tag: format!("COPY {count}") })
+        Ok(Outcome::done(format!("COPY {count}")))
     }
 }
 
 /// One line of COPY's text format.
-fn copy_line(table: &Table, columns: &[usize], line: &[u8]) -> Res<Vec<Value>> {
+fn copy_line(table: &Table, columns: &[usize], line: &[u8]) -> Res<Row> {
     let fields: Vec<&str> = text(line)?.split('\t').collect();
     if fields.len() > columns.len() {
         return Err(PgError::error("22P04", "extra data after last expected column"));

@@ -1,42 +1,34 @@
-//! Plans run: which rows, locked or changed in which order, and what is looked at again after a wait.
+//! SELECT, UPDATE and DELETE: which rows, locked or changed in which order, and what is looked at again after a wait.
 //!
 //! At READ COMMITTED a row that somebody else has changed meanwhile is taken in its newest version, if that still
 //! satisfies the condition (EvalPlanQual in execMain.c, used by nodeModifyTable.c and nodeLockRows.c); rows are never
 //! added by that. At REPEATABLE READ it is an error.
 
+use std::cmp::Ordering;
 use std::rc::Rc;
 
-use super::eval::Env;
-use super::lock::Tag;
+use super::eval::{Env, Ex};
+use super::expr::Aggregate;
 use super::plan::*;
 use super::rows::Claim;
 use super::session::Session;
-use super::sql::{LockMode, RowLock, WaitPolicy};
-use super::table::{DefaultValue, Oid, Table, Tid};
+use super::sql::{Strength, WaitPolicy};
+use super::table::{Table, Tid};
 use super::txn::Snapshot;
-use super::value::{Res, Value, int};
+use super::value::{Res, Row, Type, Value, int, unknown};
 use crate::wire::PgError;
 
 /// What a statement has returned.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    pub rows: Vec<Vec<Value>>,
+    pub rows: Vec<Row>,
     pub tag: String,
 }
 
-/// Which rows.
-#[derive(Clone, Debug)]
-pub enum Filter {
-    /// A condition.
-    Expression(Option<Ex>),
-    /// These columns have these values.
-    Key(Vec<usize>, Vec<Value>),
-}
-
-impl Filter {
-    /// A row has the key.
-    pub fn key_matches(&self, row: &[Value]) -> bool {
-        matches!(self, Filter::Key(columns, key) if Table::key(columns, row) == *key)
+impl Outcome {
+    /// A tag without rows.
+    pub fn done(tag: impl Into<String>) -> Outcome {
+        Outcome { rows: Vec::new(), tag: tag.into() }
     }
 }
 
@@ -44,76 +36,41 @@ impl Filter {
 #[derive(Clone, Debug)]
 pub struct Matching {
     pub table: Rc<Table>,
-    pub filter: Filter,
+    pub filter: Option<Ex>,
 }
-
-/// How matching rows change.
-#[derive(Clone, Debug)]
-pub enum Setting {
-    /// UPDATE.
-    Assigned(Vec<Assigned>),
-    /// ON UPDATE CASCADE (`Some`), DELETE and ON DELETE CASCADE (`None`).
-    Values(Option<Vec<(usize, Value)>>),
-}
-
-/// A row that was changed: as it is now, or as it was when it was deleted.
-pub type Changed = Vec<Value>;
 
 /// 40001.
 pub fn concurrent(what: &str) -> PgError {
     PgError::error("40001", format!("could not serialize access due to concurrent {what}"))
 }
 
-/// A number of rows.
-pub fn count(n: usize) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
-}
-
 impl Session {
-    /// Takes a table lock.
-    pub async fn lock_relation(&mut self, oid: Oid, mode: LockMode) -> Res<()> {
-        self.lock(Tag::Relation(oid), mode, true).await.map(|_| ())
-    }
-
     /// Runs a plan.
-    pub async fn execute(&mut self, plan: &Plan, snapshot: &Snapshot, params: &[Value]) -> Res<Outcome> {
+    pub async fn execute(&mut self, plan: &Plan, snapshot: &Snapshot) -> Res<Outcome> {
         match plan {
             Plan::Select(p) => {
-                let rows = self.select(p, snapshot, params).await?;
+                let rows = self.select(p, snapshot).await?;
                 Ok(Outcome { tag: format!("SELECT {}", rows.len()), rows })
             }
-            Plan::Insert(p) => self.insert(p, snapshot, params).await,
-            Plan::Change(p) => self.change(p, snapshot, params).await,
+            Plan::Insert(p) => self.insert(p, snapshot).await,
+            Plan::Change(p) => self.change(p, snapshot).await,
+            Plan::SessionSettings => {
+                let text = |(n, v): (String, String)| {
+                    vec![Value::Text(format!("{},{}", crate::wire::literal(&n), crate::wire::literal(&v)))]
+                };
+                let mut rows: Vec<Row> = self.settings.of_session().into_iter().map(text).collect();
+                rows.sort();
+                Ok(Outcome { tag: format!("SELECT {}", rows.len()), rows })
+            }
             Plan::Utility => Ok(Outcome::default()),
         }
     }
 
-    fn passes(&mut self, filter: &Filter, row: &[Value], params: &[Value]) -> Res<bool> {
-        match filter {
-            Filter::Key(..) => Ok(filter.key_matches(row)),
-            Filter::Expression(e) => self.holds(e.as_ref(), &Env { row, params, ..Env::default() }),
-        }
-    }
-
     /// Rows that the snapshot sees and that match, in physical order.
-    pub fn matching(&mut self, m: &Matching, snapshot: &Snapshot, params: &[Value]) -> Res<Vec<(Tid, Vec<Value>)>> {
-        let key = match &m.filter {
-            Filter::Key(columns, values) => {
-                let index = m.table.uniques.iter().position(|u| u.columns == *columns);
-                index.map(|i| (i, values.clone()))
-            }
-            Filter::Expression(e) => match key_of(&m.table, e.as_ref()) {
-                None => None,
-                Some((i, key)) => {
-                    let env = Env { params, ..Env::default() };
-                    Some((i, key.iter().map(|e| self.eval(e, &env)).collect::<Res<Vec<_>>>()?))
-                }
-            },
-        };
-        let candidates = self.scan(&m.table, snapshot, key.as_ref().map(|(i, k)| (*i, k.as_slice())));
+    pub fn matching(&mut self, m: &Matching, snapshot: &Snapshot) -> Res<Vec<(Tid, Row)>> {
         let mut found = Vec::new();
-        for (tid, row) in candidates {
-            if self.passes(&m.filter, &row, params)? {
+        for (tid, row) in self.scan(m.table.oid, snapshot, key_of(&m.table, m.filter.as_ref())) {
+            if self.holds(m.filter.as_ref(), &Env::row(&row))? {
                 found.push((tid, row));
             }
         }
@@ -124,33 +81,31 @@ impl Session {
     pub async fn lock_row(
         &mut self,
         m: &Matching,
-        found: (Tid, Vec<Value>),
+        (mut tid, mut row): (Tid, Row),
         command: u32,
-        lock: RowLock,
-        policy: WaitPolicy,
-        params: &[Value],
-    ) -> Res<Option<(Tid, Vec<Value>)>> {
-        let heap = m.table.heap;
-        let mut claim = self.claim(heap, found.0, lock, policy, command).await?;
-        if claim == Claim::Ok {
-            self.mark_locked(heap, found.0, lock);
-            return Ok(Some(found));
-        }
-        let mut newest = None;
+        (lock, policy): (Strength, WaitPolicy),
+    ) -> Res<Option<Row>> {
+        let mut claim = self.claim(m.table.oid, tid, lock, policy, command).await?;
         if let Claim::Updated(next) = claim {
             if self.one_snapshot() {
                 return Err(concurrent("update"));
             }
-            match self.lock_newest(heap, next, lock, policy, command).await? {
-                Ok(tid) => newest = Some(tid),
-                Err(other) => claim = other,
+            claim = match self.lock_newest(m.table.oid, next, lock, policy, command).await? {
+                Ok(newest) => {
+                    (tid, row) = (newest, self.row_of(m.table.oid, newest));
+                    Claim::Ok
+                }
+                Err(other) => other,
+            };
+            if claim == Claim::Ok && !self.holds(m.filter.as_ref(), &Env::row(&row))? {
+                return Ok(None);
             }
         }
-        if let Some(tid) = newest {
-            let row = self.row_of(&m.table, tid);
-            return Ok(self.passes(&m.filter, &row, params)?.then_some((tid, row)));
-        }
         match claim {
+            Claim::Ok => {
+                self.mark_locked(m.table.oid, tid, lock);
+                Ok(Some(row))
+            }
             Claim::WouldBlock if policy == WaitPolicy::NoWait => {
                 let e = format!("could not obtain lock on row in relation \"{}\"", m.table.name);
                 Err(PgError::error("55P03", e))
@@ -160,148 +115,154 @@ impl Session {
         }
     }
 
-    /// Locks all rows that match.
-    pub async fn lock_matching(
-        &mut self,
-        m: &Matching,
-        snapshot: &Snapshot,
-        lock: RowLock,
-        policy: WaitPolicy,
-        params: &[Value],
-    ) -> Res<Vec<(Tid, Vec<Value>)>> {
-        let mut locked = Vec::new();
-        for found in self.matching(m, snapshot, params)? {
-            locked.extend(self.lock_row(m, found, snapshot.command, lock, policy, params).await?);
+    /// Row locks are writes.
+    pub fn check_lockable(&mut self, p: &SelectPlan) -> Res<()> {
+        match p.lock {
+            None => Ok(()),
+            Some((Strength::Update, _)) => self.check_writable("SELECT FOR UPDATE"),
+            Some(_) => self.check_writable("SELECT FOR SHARE"),
         }
-        Ok(locked)
     }
 
-    /// A column's default.
-    pub fn default_of(&mut self, table: &Table, c: usize) -> Res<Value> {
-        match &table.columns[c].default {
-            None => Ok(Value::Null),
-            Some(DefaultValue::Constant(v)) => Ok(v.clone()),
-            Some(DefaultValue::Now) => Ok(Value::Time(self.tx().started_us)),
-            Some(DefaultValue::Nextval(name)) => {
-                let name = name.clone();
-                int(table.columns[c].ty, self.nextval(&name)?.into())
+    async fn select(&mut self, p: &SelectPlan, snapshot: &Snapshot) -> Res<Vec<Row>> {
+        self.check_lockable(p)?;
+        let matching = p.table.as_ref().map(|t| Matching { table: t.clone(), filter: p.filter.clone() });
+        let rows = match &matching {
+            Some(m) => self.matching(m, snapshot)?,
+            None if self.holds(p.filter.as_ref(), &Env::default())? => vec![(0, Vec::new())],
+            None => Vec::new(),
+        };
+        if !p.aggregates.is_empty() {
+            let aggregates = self.aggregate(&p.aggregates, &rows)?;
+            let row = self.eval_all(&p.outputs, &Env { aggregates: &aggregates, ..Env::default() })?;
+            return Ok(vec![row]);
+        }
+        let rows = self.sort(rows, &p.order)?;
+        let limit = match p.limit.as_ref().map(|e| self.eval(e, &Env::default())).transpose()? {
+            Some(Value::Int(n)) => {
+                usize::try_from(n).map_err(|_| PgError::error("2201W", "LIMIT must not be negative"))?
             }
-        }
-    }
-
-    pub fn apply(&mut self, table: &Table, old: &[Value], set: &Setting, env: &Env<'_>) -> Res<Option<Vec<Value>>> {
-        let mut new = old.to_vec();
-        match set {
-            Setting::Values(None) => return Ok(None),
-            Setting::Values(Some(values)) => values.iter().for_each(|(c, v)| new[*c] = v.clone()),
-            Setting::Assigned(list) => {
-                for (c, ex) in list {
-                    new[*c] = match ex {
-                        Some(ex) => self.eval(ex, env)?,
-                        None => self.default_of(table, *c)?,
-                    };
+            _ => usize::MAX,
+        };
+        let mut results = Vec::new();
+        for (tid, mut row) in rows {
+            if results.len() >= limit {
+                break;
+            }
+            if let (Some(lock), Some(m)) = (p.lock, &matching) {
+                match self.lock_row(m, (tid, row), snapshot.command, lock).await? {
+                    Some(locked) => row = locked,
+                    None => continue,
                 }
             }
+            results.push(self.eval_all(&p.outputs, &Env::row(&row))?);
         }
-        Ok(Some(new))
+        Ok(results)
+    }
+
+    /// ORDER BY; NULL is the greatest value.
+    fn sort(&mut self, rows: Vec<(Tid, Row)>, order: &[(Ex, bool)]) -> Res<Vec<(Tid, Row)>> {
+        let mut keyed = Vec::new();
+        for (tid, row) in rows {
+            let key = order.iter().map(|(e, _)| self.eval(e, &Env::row(&row))).collect::<Res<Row>>()?;
+            keyed.push((key, (tid, row)));
+        }
+        keyed.sort_by(|(a, _), (b, _)| {
+            let each = a.iter().zip(b).zip(order);
+            let each = each.map(|((a, b), (_, descending))| if *descending { b.cmp(a) } else { a.cmp(b) });
+            each.fold(Ordering::Equal, Ordering::then)
+        });
+        Ok(keyed.into_iter().map(|(_, row)| row).collect())
+    }
+
+    fn aggregate(&mut self, list: &[(Aggregate, Type, Ex)], rows: &[(Tid, Row)]) -> Res<Row> {
+        let mut results = Vec::new();
+        for (kind, ty, ex) in list {
+            let mut values = Vec::new();
+            for (_, row) in rows {
+                values.push(self.eval(ex, &Env::row(row))?);
+            }
+            values.retain(|v| *v != Value::Null);
+            let count = i128::try_from(values.len()).unwrap_or(i128::MAX);
+            let number = |v: &Value| if let Value::Int(n) = v { i128::from(*n) } else { 0 };
+            results.push(match kind {
+                Aggregate::Count => int(*ty, count)?,
+                Aggregate::Min => values.into_iter().min().unwrap_or(Value::Null),
+                Aggregate::Max => values.into_iter().max().unwrap_or(Value::Null),
+                Aggregate::Sum if values.is_empty() => Value::Null,
+                Aggregate::Sum => {
+                    int(*ty, values.iter().map(number).sum()).map_err(|_| unknown("a sum beyond 64 bits"))?
+                }
+            });
+        }
+        Ok(results)
     }
 
     /// Updates or deletes all rows that match (ExecUpdate, ExecDelete).
-    pub async fn change_matching(
-        &mut self,
-        m: &Matching,
-        snapshot: &Snapshot,
-        set: Setting,
-        params: &[Value],
-    ) -> Res<Vec<Changed>> {
+    async fn change(&mut self, p: &ChangePlan, snapshot: &Snapshot) -> Res<Outcome> {
+        let verb = if p.set.is_some() { "UPDATE" } else { "DELETE" };
+        self.check_writable(verb)?;
+        let matching = Matching { table: p.table.clone(), filter: p.filter.clone() };
         let mut changed = Vec::new();
-        for found in self.matching(m, snapshot, params)? {
-            changed.extend(self.change_row(m, found, snapshot.command, &set, params).await?);
+        for found in self.matching(&matching, snapshot)? {
+            changed.extend(self.change_row(p, found, snapshot.command).await?);
         }
-        Ok(changed)
+        let rows = self.returning(&p.returning, &changed)?;
+        self.fire_events().await?;
+        Ok(Outcome { rows, tag: format!("{verb} {}", changed.len()) })
     }
 
-    async fn change_row(
-        &mut self,
-        m: &Matching,
-        found: (Tid, Vec<Value>),
-        command: u32,
-        set: &Setting,
-        params: &[Value],
-    ) -> Res<Option<Changed>> {
-        let table = &m.table;
+    /// The row after SET.
+    pub fn assign(&mut self, set: &Assigned, env: &Env<'_>) -> Res<Row> {
+        let mut new = env.row.to_vec();
+        for (c, ex) in set {
+            new[*c] = self.eval(ex, env)?;
+        }
+        Ok(new)
+    }
+
+    /// Changes one row that matched; returns it as it is now, or as it was when it was deleted.
+    async fn change_row(&mut self, p: &ChangePlan, found: (Tid, Row), command: u32) -> Res<Option<Row>> {
+        let table = &p.table;
         let (mut tid, mut old) = found;
-        let what = if matches!(set, Setting::Values(None)) { "delete" } else { "update" };
         loop {
-            let new = self.apply(table, &old, set, &Env { row: &old, params, ..Env::default() })?;
-            let strength = Session::change_strength(table, &old, new.as_deref());
-            match self.claim(table.heap, tid, strength, WaitPolicy::Block, command).await? {
+            let new = p.set.as_ref().map(|set| self.assign(set, &Env::row(&old))).transpose()?;
+            let strength = new.as_ref().map_or(Strength::Update, |n| Session::update_strength(table, &old, n));
+            let next = match self.claim(table.oid, tid, strength, WaitPolicy::Block, command).await? {
                 Claim::Ok => {
-                    let now = match new {
-                        None => {
-                            self.delete_version(table, tid, command);
-                            self.queue_checks(table, Some(&old), None);
-                            old
-                        }
-                        Some(new) => {
-                            let next = self.update_version(table, tid, &old, new.clone(), command).await?;
-                            self.queue_checks(table, Some(&old), Some((next, &new)));
-                            new
-                        }
+                    let Some(new) = new else {
+                        self.replace_version(table.oid, tid, command, Strength::Update, None);
+                        self.queue_checks(table, Some(&old), None);
+                        return Ok(Some(old));
                     };
-                    return Ok(Some(now));
+                    let next = self.update_version(table, tid, &old, &new, command).await?;
+                    self.queue_checks(table, Some(&old), Some((next, &new)));
+                    return Ok(Some(new));
                 }
                 Claim::Updated(_) if self.one_snapshot() => return Err(concurrent("update")),
                 Claim::Deleted if self.one_snapshot() => return Err(concurrent("delete")),
-                Claim::Updated(next) => {
-                    // ExecUpdateLockMode: by the columns that are set, not by their values.
-                    let keys = table.key_columns();
-                    let lock = match set {
-                        Setting::Values(None) => RowLock::Update,
-                        Setting::Assigned(l) if l.iter().any(|(c, _)| keys.contains(c)) => RowLock::Update,
-                        Setting::Values(Some(l)) if l.iter().any(|(c, _)| keys.contains(c)) => RowLock::Update,
-                        _ => RowLock::NoKeyUpdate,
-                    };
-                    match self.lock_newest(table.heap, next, lock, WaitPolicy::Block, command).await? {
-                        Ok(newest) => (tid, old) = (newest, self.row_of(table, newest)),
-                        Err(_) => return Ok(None),
-                    }
-                    if !self.passes(&m.filter, &old, params)? {
-                        return Ok(None);
-                    }
-                }
-                Claim::SelfModified(c) if c != command => {
-                    let e = format!(
-                        "tuple to be {what}d was already modified by an operation triggered by the current command"
-                    );
-                    return Err(PgError::error("27000", e));
-                }
+                Claim::Updated(next) => next,
+                Claim::Invisible => return Err(PgError::error("XX000", "attempted to change an invisible tuple")),
                 Claim::SelfModified(_) | Claim::Deleted | Claim::WouldBlock => return Ok(None),
-                Claim::Invisible => {
-                    return Err(PgError::error("XX000", format!("attempted to {what} invisible tuple")));
-                }
+            };
+            // ExecUpdateLockMode: by the columns that are set, not by their values.
+            let set = p.set.as_ref();
+            let lock = set.map_or(Strength::Update, |s| table.strength(|c| s.iter().any(|(to, _)| *to == c)));
+            match self.lock_newest(table.oid, next, lock, WaitPolicy::Block, command).await? {
+                Ok(newest) => (tid, old) = (newest, self.row_of(table.oid, newest)),
+                Err(_) => return Ok(None),
+            }
+            if !self.holds(p.filter.as_ref(), &Env::row(&old))? {
+                return Ok(None);
             }
         }
     }
 
-    pub async fn returning(&mut self, outputs: &[Ex], changed: &[Changed], params: &[Value]) -> Res<Vec<Vec<Value>>> {
-        let mut rows = Vec::new();
-        if !outputs.is_empty() {
-            for row in changed {
-                rows.push(self.outputs(outputs, &Env { row, params, ..Env::default() }).await?);
-            }
+    /// RETURNING.
+    pub fn returning(&mut self, outputs: &[Ex], changed: &[Row]) -> Res<Vec<Row>> {
+        if outputs.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(rows)
-    }
-
-    async fn change(&mut self, p: &ChangePlan, snapshot: &Snapshot, params: &[Value]) -> Res<Outcome> {
-        let verb = if p.set.is_some() { "UPDATE" } else { "DELETE" };
-        self.check_writable(verb)?;
-        let matching = Matching { table: p.table.clone(), filter: Filter::Expression(p.filter.clone()) };
-        let set = p.set.clone().map_or(Setting::Values(None), Setting::Assigned);
-        let changed = self.change_matching(&matching, snapshot, set, params).await?;
-        let rows = self.returning(&p.returning, &changed, params).await?;
-        self.fire_events().await?;
-        Ok(Outcome { rows, tag: format!("{verb} {}", changed.len()) })
+        changed.iter().map(|row| self.eval_all(outputs, &Env::row(row))).collect()
     }
 }

@@ -4,24 +4,22 @@
 //! checked against a real PostgreSQL 15 by `tests/sim_node.rs`. What it does not know is an error (0A000), never a
 //! guess: a model that flatters the proxy is worse than none.
 //!
-//! What decides who sees what, who waits for whom, and what lasts, is in these files; whoever wants to know whether the
-//! model can be trusted reads them, in this order:
+//! To be read in this order; the first half decides who sees what, who waits for whom, and what lasts:
 //!
 //! | part | what it is for |
 //! |---|---|
+//! | this file, `server` | the node as its driver sees it; what its backends share and wait for |
 //! | [`txn`] | transaction ids, their fate, snapshots, what a crash leaves |
-//! | `table` | the catalogue; heaps with their row versions and unique indexes |
+//! | `table`, `sequence` | tables, row versions, who sees them, unique indexes; sequences |
 //! | [`lock`] | the lock manager, its queues, deadlocks |
-//! | `session`, `ending` | one backend's transaction: waiting, snapshots, savepoints, errors, COMMIT in two steps |
-//! | `rows`, `keys` | one row: seen, locked, changed; inserted, and its keys checked |
-//! | `exec`, `insert`, `select` | a statement's rows in turn, and what is looked at again after a wait |
-//! | `constraint`, `sequence` | foreign keys and deferred checks; sequences |
-//! | `xact`, `portal` | BEGIN to COMMIT PREPARED; a statement from text to rows in both protocols: when what is taken |
-//! | `server`, this file | what backends share and wait for; the node as its driver sees it |
-//!
-//! The rest is there so that statements can be written in SQL and sent as messages: `sql` and `parse*` (trees from
-//! text), `plan` and `typing` (names and types), `eval` and `functions`, `ddl`, `utility`, `copy`, `settings`,
-//! `protocol`, [`value`].
+//! | `session`, `xact` | one backend's transaction: waiting, snapshots, savepoints, errors, COMMIT in two steps |
+//! | `rows`, `keys` | one row: locked, changed; inserted, and its keys checked |
+//! | `exec`, `insert`, `constraint` | a statement's rows in turn, and what is looked at again after a wait; foreign keys |
+//! | `portal`, `protocol`, `copy` | a statement from text to rows in both protocols; messages |
+//! | [`value`], `eval`, `functions` | values, operators, functions |
+//! | `sql`, `parse`, `words` | statements, and how they are read from text |
+//! | `expr`, `plan` | names and types of a statement, and what it will do |
+//! | `settings`, `utility` | run-time settings; CREATE, SET, SHOW |
 //!
 //! **Time and order are the driver's.** [`Node::runnable`] lists what could happen next, in a fixed order; the driver
 //! picks one and calls [`Node::step`]. One step is one message, or a statement's part up to a wait, or what follows
@@ -29,31 +27,29 @@
 //! is, and [`Node::next_wakeup`] when time alone will make something runnable.
 //!
 //! **Simplifications**, all of them on the side of an error or of an order that a real server could show too:
-//! - SERIALIZABLE is refused. So are joins, subqueries, GROUP BY, cursors, triggers, and what else is not needed.
+//! - SERIALIZABLE is refused. So are joins, subqueries, GROUP BY, cursors, triggers, cascades, table locks, TRUNCATE,
+//!   two-phase commit, and what else the proxy and its workloads do not need.
+//! - A table is created outside of transactions and stays as it is ([`utility`]): no lock on a table ever waits.
 //! - A SELECT runs to its end at its first Execute; one with a row limit and FOR UPDATE is refused.
 //! - COPY FROM STDIN inserts its rows when all data has come (a real one: in batches of up to 1000 rows).
-//! - Text compares bytewise. Privileges do not exist. hashtext() has another value than PostgreSQL's.
+//! - Text compares bytewise. Privileges and roles do not exist.
 //! - A row that ON CONFLICT has inserted and takes back (speculative insertion) makes others wait for its transaction.
 //! - A crash takes no time; recovery is done when [`Node::restart`] returns.
 
 mod constraint;
 mod copy;
-mod ddl;
-mod ending;
 mod eval;
 mod exec;
+mod expr;
 mod functions;
 mod insert;
 mod keys;
 pub mod lock;
 mod parse;
-mod parse_ddl;
-mod parse_words;
 mod plan;
 mod portal;
 mod protocol;
 mod rows;
-mod select;
 mod sequence;
 mod server;
 mod session;
@@ -63,9 +59,9 @@ mod table;
 #[cfg(test)]
 mod tests;
 pub mod txn;
-mod typing;
 mod utility;
 pub mod value;
+mod words;
 mod xact;
 
 use std::cell::RefCell;
@@ -75,12 +71,11 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
-use lock::{Owner, Tag};
-use server::{BackendState, Client, Server, Shared};
-use sql::LockMode;
-use table::Relation;
+use lock::Tag;
+use server::{BackendState, Server, Shared};
+use sql::Strength;
 use txn::{Fate, Xid};
-use value::Value;
+use value::Row;
 
 /// What a node is like.
 #[derive(Clone, Debug)]
@@ -99,10 +94,8 @@ pub struct NodeConfig {
     pub physical_order_seed: u64,
     /// Its first transaction id: nodes differ in them.
     pub first_xid: Xid,
-    /// Roles that may log in, with `rolpassword`. Nobody is asked for a password.
-    pub roles: Vec<(String, Option<String>)>,
-    /// The server's own settings, where they are not PostgreSQL's defaults.
-    pub settings: Vec<(String, String)>,
+    /// So long does who waits for a lock wait before it looks for a deadlock.
+    pub deadlock_timeout_us: i64,
 }
 
 impl Default for NodeConfig {
@@ -115,8 +108,7 @@ impl Default for NodeConfig {
             log_writer_us: 200_000,
             physical_order_seed: 0,
             first_xid: 700,
-            roles: vec![("postgres".into(), None)],
-            settings: Vec::new(),
+            deadlock_timeout_us: 1_000_000,
         }
     }
 }
@@ -145,7 +137,7 @@ pub enum Why {
     ClientGone,
     /// The lock that it waited for has been granted.
     Granted,
-    /// Time: to look for a deadlock, to give up, to wake from pg_sleep().
+    /// Time to look for a deadlock.
     Timer,
     /// It was terminated or cancelled while it waited.
     Interrupt,
@@ -191,8 +183,11 @@ pub struct BackendInfo {
     /// What it waits for.
     pub waits_for: Option<Tag>,
     /// What it holds.
-    pub locks: Vec<(Tag, LockMode)>,
+    pub locks: Vec<(Tag, Strength)>,
 }
+
+/// Process ids of clients' backends are higher.
+const FIRST_PID: u32 = 1000;
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -208,9 +203,8 @@ impl Node {
     /// An empty server that is up.
     #[must_use]
     pub fn new(config: NodeConfig) -> Node {
-        let mut server = Server::new(config);
-        server.incarnation_us = server.clock();
-        Node { server: Rc::new(RefCell::new(server)), tasks: BTreeMap::new(), last_backend: 0, last_pid: 0 }
+        let server = Rc::new(RefCell::new(Server::new(config)));
+        Node { server, tasks: BTreeMap::new(), last_backend: 0, last_pid: 0 }
     }
 
     /// A client connects. `None`: the server is down, the connection is refused. A server that hangs lets its kernel
@@ -222,9 +216,8 @@ impl Node {
         }
         self.last_backend += 1;
         self.last_pid += 1;
-        let (id, pid) = (self.last_backend, 1000 + self.last_pid);
-        let state = BackendState::new(pid, pid.wrapping_mul(2_654_435_761), s.clock());
-        s.backends.insert(id, state);
+        let id = self.last_backend;
+        s.backends.insert(id, BackendState::new(FIRST_PID + self.last_pid));
         drop(s);
         let session = session::Session::new(self.server.clone(), id);
         self.tasks.insert(id, Box::pin(session.run()));
@@ -242,20 +235,10 @@ impl Node {
 
     /// The client's end of the connection is gone. The backend goes on with what it has received.
     pub fn client_gone(&mut self, id: BackendId, noticed: Gone) {
-        let client = match noticed {
-            Gone::AtRead => Client::GoneForReads,
-            Gone::AtWrite => Client::GoneForWrites,
-        };
         self.backend(id, |b| {
-            b.client = client;
+            b.gone = Some(noticed);
             b.output.clear();
         });
-    }
-
-    /// Every client's connection is cut, as by a network that fails.
-    pub fn kill_connections(&mut self, noticed: Gone) {
-        let all: Vec<BackendId> = self.server.borrow().backends.keys().map(|id| BackendId(*id)).collect();
-        all.into_iter().for_each(|id| self.client_gone(id, noticed));
     }
 
     /// pg_terminate_backend, from outside.
@@ -263,16 +246,10 @@ impl Node {
         self.backend(id, |b| b.terminate = true);
     }
 
-    /// A cancel request on a connection of its own, whose bytes the driver does not carry.
-    pub fn cancel(&mut self, pid: u32, secret: u32) {
-        let mut s = self.server.borrow_mut();
-        s.cancel(pid, secret);
-    }
-
     /// pg_cancel_backend, from outside.
-    pub fn cancel_backend(&mut self, id: BackendId) {
+    pub fn cancel(&mut self, id: BackendId) {
         if let Some((pid, secret)) = self.backend(id, |b| (b.pid, b.secret)) {
-            self.cancel(pid, secret);
+            self.server.borrow_mut().cancel(pid, secret);
         }
     }
 
@@ -288,7 +265,7 @@ impl Node {
             let why = s.ready(*id, now_us)?;
             let key = match why {
                 Why::Turn => (0, 0),
-                Why::Granted => (1, s.locks.grant_number(Owner::Backend(*id))),
+                Why::Granted => (1, s.locks.grant_number(*id)),
                 _ => (2, 0),
             };
             Some((key, Step::Backend(BackendId(*id), why)))
@@ -308,28 +285,18 @@ impl Node {
                 return;
             }
         }
-        match step {
+        let id = match step {
             Step::LogWriter => {
                 let mut s = self.server.borrow_mut();
-                let s = &mut *s;
                 s.flush_at = None;
-                let written = s.txns.written();
-                s.txns.flush(written);
-                s.sequences.values_mut().for_each(|q| q.flushed(written));
+                return s.txns.flush_all();
             }
-            Step::Backend(id, _) => {
-                if self.server.borrow().ready(id.0, now_us).is_none() {
-                    return;
-                }
-                let Some(task) = self.tasks.get_mut(&id.0) else { return };
-                let done = task_is_done(task);
-                self.backend_polled(id, done);
-            }
-        }
-    }
-
-    fn backend_polled(&mut self, id: BackendId, done: bool) {
-        if done {
+            Step::Backend(id, _) => id,
+        };
+        let ready = self.server.borrow().ready(id.0, now_us).is_some();
+        let Some(task) = self.tasks.get_mut(&id.0).filter(|_| ready) else { return };
+        // The waker does nothing: readiness is looked for in what the backend waits for.
+        if task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready() {
             self.tasks.remove(&id.0);
             self.backend(id, |b| {
                 b.flush();
@@ -356,7 +323,7 @@ impl Node {
         if !s.up || s.hung {
             return None;
         }
-        let times = self.tasks.keys().filter_map(|id| s.wakeup(*id)).chain(s.flush_at);
+        let times = s.backends.values().filter(|b| !b.ended).filter_map(BackendState::wakeup).chain(s.flush_at);
         times.filter(|t| *t > now_us).min()
     }
 
@@ -366,13 +333,11 @@ impl Node {
         self.server.borrow_mut().crash();
     }
 
-    /// The server comes up again, as another incarnation.
+    /// The server comes up again.
     pub fn restart(&mut self, now_us: i64) {
         let mut s = self.server.borrow_mut();
         s.now_us = s.now_us.max(now_us);
         s.up = true;
-        // Two starts never have the same time.
-        s.incarnation_us = s.clock().max(s.incarnation_us + 1);
     }
 
     /// It is up (a server that hangs is).
@@ -391,25 +356,14 @@ impl Node {
         self.server.borrow_mut().hung = false;
     }
 
-    /// Names of the tables, as committed.
-    #[must_use]
-    pub fn tables(&self) -> Vec<String> {
-        let s = self.server.borrow();
-        let tables = s.catalogue.relations(&s.txns, None).filter(|(_, r)| matches!(r, Relation::Table(_)));
-        let mut names: Vec<String> = tables.map(|(n, _)| n.to_owned()).collect();
-        names.sort();
-        names
-    }
-
     /// The table's committed rows, in the order of their values (the key first, if it stands first).
     #[must_use]
-    pub fn rows(&self, table: &str) -> Vec<Vec<Value>> {
+    pub fn rows(&self, table: &str) -> Vec<Row> {
         let s = self.server.borrow();
-        let Some(Relation::Table(t)) = s.catalogue.find(table, &s.txns, None) else { return Vec::new() };
-        let Some(heap) = s.heaps.get(&t.heap) else { return Vec::new() };
+        let Ok(t) = s.table(table) else { return Vec::new() };
         let snapshot = s.txns.snapshot(0);
-        let seen = heap.versions.values().filter(|v| rows::visible(&s.txns, None, v, &snapshot));
-        let mut rows: Vec<Vec<Value>> = seen.map(|v| rows::full_row(t, v)).collect();
+        let seen = s.heap(t.oid).versions.values().filter(|v| v.visible(&s.txns, None, &snapshot));
+        let mut rows: Vec<Row> = seen.map(|v| v.row.clone()).collect();
         rows.sort();
         rows
     }
@@ -425,27 +379,15 @@ impl Node {
             application_name: b.application_name.clone(),
             state: b.state,
             xid: b.xid,
-            waits_for: s.locks.waits_for(Owner::Backend(*id)),
-            locks: s.locks.held_by(Owner::Backend(*id)),
+            waits_for: s.locks.waits_for(*id),
+            locks: s.locks.held_by(*id),
         };
         s.backends.iter().filter(|(_, b)| !b.ended).map(info).collect()
-    }
-
-    /// Ids of prepared transactions.
-    #[must_use]
-    pub fn prepared(&self) -> Vec<String> {
-        self.server.borrow().prepared.keys().cloned().collect()
     }
 
     /// What has become of a transaction of this incarnation; `None`: the id has not been given out.
     #[must_use]
     pub fn fate(&self, xid: Xid) -> Option<Fate> {
-        let s = self.server.borrow();
-        (xid < s.txns.next()).then(|| s.txns.fate(xid))
+        self.server.borrow().txns.known_fate(xid)
     }
-}
-
-/// Polls once; the waker does nothing, since readiness is looked for in what the backend waits for.
-fn task_is_done(task: &mut Task) -> bool {
-    task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
 }

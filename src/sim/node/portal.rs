@@ -7,19 +7,18 @@ use std::rc::Rc;
 use bytes::{BufMut, BytesMut};
 
 use super::exec::Outcome;
-use super::plan::{self, Field, From, Plan, Planned, SelectPlan};
+use super::plan::{self, Field, Plan, Planned, SelectPlan};
 use super::session::{Block, Session};
-use super::sql::{LockMode, Statement};
-use super::table::{Oid, Table};
+use super::sql::Statement;
 use super::txn::Snapshot;
-use super::value::{Res, Type, Value, unknown};
+use super::value::{Res, Row, Type, Value, unknown};
 use crate::wire::{PgError, back};
 
 /// A prepared statement.
 #[derive(Clone)]
 pub struct PreparedStatement {
     /// The text's statements: one, or none.
-    pub list: Rc<Vec<Statement>>,
+    list: Rc<Vec<Statement>>,
     pub params: Vec<Type>,
     pub fields: Vec<Field>,
 }
@@ -27,38 +26,19 @@ pub struct PreparedStatement {
 /// A statement bound to parameters.
 #[derive(Clone)]
 pub struct Portal {
-    pub list: Rc<Vec<Statement>>,
+    list: Rc<Vec<Statement>>,
     pub planned: Planned,
-    pub params: Vec<Value>,
     /// Result formats, one for each column.
     pub formats: Vec<u16>,
-    pub snapshot: Option<Snapshot>,
+    snapshot: Option<Snapshot>,
     /// Rows that wait for the next Execute; `None`: it has not run.
-    pub rows: Option<VecDeque<Vec<Value>>>,
-    pub tag: String,
+    rows: Option<VecDeque<Row>>,
+    tag: String,
 }
 
 /// The error of everything but the end of a failed transaction.
 pub fn in_failed_transaction() -> PgError {
     PgError::error("25P02", "current transaction is aborted, commands ignored until end of transaction block")
-}
-
-/// Tables that a plan reads or writes, with the lock that its analysis takes.
-fn relations(plan: &Plan) -> Vec<(Oid, LockMode)> {
-    fn read(p: &SelectPlan) -> Option<(Oid, LockMode)> {
-        let From::Table(t) = &p.from else { return None };
-        Some((t.oid, if p.lock.is_some() { LockMode::RowShare } else { LockMode::AccessShare }))
-    }
-    let write = |t: &Table| (t.oid, LockMode::RowExclusive);
-    match plan {
-        Plan::Select(p) => read(p).into_iter().collect(),
-        Plan::Insert(p) => {
-            let source = if let plan::Rows::Select(s, _) = &p.rows { read(s) } else { None };
-            std::iter::once(write(&p.table)).chain(source).collect()
-        }
-        Plan::Change(p) => vec![write(&p.table)],
-        Plan::Utility => Vec::new(),
-    }
 }
 
 /// RowDescription.
@@ -81,14 +61,10 @@ pub fn row_description(fields: &[Field], formats: &[u16]) -> BytesMut {
 }
 
 /// DataRow.
-pub fn data_row(fields: &[Field], formats: &[u16], row: &[Value]) -> Res<BytesMut> {
+fn data_row(fields: &[Field], formats: &[u16], row: &[Value]) -> Res<BytesMut> {
     let mut values = Vec::with_capacity(row.len());
     for ((v, f), format) in row.iter().zip(fields).zip(formats) {
-        values.push(match (f.ty, format) {
-            (Type::Void, _) => Some(Vec::new()),
-            (_, 0) => v.text().map(String::into_bytes),
-            (ty, _) => v.binary(ty)?,
-        });
+        values.push(if *format == 0 { v.text().map(String::into_bytes) } else { v.binary(f.ty)? });
     }
     let mut out = BytesMut::new();
     back::message(&mut out, b'D', |b| {
@@ -107,56 +83,40 @@ pub fn data_row(fields: &[Field], formats: &[u16], row: &[Value]) -> Res<BytesMu
 }
 
 impl Session {
-    /// Analyses a statement and takes the locks that this takes; again, if what it was analysed for has changed
-    /// while a lock was waited for.
-    pub async fn analyse(&mut self, statement: &Statement, types: &[u32]) -> Res<Planned> {
+    /// Refuses all but the end of a transaction that has failed.
+    fn check_not_failed(&self, statement: Option<&Statement>) -> Res<()> {
+        if self.block == Block::Failed && !statement.is_some_and(Statement::is_exit) {
+            return Err(in_failed_transaction());
+        }
+        Ok(())
+    }
+
+    /// Analyses a statement. `values`: its parameters, unless it is only to be described.
+    fn analyse(&mut self, statement: &Statement, types: &[u32], values: Option<&[Value]>) -> Res<Planned> {
         if statement.is_planned() {
-            // At REPEATABLE READ this is the snapshot: before any lock is waited for.
             self.snapshot();
         }
-        loop {
-            let planned = plan::plan(self, statement, types)?;
-            let version = self.look().catalogue.version;
-            for (oid, mode) in relations(&planned.plan) {
-                self.lock_relation(oid, mode).await?;
-            }
-            if self.look().catalogue.version == version {
-                return Ok(planned);
-            }
-        }
+        plan::plan(&self.look(), statement, types, values)
     }
 
     /// Runs a statement. `bound`: the snapshot that a SELECT has from Bind.
-    pub async fn run_statement(
-        &mut self,
-        statement: &Statement,
-        planned: &Planned,
-        params: &[Value],
-        bound: Option<Snapshot>,
-    ) -> Res<Outcome> {
+    async fn run_statement(&mut self, statement: &Statement, plan: &Plan, bound: Option<Snapshot>) -> Res<Outcome> {
         if statement.is_transaction() {
-            let tag = self.transaction(statement).await?;
-            return Ok(Outcome { rows: Vec::new(), tag: tag.to_owned() });
+            return Ok(Outcome::done(self.transaction(statement).await?));
         }
         if let Statement::Copy { table, columns } = statement {
             return self.copy_in(table, columns).await;
         }
-        if statement.needs_no_snapshot() {
+        if !statement.is_planned() {
             return self.utility(statement).await;
         }
-        let snapshot = match bound {
-            Some(s) => s,
-            None => self.snapshot(),
-        };
-        if statement.is_planned() {
-            return self.execute(&planned.plan, &snapshot, params).await;
-        }
-        self.utility(statement).await
+        let snapshot = bound.unwrap_or_else(|| self.snapshot());
+        self.execute(plan, &snapshot).await
     }
 
     /// Query: a string of statements.
     pub async fn simple_query(&mut self, text: &str) -> Res<()> {
-        self.start()?;
+        self.start();
         self.statements.remove("");
         self.portals.remove("");
         let list = self.server().parse(text)?;
@@ -166,29 +126,28 @@ impl Session {
             return Ok(());
         }
         for (i, statement) in list.iter().enumerate() {
-            if self.block == Block::Failed && !statement.is_exit() {
-                return Err(in_failed_transaction());
-            }
-            self.start()?;
+            self.check_not_failed(Some(statement))?;
+            self.start();
             if list.len() > 1 && self.block == Block::Single {
                 self.block = Block::Implicit;
             }
             self.interrupts()?;
-            let mut planned = self.analyse(statement, &[]).await?;
+            let planned = self.analyse(statement, &[], Some(&[]))?;
             if !planned.params.is_empty() {
                 return Err(PgError::error("42P02", "there is no parameter $1"));
             }
-            self.fold(&mut planned.plan, &[])?;
             let formats = vec![0; planned.fields.len()];
             let described = row_description(&planned.fields, &formats);
             // A SELECT describes its rows as it begins, what is run to its end first (RETURNING, SHOW) after that.
-            let select = if let Plan::Select(p) = &planned.plan { Some(p.lock) } else { None };
-            if let Some(lock) = select {
-                self.check_lockable(lock)?;
+            if let Plan::Select(p) = &planned.plan {
+                self.check_lockable(p)?;
+            }
+            let at_once = matches!(planned.plan, Plan::Select(_) | Plan::SessionSettings);
+            if at_once {
                 self.send(&described);
             }
-            let outcome = self.run_statement(statement, &planned, &[], None).await?;
-            if select.is_none() && !planned.fields.is_empty() {
+            let outcome = self.run_statement(statement, &planned.plan, None).await?;
+            if !at_once && !planned.fields.is_empty() {
                 self.send(&described);
             }
             for row in &outcome.rows {
@@ -223,7 +182,7 @@ impl Session {
 
     /// Parse.
     pub async fn parse_message(&mut self, name: &str, text: &str, types: Vec<u32>) -> Res<()> {
-        self.start()?;
+        self.start();
         if name.is_empty() {
             self.statements.remove("");
         }
@@ -234,10 +193,8 @@ impl Session {
         }
         let (mut params, mut fields) = (Vec::new(), Vec::new());
         if let Some(statement) = list.first() {
-            if self.block == Block::Failed && !statement.is_exit() {
-                return Err(in_failed_transaction());
-            }
-            let planned = self.analyse(statement, &types).await?;
+            self.check_not_failed(Some(statement))?;
+            let planned = self.analyse(statement, &types, None)?;
             (params, fields) = (planned.params, planned.fields);
         }
         if !name.is_empty() && self.statements.contains_key(name) {
@@ -262,28 +219,21 @@ impl Session {
 
     /// Bind. `rest` is what follows the names.
     pub async fn bind_message(&mut self, portal: &str, name: &str, rest: &[u8]) -> Res<()> {
-        self.start()?;
+        self.start();
         let statement = self.statement(name)?;
         let first = statement.list.first();
-        if self.block == Block::Failed && !first.is_some_and(Statement::is_exit) {
-            return Err(in_failed_transaction());
-        }
+        self.check_not_failed(first)?;
         if portal.is_empty() {
             self.portals.remove("");
         } else if self.portals.contains_key(portal) {
             return Err(PgError::error("42P03", format!("cursor \"{portal}\" already exists")));
         }
-        let mut planned = Planned { plan: Plan::Utility, fields: Vec::new(), params: Vec::new() };
-        if let Some(first) = first {
-            let types: Vec<u32> = statement.params.iter().map(|t| t.oid()).collect();
-            planned = self.analyse(first, &types).await?;
-        }
         let bound = super::protocol::read_bind(rest, name, &statement.params)?;
-        self.fold(&mut planned.plan, &bound.values)?;
-        let described: Vec<Type> = statement.fields.iter().map(|f| f.ty).collect();
-        if planned.fields.iter().map(|f| f.ty).collect::<Vec<_>>() != described {
-            return Err(PgError::error("0A000", "cached plan must not change result type"));
-        }
+        let types: Vec<u32> = statement.params.iter().map(|t| t.oid()).collect();
+        let planned = match first {
+            Some(first) => self.analyse(first, &types, Some(&bound.values))?,
+            None => Planned { plan: Plan::Utility, fields: Vec::new(), params: Vec::new() },
+        };
         let formats = match bound.results.as_slice() {
             [] => vec![0; planned.fields.len()],
             [one] => vec![*one; planned.fields.len()],
@@ -300,9 +250,8 @@ impl Session {
         // A SELECT has its snapshot from here, everything else from Execute (PortalStart in pquery.c).
         let snapshot = matches!(planned.plan, Plan::Select(_)).then(|| self.snapshot());
         let list = statement.list.clone();
-        let portal_state =
-            Portal { list, planned, params: bound.values, formats, snapshot, rows: None, tag: String::new() };
-        self.portals.insert(portal.to_owned(), portal_state);
+        let bound = Portal { list, planned, formats, snapshot, rows: None, tag: String::new() };
+        self.portals.insert(portal.to_owned(), bound);
         self.send(back::BIND_COMPLETE);
         Ok(())
     }
@@ -316,21 +265,17 @@ impl Session {
             self.send(back::EMPTY_QUERY);
             return Ok(());
         };
-        self.start()?;
-        if self.block == Block::Failed && !statement.is_exit() {
-            return Err(in_failed_transaction());
-        }
+        self.start();
+        self.check_not_failed(Some(statement))?;
         self.interrupts()?;
-        let is_select = matches!(portal.planned.plan, Plan::Select(_));
+        let is_select = matches!(portal.planned.plan, Plan::Select(_) | Plan::SessionSettings);
         match &mut portal.rows {
             None => {
-                if let Plan::Select(SelectPlan { lock: Some(_), .. }) = &portal.planned.plan {
-                    if limit != 0 {
-                        return Err(unknown("FOR UPDATE with a row limit"));
-                    }
+                if matches!(portal.planned.plan, Plan::Select(SelectPlan { lock: Some(_), .. })) && limit != 0 {
+                    return Err(unknown("FOR UPDATE with a row limit"));
                 }
-                let bound = portal.snapshot.clone();
-                let outcome = self.run_statement(statement, &portal.planned, &portal.params, bound).await?;
+                let bound = portal.snapshot.take();
+                let outcome = self.run_statement(statement, &portal.planned.plan, bound).await?;
                 portal.rows = Some(outcome.rows.into());
                 portal.tag = outcome.tag;
             }

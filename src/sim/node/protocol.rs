@@ -3,12 +3,12 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::portal::{in_failed_transaction, row_description};
-use super::server::{Client, Shared, Wait};
+use super::server::Wait;
 use super::session::{Block, Session};
-use super::settings::{REPORTED, Settings};
+use super::settings::reported_names;
 use super::value::{Res, Type, Value, unknown};
 use crate::wire::front::{Bind, Parse, StartupPacket, read_execute, read_target};
-use crate::wire::{PgError, STARTUP_PACKET_MAX, Severity, back, read_u16, read_u32};
+use crate::wire::{PgError, STARTUP_PACKET_MAX, Severity, TxStatus, back, read_u16, read_u32};
 
 /// Messages beyond this are refused (a real server takes 1 GiB).
 pub const MESSAGE_MAX: u32 = 64 * 1024 * 1024;
@@ -69,44 +69,6 @@ pub fn read_bind(mut rest: &[u8], name: &str, types: &[Type]) -> Res<Bound> {
 }
 
 impl Session {
-    /// A backend that has just been started.
-    pub fn new(server: Shared, id: u32) -> Session {
-        Session {
-            server,
-            id,
-            settings: Settings::default(),
-            tx: None,
-            block: Block::None,
-            statements: std::collections::BTreeMap::new(),
-            portals: std::collections::BTreeMap::new(),
-            currval: std::collections::BTreeMap::new(),
-            sleep_us: 0,
-            events: Vec::new(),
-        }
-    }
-
-    /// Queues a message.
-    pub fn send(&self, bytes: &[u8]) {
-        self.me().send(bytes);
-    }
-
-    /// A WARNING. As every message of elog.c it is flushed at once, with what stands before it.
-    pub fn warn(&self, sqlstate: &'static str, message: &str) {
-        self.notice(Severity::Warning, sqlstate, message);
-    }
-
-    /// A message that is no error.
-    pub fn notice(&self, severity: Severity, sqlstate: &'static str, message: &str) {
-        let e = PgError { severity, ..PgError::error(sqlstate, message) };
-        self.send_error(&e);
-    }
-
-    fn send_error(&self, e: &PgError) {
-        let mut me = self.me();
-        me.send(&e.encode());
-        me.flush();
-    }
-
     /// The backend's whole life.
     pub async fn run(mut self) {
         match self.serve().await {
@@ -114,10 +76,6 @@ impl Session {
             _ => {}
         }
         self.abort();
-        let owner = self.owner();
-        let mut s = self.server();
-        s.locks.release_from(owner, super::lock::SESSION);
-        s.locks.forget(owner);
     }
 
     /// Waits for a whole message. `None`: the client is gone.
@@ -129,7 +87,7 @@ impl Session {
         self.interrupts()?;
         let mut me = self.me();
         if !me.has_message(startup) {
-            debug_assert!(me.client != Client::Here, "woken without a message");
+            debug_assert!(me.gone.is_some(), "woken without a message");
             return Ok(None);
         }
         let header = if startup { 4 } else { 5 };
@@ -148,7 +106,7 @@ impl Session {
         if !self.login().await? {
             return Ok(());
         }
-        let mut reported: Vec<Option<String>> = REPORTED.iter().map(|(n, _)| self.show(n)).collect();
+        let mut reported: Vec<String> = self.reported();
         let mut skipping = false;
         self.ready(&mut reported);
         loop {
@@ -191,19 +149,25 @@ impl Session {
         }
     }
 
+    fn reported(&self) -> Vec<String> {
+        reported_names().map(|name| self.show(name).unwrap_or_default()).collect()
+    }
+
     /// ReadyForQuery; before it, settings that have changed.
-    fn ready(&mut self, reported: &mut [Option<String>]) {
-        for ((name, _), last) in REPORTED.iter().zip(reported) {
-            let now = self.show(name);
-            if now != *last {
-                self.report(name, now.as_deref().unwrap_or_default());
-                *last = now;
+    fn ready(&mut self, reported: &mut Vec<String>) {
+        let now = self.reported();
+        for ((name, now), last) in reported_names().zip(&now).zip(&*reported) {
+            if now != last {
+                self.report(name, now);
             }
         }
-        if let Some(name) = self.settings.get("application_name") {
-            self.me().application_name = name;
-        }
-        self.send(&back::ready(self.status()));
+        *reported = now;
+        self.me().application_name = self.settings.get("application_name").unwrap_or_default();
+        self.send(&back::ready(match self.block {
+            Block::None | Block::Single | Block::Implicit => TxStatus::Idle,
+            Block::Open => TxStatus::InBlock,
+            Block::Failed => TxStatus::Failed,
+        }));
         self.me().flush();
     }
 
@@ -220,74 +184,44 @@ impl Session {
 
     /// False: it was a cancel request, or the client has gone.
     async fn login(&mut self) -> Res<bool> {
-        loop {
-            let Some((_, body)) = self.read(true, true).await? else { return Ok(false) };
-            let packet = StartupPacket::read(&body);
-            match packet.ok_or_else(|| PgError::fatal("08P01", "invalid startup packet layout"))? {
-                StartupPacket::Ssl | StartupPacket::GssEnc => {
-                    self.send(b"N");
-                    self.me().flush();
+        let Some((_, body)) = self.read(true, true).await? else { return Ok(false) };
+        match StartupPacket::read(&body) {
+            Some(StartupPacket::Cancel { pid, secret }) => {
+                if let Some(secret) = read_u32(&secret) {
+                    self.server().cancel(pid, secret);
                 }
-                StartupPacket::Cancel { pid, secret } => {
-                    if let Some(secret) = read_u32(&secret) {
-                        self.server().cancel(pid, secret);
-                    }
-                    return Ok(false);
-                }
-                StartupPacket::Unsupported { major, minor } => {
-                    let e = format!("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.0");
-                    return Err(PgError::fatal("0A000", e));
-                }
-                StartupPacket::Startup { minor, parameters } => {
-                    if minor > 0 {
-                        self.send(&back::negotiate_protocol_version(0, &[]));
-                    }
-                    self.logged_in(&parameters).map_err(|e| PgError { severity: Severity::Fatal, ..e })?;
-                    return Ok(true);
-                }
+                Ok(false)
             }
+            Some(StartupPacket::Startup { minor: 0, parameters }) => {
+                self.logged_in(parameters).map_err(|e| PgError { severity: Severity::Fatal, ..e })?;
+                Ok(true)
+            }
+            _ => Err(PgError::fatal("0A000", "the simulated node does not know this start-up packet")),
         }
     }
 
-    fn logged_in(&mut self, parameters: &[(String, String)]) -> Res<()> {
-        let get = |name: &str| parameters.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
-        let user = get("user").unwrap_or_default();
-        let (roles, own) = {
-            let s = self.look();
-            (s.config.roles.clone(), s.config.settings.clone())
-        };
-        if !roles.iter().any(|(r, _)| *r == user) {
-            return Err(PgError::error("28000", format!("role \"{user}\" does not exist")));
-        }
-        for (name, value) in &own {
-            self.settings.at_login(name, value, false)?;
-        }
+    /// Nobody is asked for a password.
+    fn logged_in(&mut self, parameters: Vec<(String, String)>) -> Res<()> {
         for (name, value) in parameters {
             match name.as_str() {
-                "user" | "database" => {}
-                "replication" => return Err(unknown("replication connections")),
+                "user" => self.me().user = value,
+                "database" => {}
                 "options" => {
-                    for (name, value) in options(value)? {
-                        self.settings.at_login(&name, &value, true)?;
+                    for (name, value) in options(&value)? {
+                        self.settings.at_login(name, value)?;
                     }
                 }
-                name if name.starts_with("_pq_.") => {}
-                name => self.settings.at_login(name, value, true)?,
+                name => self.settings.at_login(name, &value)?,
             }
         }
-        let (pid, secret) = {
-            let mut me = self.me();
-            me.database = get("database").unwrap_or_else(|| user.clone());
-            me.user = user;
-            (me.pid, me.secret)
-        };
         self.send(back::AUTHENTICATION_OK);
-        for (name, _) in REPORTED {
-            self.report(name, &self.show(name).unwrap_or_default());
+        for (name, value) in reported_names().zip(self.reported()) {
+            self.report(name, &value);
         }
+        let mut me = self.me();
         let mut out = BytesMut::new();
-        back::backend_key_data(&mut out, pid, secret);
-        self.send(&out);
+        back::backend_key_data(&mut out, me.pid, me.secret);
+        me.send(&out);
         Ok(())
     }
 
@@ -327,7 +261,7 @@ impl Session {
     }
 
     fn describe(&mut self, kind: u8, name: &str) -> Res<()> {
-        self.start()?;
+        self.start();
         let (fields, formats) = if kind == b'S' {
             let statement = self.statement(name)?;
             if self.block == Block::Failed && !statement.fields.is_empty() {
@@ -360,28 +294,12 @@ pub fn text(bytes: &[u8]) -> Res<&str> {
     std::str::from_utf8(bytes).map_err(|_| PgError::error("22021", "invalid byte sequence for encoding \"UTF8\""))
 }
 
-/// `-c name=value` of the start-up packet (pg_split_opts in postinit.c: a backslash escapes a space).
-fn options(text: &str) -> Res<Vec<(String, String)>> {
-    let mut words: Vec<String> = vec![String::new()];
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        match (c, words.last_mut()) {
-            ('\\', Some(w)) => w.extend(chars.next()),
-            (c, Some(w)) if !c.is_whitespace() => w.push(c),
-            _ => words.push(String::new()),
-        }
-    }
-    let mut pairs = Vec::new();
-    let mut words = words.into_iter().filter(|w| !w.is_empty());
-    while let Some(w) = words.next() {
-        let setting = if w == "-c" {
-            words.next()
-        } else {
-            w.strip_prefix("--").or_else(|| w.strip_prefix("-c")).map(str::to_owned)
-        };
-        let pair = setting.as_deref().and_then(|s| s.split_once('='));
-        let (name, value) = pair.ok_or_else(|| unknown(format!("the option {w}")))?;
-        pairs.push((name.replace('-', "_"), value.to_owned()));
-    }
-    Ok(pairs)
+/// `-c name=value` of the start-up packet. Values with spaces or backslashes are refused.
+fn options(text: &str) -> Res<Vec<(&str, &str)>> {
+    let wrong = || unknown(format!("the options {text}"));
+    let words: Vec<&str> = text.split(' ').filter(|w| !w.is_empty()).collect();
+    words
+        .chunks(2)
+        .map(|w| if let ["-c", pair] = w { pair.split_once('=').ok_or_else(wrong) } else { Err(wrong()) })
+        .collect()
 }

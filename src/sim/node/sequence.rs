@@ -2,79 +2,49 @@
 //! skip values and never gives one out twice that a durable transaction has used.
 
 use super::txn::Lsn;
-use super::value::Res;
-use crate::wire::PgError;
 
 const LOGGED_AHEAD: i64 = 32;
 
-/// A sequence's state.
+/// A sequence that counts from 1.
 #[derive(Clone, Debug)]
 pub struct Sequence {
-    pub name: String,
-    pub start: i64,
-    pub increment: i64,
-    pub last: i64,
-    pub called: bool,
+    last: i64,
     /// Values that may be given out before the next log record.
     log_count: i64,
-    /// Log records that are not known to be flushed: where, and the state that they restore. The first is the newest
-    /// flushed one.
-    records: Vec<(Lsn, i64, bool)>,
+    /// Log records that are not known to be flushed: where, and the last value that they restore. The first is the
+    /// newest flushed one.
+    records: Vec<(Lsn, i64)>,
 }
 
 impl Sequence {
     /// As CREATE SEQUENCE makes it; `at` is its log record.
-    pub fn new(name: String, start: i64, increment: i64, at: Lsn) -> Sequence {
-        Sequence { name, start, increment, last: start, called: false, log_count: 0, records: vec![(at, start, false)] }
+    pub fn new(at: Lsn) -> Sequence {
+        Sequence { last: 0, log_count: 0, records: vec![(at, 0)] }
     }
 
     /// The next value would be logged.
     pub fn will_log(&self) -> bool {
-        self.log_count < 1 || !self.called
+        self.log_count < 1
     }
 
     /// nextval(). `log` writes a log record.
-    pub fn next(&mut self, log: impl FnOnce() -> Lsn) -> Res<i64> {
-        let value = if self.called { self.last.checked_add(self.increment) } else { Some(self.last) };
-        let value = value.filter(|v| *v != i64::MAX || self.increment < 0).ok_or_else(|| {
-            PgError::error("2200H", format!("nextval: reached maximum value of sequence \"{}\"", self.name))
-        })?;
+    pub fn next(&mut self, log: impl FnOnce() -> Lsn) -> i64 {
+        self.last += 1;
         if self.will_log() {
-            let ahead = value.saturating_add(self.increment.saturating_mul(LOGGED_AHEAD));
-            self.records.push((log(), ahead, true));
+            self.records.push((log(), self.last + LOGGED_AHEAD));
             self.log_count = LOGGED_AHEAD;
         } else {
             self.log_count -= 1;
         }
-        self.last = value;
-        self.called = true;
-        Ok(value)
-    }
-
-    /// setval(), and TRUNCATE ... RESTART IDENTITY.
-    pub fn set(&mut self, value: i64, called: bool, at: Lsn) {
-        self.last = value;
-        self.called = called;
-        self.log_count = 0;
-        self.records.push((at, value, called));
+        self.last
     }
 
     /// Back to the newest record that is on disk.
     pub fn crash(&mut self, flushed: Lsn) {
-        let base = self.records[0];
-        self.records.retain(|(at, _, _)| *at <= flushed);
-        let (at, last, called) = self.records.last().copied().unwrap_or(base);
-        self.records = vec![(at, last, called)];
-        self.last = last;
-        self.called = called;
+        let newest = self.records.iter().rfind(|(at, _)| *at <= flushed).or(self.records.first()).copied();
+        self.records = newest.into_iter().collect();
+        self.last = newest.map_or(0, |(_, last)| last);
         self.log_count = 0;
-    }
-
-    /// Records before the newest flushed one are not needed.
-    pub fn flushed(&mut self, flushed: Lsn) {
-        while self.records.len() > 1 && self.records[1].0 <= flushed {
-            self.records.remove(0);
-        }
     }
 }
 
@@ -84,12 +54,12 @@ mod tests {
 
     #[test]
     fn after_a_crash_a_sequence_skips_values_and_repeats_none_that_was_durable() {
-        let mut s = Sequence::new("s".into(), 1, 1, 1);
-        assert_eq!(s.next(|| 2).unwrap(), 1);
-        assert_eq!(s.next(|| 3).unwrap(), 2);
+        let mut s = Sequence::new(1);
+        assert_eq!(s.next(|| 2), 1);
+        assert_eq!(s.next(|| 3), 2);
         s.crash(2);
-        assert_eq!(s.next(|| 4).unwrap(), 34);
+        assert_eq!(s.next(|| 4), 34);
         s.crash(3);
-        assert_eq!(s.next(|| 5).unwrap(), 34, "the record of the second life was not on disk");
+        assert_eq!(s.next(|| 5), 34, "the record of the second life was not on disk");
     }
 }

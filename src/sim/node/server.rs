@@ -1,18 +1,18 @@
 //! What the backends of one node share: the data, the locks, and what each backend waits for.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bytes::BytesMut;
 
-use super::NodeConfig;
-use super::lock::{Locks, Owner};
+use super::lock::Locks;
 use super::sequence::Sequence;
 use super::sql::Statement;
-use super::table::{Catalogue, Heap, HeapId, Oid};
-use super::txn::{Lsn, Transactions, Xid};
+use super::table::{Heap, Oid, Table};
+use super::txn::{Transactions, Xid};
 use super::value::Res;
+use super::{Gone, NodeConfig, Why};
 
 /// The server as its backends hold it. Only one of them runs at a time, and none keeps a borrow while it waits.
 pub type Shared = Rc<RefCell<Server>>;
@@ -29,24 +29,12 @@ pub enum Wait {
     Turn,
     /// A whole message of the client. `idle`: outside of any statement, where a cancel means nothing.
     Message { startup: bool, idle: bool },
-    /// A lock; or the time to look for a deadlock, or to give up.
-    Lock { check_at: Option<i64>, give_up_at: Option<i64> },
-    /// A time (pg_sleep).
-    Sleep { until: i64 },
+    /// A lock; or the time to look for a deadlock.
+    Lock { check_at: Option<i64> },
     /// Its commit record being flushed. Nothing interrupts this.
     Flush { until: i64 },
     /// Its commit, durable already, becoming visible. Nothing interrupts this.
     Visible { until: i64 },
-}
-
-/// The client's end of a connection.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Client {
-    Here,
-    /// Gone; noticed when the backend has read all that had arrived.
-    GoneForReads,
-    /// Gone; noticed at the next attempt to send, too.
-    GoneForWrites,
 }
 
 /// A backend, as the others see it.
@@ -55,16 +43,15 @@ pub struct BackendState {
     pub pid: u32,
     pub secret: u32,
     pub user: String,
-    pub database: String,
     pub application_name: String,
-    pub started_us: i64,
     /// As pg_stat_activity has it.
     pub state: &'static str,
     pub xid: Option<Xid>,
     /// Ids from here on may be running for some snapshot that it holds.
     pub xmin: Option<Xid>,
     pub wait: Wait,
-    pub client: Client,
+    /// The client has gone, to be noticed so.
+    pub gone: Option<Gone>,
     pub terminate: bool,
     pub cancel: bool,
     /// Sending has failed.
@@ -78,19 +65,17 @@ pub struct BackendState {
 
 impl BackendState {
     /// A backend that has just been started.
-    pub fn new(pid: u32, secret: u32, started_us: i64) -> BackendState {
+    pub fn new(pid: u32) -> BackendState {
         BackendState {
             pid,
-            secret,
+            secret: pid.wrapping_mul(2_654_435_761),
             user: String::new(),
-            database: String::new(),
             application_name: String::new(),
-            started_us,
             state: "starting",
             xid: None,
             xmin: None,
             wait: Wait::Turn,
-            client: Client::Here,
+            gone: None,
             terminate: false,
             cancel: false,
             lost: false,
@@ -125,27 +110,39 @@ impl BackendState {
         if self.held.is_empty() {
             return;
         }
-        match self.client {
-            Client::Here => self.output.append(&mut self.held),
-            Client::GoneForReads => self.held.clear(),
-            Client::GoneForWrites => {
+        match self.gone {
+            None => self.output.append(&mut self.held),
+            Some(noticed) => {
                 self.held.clear();
-                self.lost = true;
+                self.lost = noticed == Gone::AtWrite;
             }
         }
     }
-}
 
-/// A prepared transaction.
-#[derive(Debug)]
-pub struct PreparedTransaction {
-    pub xid: Xid,
-    /// Where its record is.
-    pub lsn: Lsn,
-    /// COMMIT PREPARED is durable.
-    pub decided: bool,
-    /// Some backend is at it.
-    pub busy: bool,
+    /// What it waits for has come. `None`: it has not; else why it may go on.
+    pub fn ready(&self, waits_for_lock: bool, now: i64) -> Option<Why> {
+        let interrupted = self.terminate || self.cancel;
+        match self.wait {
+            Wait::Turn => Some(Why::Turn),
+            Wait::Message { idle, .. } if self.terminate || (self.cancel && !idle) => Some(Why::Interrupt),
+            Wait::Message { startup, .. } if self.has_message(startup) => Some(Why::Message),
+            Wait::Message { .. } => self.gone.map(|_| Why::ClientGone),
+            Wait::Lock { .. } if !waits_for_lock => Some(Why::Granted),
+            Wait::Lock { .. } if interrupted => Some(Why::Interrupt),
+            Wait::Lock { check_at } => check_at.filter(|t| now >= *t).map(|_| Why::Timer),
+            Wait::Flush { until } => (now >= until).then_some(Why::Flush),
+            Wait::Visible { until } => (now >= until).then_some(Why::Visible),
+        }
+    }
+
+    /// When its wait may end by time alone.
+    pub fn wakeup(&self) -> Option<i64> {
+        match self.wait {
+            Wait::Turn | Wait::Message { .. } => None,
+            Wait::Lock { check_at } => check_at,
+            Wait::Flush { until } | Wait::Visible { until } => Some(until),
+        }
+    }
 }
 
 /// A node's server.
@@ -155,20 +152,19 @@ pub struct Server {
     pub now_us: i64,
     pub up: bool,
     pub hung: bool,
-    /// When this incarnation began, by the node's own clock.
-    pub incarnation_us: i64,
     pub txns: Transactions,
     pub locks: Locks,
-    pub catalogue: Catalogue,
-    pub heaps: BTreeMap<HeapId, Heap>,
-    pub sequences: BTreeMap<Oid, Sequence>,
-    pub prepared: BTreeMap<String, PreparedTransaction>,
+    tables: BTreeMap<String, Rc<Table>>,
+    pub heaps: BTreeMap<Oid, Heap>,
+    pub sequences: BTreeMap<String, Sequence>,
     pub backends: BTreeMap<u32, BackendState>,
     /// When the log writer flushes asynchronous commits.
     pub flush_at: Option<i64>,
-    next_heap: HeapId,
     parsed: BTreeMap<String, Rc<Vec<Statement>>>,
 }
+
+/// The first OID that a user's table gets (FirstNormalObjectId).
+const FIRST_OID: u32 = 16_384;
 
 impl Server {
     /// An empty node.
@@ -179,16 +175,13 @@ impl Server {
             now_us: 0,
             up: true,
             hung: false,
-            incarnation_us: 0,
             txns,
             locks: Locks::default(),
-            catalogue: Catalogue::default(),
+            tables: BTreeMap::new(),
             heaps: BTreeMap::new(),
             sequences: BTreeMap::new(),
-            prepared: BTreeMap::new(),
             backends: BTreeMap::new(),
             flush_at: None,
-            next_heap: 0,
             parsed: BTreeMap::new(),
         }
     }
@@ -198,13 +191,47 @@ impl Server {
         self.now_us + self.config.clock_skew_us
     }
 
-    /// A new, empty heap.
-    pub fn new_heap(&mut self, uniques: usize) -> HeapId {
-        self.next_heap += 1;
+    /// A table by name, or the error that PostgreSQL has.
+    pub fn table(&self, name: &str) -> Res<Rc<Table>> {
+        self.tables.get(name).cloned().ok_or_else(|| super::functions::no_relation(name))
+    }
+
+    /// All tables.
+    pub fn tables(&self) -> impl Iterator<Item = &Rc<Table>> {
+        self.tables.values()
+    }
+
+    /// A table or a sequence has this name.
+    pub fn has_relation(&self, name: &str) -> bool {
+        self.tables.contains_key(name) || self.sequences.contains_key(name)
+    }
+
+    /// Puts a table into the catalogue, with an empty heap.
+    pub fn add_table(&mut self, mut table: Table) {
+        table.oid = FIRST_OID + u32::try_from(self.tables.len()).unwrap_or(0); // far fewer than 2^32
         let seed = self.config.physical_order_seed;
-        let seed = if seed == 0 { 0 } else { seed.wrapping_add(u64::from(self.next_heap) << 32) };
-        self.heaps.insert(self.next_heap, Heap::new(uniques, seed));
-        self.next_heap
+        let seed = if seed == 0 { 0 } else { seed.wrapping_add(u64::from(table.oid) << 32) };
+        self.heaps.insert(table.oid, Heap::new(table.uniques.len(), seed));
+        self.tables.insert(table.name.clone(), Rc::new(table));
+    }
+
+    /// A table's rows.
+    pub fn heap(&self, table: Oid) -> &Heap {
+        self.heaps.get(&table).expect("a table has a heap as long as the node lives")
+    }
+
+    /// A table's rows, to change; and the transactions that decide about them.
+    pub fn heap_mut(&mut self, table: Oid) -> (&mut Heap, &mut Transactions) {
+        (self.heaps.get_mut(&table).expect("a table has a heap as long as the node lives"), &mut self.txns)
+    }
+
+    /// Takes a table's old versions away, if there are many.
+    pub fn prune(&mut self, table: Oid) {
+        // The oldest id that some snapshot may take for running.
+        let oldest = self.txns.snapshot(0).xmin;
+        let horizon = self.backends.values().filter_map(|b| b.xmin).fold(oldest, Xid::min);
+        let (heap, txns) = self.heap_mut(table);
+        heap.prune(txns, horizon);
     }
 
     /// The statements of a query string.
@@ -220,81 +247,30 @@ impl Server {
         Ok(p)
     }
 
-    /// The oldest id that some snapshot may take for running.
-    pub fn horizon(&self) -> Xid {
-        let oldest = self.txns.snapshot(0).xmin;
-        self.backends.values().filter_map(|b| b.xmin).fold(oldest, Xid::min)
-    }
-
     /// What the backend waits for has come. `None`: it has not; else why it may go on.
-    pub fn ready(&self, id: u32, now: i64) -> Option<super::Why> {
-        use super::Why;
+    pub fn ready(&self, id: u32, now: i64) -> Option<Why> {
         let b = self.backends.get(&id).filter(|b| !b.ended)?;
-        let reached = |t: Option<i64>| t.is_some_and(|t| now >= t);
-        match b.wait {
-            Wait::Turn => Some(Why::Turn),
-            Wait::Message { startup, idle } => {
-                if b.terminate || (b.cancel && !idle) {
-                    Some(Why::Interrupt)
-                } else if b.has_message(startup) {
-                    Some(Why::Message)
-                } else {
-                    (b.client != Client::Here).then_some(Why::ClientGone)
-                }
-            }
-            Wait::Lock { check_at, give_up_at } => {
-                if !self.locks.is_waiting(Owner::Backend(id)) {
-                    Some(Why::Granted)
-                } else if b.terminate || b.cancel {
-                    Some(Why::Interrupt)
-                } else {
-                    (reached(check_at) || reached(give_up_at)).then_some(Why::Timer)
-                }
-            }
-            Wait::Sleep { .. } if b.terminate || b.cancel => Some(Why::Interrupt),
-            Wait::Sleep { until } => (now >= until).then_some(Why::Timer),
-            Wait::Flush { until } => (now >= until).then_some(Why::Flush),
-            Wait::Visible { until } => (now >= until).then_some(Why::Visible),
+        b.ready(self.locks.waits_for(id).is_some(), now)
+    }
+
+    /// A cancel request; a backend that is idle forgets it.
+    pub fn cancel(&mut self, pid: u32, secret: u32) {
+        let found = self.backends.values_mut().find(|b| b.pid == pid && b.secret == secret && !b.ended);
+        if let Some(b) = found.filter(|b| !matches!(b.wait, Wait::Message { idle: true, .. })) {
+            b.cancel = true;
         }
     }
 
-    /// When the backend's wait may end by time alone.
-    pub fn wakeup(&self, id: u32) -> Option<i64> {
-        let b = self.backends.get(&id).filter(|b| !b.ended)?;
-        match b.wait {
-            Wait::Turn | Wait::Message { .. } => None,
-            Wait::Lock { check_at, give_up_at } => check_at.into_iter().chain(give_up_at).min(),
-            Wait::Sleep { until } | Wait::Flush { until } | Wait::Visible { until } => Some(until),
-        }
-    }
-
-    /// Ends the process of a backend whose connection is cut as well.
+    /// The server dies: connections and locks are gone, and what was not on disk.
     pub fn crash(&mut self) {
         self.up = false;
         self.hung = false;
         self.backends.clear();
+        self.locks = Locks::default();
         self.flush_at = None;
         let flushed = self.txns.flushed();
-        self.prepared.retain(|_, p| p.lsn <= flushed && !p.decided);
-        for p in self.prepared.values_mut() {
-            p.busy = false;
-        }
-        let prepared: BTreeSet<Xid> = self.prepared.values().map(|p| p.xid).collect();
-        let lost = self.txns.crash(&prepared);
-        self.locks.keep_only(&prepared.iter().map(|x| Owner::Prepared(*x)).collect());
-        self.catalogue.undo(|x| lost.contains(&x));
-        for heap in self.heaps.values_mut() {
-            heap.crash(&lost, |x| prepared.contains(&self.txns.top(x)));
-        }
-        for s in self.sequences.values_mut() {
-            s.crash(flushed);
-        }
-        self.drop_unused_heaps();
-    }
-
-    /// Heaps that no version of any table has any more.
-    pub fn drop_unused_heaps(&mut self) {
-        let used = self.catalogue.heaps();
-        self.heaps.retain(|id, _| used.contains(id));
+        let lost = self.txns.crash();
+        self.heaps.values_mut().for_each(|h| h.crash(&lost));
+        self.sequences.values_mut().for_each(|s| s.crash(flushed));
     }
 }

@@ -1,4 +1,4 @@
-//! A backend's own side: its transaction, how it waits, how it commits and rolls back.
+//! A backend's own side: its transaction, how it waits, its snapshots and ids.
 //!
 //! A backend is written as PostgreSQL's are: straight on, waiting in the middle. Rust's `async` makes a state machine
 //! of that. There is no executor and no waker: [`super::Node::step`] polls one backend once, and each wait leaves word
@@ -9,15 +9,14 @@ use std::collections::BTreeMap;
 use std::task::Poll;
 
 use super::constraint::Event;
-use super::lock::{Asked, Owner, Tag};
+use super::lock::{Asked, Tag};
 use super::portal::{Portal, PreparedStatement};
 use super::server::{BackendState, Server, Shared, Wait};
 use super::settings::Settings;
-use super::sql::{Isolation, LockMode, Modes, WaitPolicy};
-use super::table::Oid;
+use super::sql::{Isolation, Modes, Strength, WaitPolicy};
 use super::txn::{Fate, Snapshot, Xid};
-use super::value::{Res, unknown};
-use crate::wire::{PgError, TxStatus};
+use super::value::Res;
+use crate::wire::{PgError, Severity};
 
 /// Where the session stands between transactions and blocks (TransBlockState in xact.c).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,7 +57,7 @@ pub struct Tx {
     /// REPEATABLE READ's only one.
     snapshot: Option<Snapshot>,
     /// A snapshot has been taken: the isolation level is fixed.
-    pub began: bool,
+    began: bool,
     pub command: u32,
     /// Checks that wait for COMMIT.
     pub deferred: Vec<Event>,
@@ -75,14 +74,25 @@ pub struct Session {
     pub block: Block,
     pub statements: BTreeMap<String, PreparedStatement>,
     pub portals: BTreeMap<String, Portal>,
-    pub currval: BTreeMap<Oid, i64>,
-    /// pg_sleep() was called: for so long.
-    pub sleep_us: i64,
     /// Checks that this statement has made necessary.
     pub events: Vec<Event>,
 }
 
 impl Session {
+    /// A backend that has just been started.
+    pub fn new(server: Shared, id: u32) -> Session {
+        Session {
+            server,
+            id,
+            settings: Settings::default(),
+            tx: None,
+            block: Block::None,
+            statements: BTreeMap::new(),
+            portals: BTreeMap::new(),
+            events: Vec::new(),
+        }
+    }
+
     /// The server, to look at. Never kept over an await.
     pub fn look(&self) -> Ref<'_, Server> {
         self.server.borrow()
@@ -100,9 +110,21 @@ impl Session {
         })
     }
 
-    /// As whom it locks.
-    pub fn owner(&self) -> Owner {
-        Owner::Backend(self.id)
+    /// Queues a message.
+    pub fn send(&self, bytes: &[u8]) {
+        self.me().send(bytes);
+    }
+
+    /// An error or a notice. As every message of elog.c it is flushed at once, with what stands before it.
+    pub fn send_error(&self, e: &PgError) {
+        let mut me = self.me();
+        me.send(&e.encode());
+        me.flush();
+    }
+
+    /// A WARNING.
+    pub fn warn(&self, sqlstate: &'static str, message: &str) {
+        self.send_error(&PgError { severity: Severity::Warning, ..PgError::error(sqlstate, message) });
     }
 
     /// Waits until it is polled again.
@@ -133,57 +155,47 @@ impl Session {
         Ok(())
     }
 
-    /// Depth of the current (sub)transaction, for its locks.
-    pub fn depth(&self) -> usize {
-        self.tx.as_ref().map_or(1, |t| t.levels.len())
-    }
-
-    /// Takes a lock at the current depth, waiting for it if need be. False: it would have had to wait.
-    pub async fn lock(&self, tag: Tag, mode: LockMode, wait: bool) -> Res<bool> {
-        let asked = self.server().locks.ask(self.owner(), tag, mode, self.depth(), wait);
-        let since = self.look().now_us;
-        match asked {
-            Asked::Granted => return Ok(true),
-            Asked::Refused => return Ok(false),
-            Asked::Deadlock => return Err(PgError::error("40P01", "deadlock detected")),
-            Asked::Queued => {}
+    /// Takes a lock, waiting for it if need be. False: it would have had to wait.
+    pub async fn lock(&self, tag: Tag, mode: Strength, policy: WaitPolicy) -> Res<bool> {
+        let asked = self.server().locks.ask(self.id, tag, mode, policy == WaitPolicy::Block);
+        if asked != Asked::Queued {
+            return Ok(asked == Asked::Granted);
         }
-        let after = |name: &str| self.settings.milliseconds(name).filter(|ms| *ms > 0).map(|ms| since + ms * 1000);
-        let mut check_at = after("deadlock_timeout");
-        let give_up_at = after("lock_timeout");
+        let timeout = self.settings.deadlock_timeout_us().unwrap_or(self.look().config.deadlock_timeout_us);
+        let mut check_at = Some(self.look().now_us + timeout);
         loop {
-            self.pause(Wait::Lock { check_at, give_up_at }).await;
-            if !self.look().locks.is_waiting(self.owner()) {
+            self.pause(Wait::Lock { check_at }).await;
+            if self.look().locks.waits_for(self.id).is_none() {
                 return Ok(true);
             }
-            let now = self.look().now_us;
             let mut outcome = self.interrupts();
-            if outcome.is_ok() && give_up_at.is_some_and(|t| now >= t) {
-                outcome = Err(PgError::error("55P03", "canceling statement due to lock timeout"));
-            }
-            if outcome.is_ok() && check_at.is_some_and(|t| now >= t) {
+            let due = check_at.is_some_and(|t| self.look().now_us >= t);
+            if outcome.is_ok() && due {
                 check_at = None;
-                if self.server().locks.deadlocked(self.owner()) {
+                if self.server().locks.deadlocked(self.id) {
                     outcome = Err(PgError::error("40P01", "deadlock detected"));
                 }
             }
             if let Err(e) = outcome {
-                self.server().locks.cancel(self.owner());
+                self.server().locks.cancel(self.id);
                 return Err(e);
             }
         }
+    }
+
+    /// Gives a lock back.
+    pub fn unlock(&self, tag: Tag) {
+        self.server().locks.release(self.id, |t| t == tag);
     }
 
     /// Waits for the end of a transaction, or until its subtransaction has been rolled back (XactLockTableWait).
     pub async fn wait_for(&self, xid: Xid, policy: WaitPolicy) -> Res<bool> {
         let mut xid = xid;
         loop {
-            let tag = Tag::Xid(xid);
-            if !self.lock(tag, LockMode::Share, policy == WaitPolicy::Block).await? {
+            if !self.lock(Tag::Xid(xid), Strength::Share, policy).await? {
                 return Ok(false);
             }
-            let depth = self.depth();
-            self.server().locks.release(self.owner(), tag, LockMode::Share, depth);
+            self.unlock(Tag::Xid(xid));
             let s = self.look();
             let top = s.txns.top(xid);
             if s.txns.fate(xid) != Fate::InProgress || top == xid {
@@ -199,60 +211,45 @@ impl Session {
     }
 
     /// Begins a transaction if there is none (start_xact_command in postgres.c).
-    pub fn start(&mut self) -> Res<()> {
+    pub fn start(&mut self) {
         if self.tx.is_some() {
-            return Ok(());
+            return;
         }
-        let isolation = self.settings.get("default_transaction_isolation");
-        let isolation = isolation.as_deref().and_then(Isolation::parse).unwrap_or_default();
-        let read_only = self.settings.get("default_transaction_read_only").as_deref() == Some("on");
-        let level = Level {
-            name: String::new(),
-            xid: None,
-            settings: self.settings.clone(),
-            deferred: 0,
-            constraints: None,
-            read_only,
-        };
-        let started_us = self.look().clock();
-        self.tx = Some(Tx {
-            levels: vec![level],
-            isolation,
-            read_only,
-            started_us,
+        let isolation = [Isolation::RepeatableRead, Isolation::ReadCommitted]
+            .into_iter()
+            .find(|i| self.settings.is("default_transaction_isolation", i.text()));
+        let mut tx = Tx {
+            levels: Vec::new(),
+            isolation: isolation.unwrap_or_default(),
+            read_only: self.settings.is("default_transaction_read_only", "on"),
+            started_us: self.look().clock(),
             snapshot: None,
             began: false,
             command: 0,
             deferred: Vec::new(),
             constraints: None,
-        });
+        };
+        tx.push_level("", self.settings.clone());
+        self.tx = Some(tx);
         self.block = Block::Single;
-        if isolation == Isolation::Serializable {
-            return Err(unknown("SERIALIZABLE"));
-        }
-        Ok(())
     }
 
     /// Puts modes in force (BEGIN, SET TRANSACTION).
     pub fn set_modes(&mut self, modes: Modes) -> Res<()> {
         let tx = self.tx();
-        if let Some(i) = modes.isolation {
-            if tx.began && i != tx.isolation {
-                let e = "SET TRANSACTION ISOLATION LEVEL must be called before any query";
-                return Err(PgError::error("25001", e));
+        let refuse = |e: &str| Err(PgError::error("25001", e));
+        if let Some(i) = modes.isolation.filter(|i| *i != tx.isolation) {
+            if tx.began {
+                return refuse("SET TRANSACTION ISOLATION LEVEL must be called before any query");
             }
-            if tx.levels.len() > 1 && i != tx.isolation {
-                let e = "SET TRANSACTION ISOLATION LEVEL must not be called in a subtransaction";
-                return Err(PgError::error("25001", e));
-            }
-            if i == Isolation::Serializable {
-                return Err(unknown("SERIALIZABLE"));
+            if tx.levels.len() > 1 {
+                return refuse("SET TRANSACTION ISOLATION LEVEL must not be called in a subtransaction");
             }
             tx.isolation = i;
         }
         if let Some(read_only) = modes.read_only {
             if !read_only && tx.read_only && tx.began {
-                return Err(PgError::error("25001", "transaction read-write mode must be set before any query"));
+                return refuse("transaction read-write mode must be set before any query");
             }
             tx.read_only = read_only;
         }
@@ -266,21 +263,13 @@ impl Session {
 
     /// What a statement that begins now sees (GetTransactionSnapshot in snapmgr.c).
     pub fn snapshot(&mut self) -> Snapshot {
+        let fresh = self.latest_snapshot();
         let single = self.one_snapshot();
-        let command = self.tx().command;
-        let fresh = self.look().txns.snapshot(command);
         let tx = self.tx();
         tx.began = true;
-        let snapshot = if single {
-            let mut s = tx.snapshot.get_or_insert(fresh).clone();
-            s.command = command;
-            s
-        } else {
-            fresh
-        };
+        let snapshot = if single { tx.snapshot.get_or_insert(fresh).at(tx.command) } else { fresh };
         let mut me = self.me();
         me.xmin = Some(me.xmin.unwrap_or(snapshot.xmin).min(snapshot.xmin));
-        drop(me);
         snapshot
     }
 
@@ -297,21 +286,16 @@ impl Session {
 
     /// The current (sub)transaction's id; gives it one, and its parents before it (AssignTransactionId in xact.c).
     pub fn xid(&mut self) -> Xid {
-        let owner = self.owner();
-        let server = self.server.clone();
-        let mut s = server.borrow_mut();
+        let (id, server) = (self.id, self.server.clone());
+        let s = &mut *server.borrow_mut();
         let mut parent = None;
-        for (i, level) in self.tx().levels.iter_mut().enumerate() {
-            let xid = match level.xid {
-                Some(x) => x,
-                None => {
-                    let x = s.txns.assign(parent);
-                    // Nobody else knows the id yet, so the lock is free.
-                    s.locks.ask(owner, Tag::Xid(x), LockMode::Exclusive, i + 1, false);
-                    level.xid = Some(x);
-                    x
-                }
-            };
+        for level in &mut self.tx().levels {
+            let xid = *level.xid.get_or_insert_with(|| {
+                let x = s.txns.assign(parent);
+                // Nobody else knows the id yet, so the lock is free.
+                s.locks.ask(id, Tag::Xid(x), Strength::Update, false);
+                x
+            });
             parent = Some(xid);
         }
         let top = self.top_xid();
@@ -320,13 +304,12 @@ impl Session {
         }
         parent.unwrap_or_default() // a transaction has at least one level
     }
+}
 
-    /// The status for ReadyForQuery.
-    pub fn status(&self) -> TxStatus {
-        match self.block {
-            Block::None | Block::Single | Block::Implicit => TxStatus::Idle,
-            Block::Open => TxStatus::InBlock,
-            Block::Failed => TxStatus::Failed,
-        }
+impl Tx {
+    /// Another level, of the state that there is.
+    pub fn push_level(&mut self, name: &str, settings: Settings) {
+        let (deferred, constraints, read_only) = (self.deferred.len(), self.constraints, self.read_only);
+        self.levels.push(Level { name: name.to_owned(), xid: None, settings, deferred, constraints, read_only });
     }
 }

@@ -1,93 +1,8 @@
-//! The statements that the simulated node knows, as small trees; `parse` makes them from text.
+//! Statements as they are read: what is left of sqlparser's trees when everything has been looked at that they hold.
 //!
 //! Names are folded to lower case unless they were quoted. A schema is dropped if it is `public` or `pg_catalog`.
 
-use super::value::{Type, Value};
-
-/// A binary operator.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum BinOp {
-    Add,
-    Sub,
-    Mul,
-    Div,
-    Mod,
-    Concat,
-    Eq,
-    Ne,
-    Lt,
-    Le,
-    Gt,
-    Ge,
-    And,
-    Or,
-}
-
-impl BinOp {
-    /// Its symbol.
-    pub fn symbol(self) -> &'static str {
-        match self {
-            BinOp::Add => "+",
-            BinOp::Sub => "-",
-            BinOp::Mul => "*",
-            BinOp::Div => "/",
-            BinOp::Mod => "%",
-            BinOp::Concat => "||",
-            BinOp::Eq => "=",
-            BinOp::Ne => "<>",
-            BinOp::Lt => "<",
-            BinOp::Le => "<=",
-            BinOp::Gt => ">",
-            BinOp::Ge => ">=",
-            BinOp::And => "AND",
-            BinOp::Or => "OR",
-        }
-    }
-}
-
-/// An expression as written.
-#[derive(Clone, PartialEq, Debug)]
-pub enum Expr {
-    /// A number, boolean or NULL.
-    Literal(Value, Option<Type>),
-    /// A string literal, whose type its surroundings decide.
-    String(String),
-    /// A number with a point: known as the argument of pg_sleep() only.
-    Decimal(String),
-    /// `$1` is 0.
-    Param(usize),
-    /// A column; with the name of its table where that was written.
-    Column(Option<String>, String),
-    Binary(BinOp, Box<Expr>, Box<Expr>),
-    Not(Box<Expr>),
-    Negate(Box<Expr>),
-    /// IS NULL, or IS NOT NULL.
-    IsNull(Box<Expr>, bool),
-    /// IN, or NOT IN.
-    In(Box<Expr>, Vec<Expr>, bool),
-    Cast(Box<Expr>, Type),
-    Call(String, Vec<Expr>),
-    /// count(*).
-    CountAll,
-    /// DEFAULT, in VALUES and SET.
-    Default,
-}
-
-/// One item of a SELECT list or RETURNING.
-#[derive(Clone, PartialEq, Debug)]
-pub enum Item {
-    Star,
-    Expr(Expr, Option<String>),
-}
-
-/// Strength of a row lock, weakest first (src/include/nodes/lockoptions.h).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum RowLock {
-    KeyShare,
-    Share,
-    NoKeyUpdate,
-    Update,
-}
+use sqlparser::ast;
 
 /// What to do where one would have to wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,131 +12,77 @@ pub enum WaitPolicy {
     SkipLocked,
 }
 
-/// A table with its alias.
-#[derive(Clone, PartialEq, Debug)]
+/// Strength of a lock on a row, weakest first (src/include/nodes/lockoptions.h); the lock manager has no other modes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Strength {
+    KeyShare,
+    Share,
+    NoKeyUpdate,
+    Update,
+}
+
+impl Strength {
+    /// The two exclude each other (the table of row-level locks in the documentation; tupleLockExtraInfo in heapam.c).
+    pub fn conflicts(self, other: Strength) -> bool {
+        let (weak, strong) = if self <= other { (self, other) } else { (other, self) };
+        match weak {
+            Strength::KeyShare => strong == Strength::Update,
+            Strength::Share => strong >= Strength::NoKeyUpdate,
+            Strength::NoKeyUpdate | Strength::Update => true,
+        }
+    }
+}
+
+/// A table with the name that it has in the statement.
+#[derive(Clone, Debug)]
 pub struct TableRef {
     pub name: String,
-    pub alias: Option<String>,
+    pub alias: String,
 }
 
 /// SELECT from at most one table.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Select {
-    pub items: Vec<Item>,
+    pub items: Vec<ast::SelectItem>,
     pub from: Option<TableRef>,
-    pub filter: Option<Expr>,
-    /// Expressions, each with "descending" and NULLS FIRST where written.
-    pub order: Vec<(Expr, bool, Option<bool>)>,
-    pub limit: Option<Expr>,
-    pub offset: Option<Expr>,
-    pub lock: Option<(RowLock, WaitPolicy)>,
+    pub filter: Option<ast::Expr>,
+    /// Expressions, each with "descending".
+    pub order: Vec<(ast::Expr, bool)>,
+    pub limit: Option<ast::Expr>,
+    pub lock: Option<(Strength, WaitPolicy)>,
 }
 
-/// Where INSERT's rows come from.
-#[derive(Clone, PartialEq, Debug)]
-pub enum Source {
-    /// VALUES.
-    Values(Vec<Vec<Expr>>),
-    /// A query.
-    Select(Box<Select>),
-    /// DEFAULT VALUES.
-    Defaults,
-}
-
-/// SET's columns and values.
-pub type Assignments = Vec<(String, Expr)>;
-
-/// ON CONFLICT.
-#[derive(Clone, PartialEq, Debug)]
-pub struct OnConflict {
-    pub target: Target,
-    /// `None`: DO NOTHING.
-    pub update: Option<(Assignments, Option<Expr>)>,
-}
-
-/// What ON CONFLICT names.
-#[derive(Clone, PartialEq, Debug)]
-pub enum Target {
-    Any,
-    Columns(Vec<String>),
-    Constraint(String),
-}
-
-/// INSERT.
-#[derive(Clone, PartialEq, Debug)]
+/// INSERT ... VALUES.
+#[derive(Clone, Debug)]
 pub struct Insert {
     pub table: TableRef,
     /// Empty: all.
     pub columns: Vec<String>,
-    pub source: Source,
+    pub rows: Vec<Vec<ast::Expr>>,
     pub on_conflict: Option<OnConflict>,
-    pub returning: Vec<Item>,
+    pub returning: Vec<ast::SelectItem>,
 }
 
-/// UPDATE (with assignments) or DELETE.
-#[derive(Clone, PartialEq, Debug)]
+/// ON CONFLICT.
+#[derive(Clone, Debug)]
+pub struct OnConflict {
+    /// `None`: any unique key.
+    pub columns: Option<Vec<String>>,
+    /// `None`: DO NOTHING; else DO UPDATE, with its WHERE.
+    pub update: Option<(Assignments, Option<ast::Expr>)>,
+}
+
+/// SET's columns and values.
+pub type Assignments = Vec<(String, ast::Expr)>;
+
+/// UPDATE, or DELETE.
+#[derive(Clone, Debug)]
 pub struct Change {
     pub table: TableRef,
     /// `None`: DELETE.
     pub set: Option<Assignments>,
-    pub filter: Option<Expr>,
-    pub returning: Vec<Item>,
-}
-
-/// A column's definition.
-#[derive(Clone, PartialEq, Debug)]
-pub struct ColumnSpec {
-    pub name: String,
-    pub ty: Type,
-    pub serial: bool,
-    pub not_null: bool,
-    pub default: Option<Expr>,
-}
-
-/// When a constraint is checked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Deferral {
-    pub deferrable: bool,
-    pub initially_deferred: bool,
-}
-
-/// What a parent's change does to its children.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Action {
-    NoAction,
-    Restrict,
-    Cascade,
-}
-
-/// PRIMARY KEY or UNIQUE.
-#[derive(Clone, PartialEq, Debug)]
-pub struct UniqueSpec {
-    pub name: Option<String>,
-    pub columns: Vec<String>,
-    pub primary: bool,
-    pub deferral: Deferral,
-}
-
-/// FOREIGN KEY.
-#[derive(Clone, PartialEq, Debug)]
-pub struct ForeignSpec {
-    pub name: Option<String>,
-    pub columns: Vec<String>,
-    pub parent: String,
-    pub parent_columns: Vec<String>,
-    pub on_delete: Action,
-    pub on_update: Action,
-    pub deferral: Deferral,
-}
-
-/// CREATE TABLE.
-#[derive(Clone, PartialEq, Debug)]
-pub struct CreateTable {
-    pub name: String,
-    pub if_not_exists: bool,
-    pub columns: Vec<ColumnSpec>,
-    pub uniques: Vec<UniqueSpec>,
-    pub foreigns: Vec<ForeignSpec>,
+    pub filter: Option<ast::Expr>,
+    pub returning: Vec<ast::SelectItem>,
 }
 
 /// Transaction modes as written.
@@ -231,155 +92,76 @@ pub struct Modes {
     pub read_only: Option<bool>,
 }
 
-/// Isolation levels; READ UNCOMMITTED is READ COMMITTED.
+/// Isolation levels; SERIALIZABLE is refused: predicate locks are not modelled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Isolation {
-    ReadUncommitted,
     #[default]
     ReadCommitted,
     RepeatableRead,
-    /// Refused: predicate locks are not modelled.
-    Serializable,
 }
 
 impl Isolation {
     /// As settings print it.
     pub fn text(self) -> &'static str {
         match self {
-            Isolation::ReadUncommitted => "read uncommitted",
             Isolation::ReadCommitted => "read committed",
             Isolation::RepeatableRead => "repeatable read",
-            Isolation::Serializable => "serializable",
         }
     }
-
-    /// From a setting's value.
-    pub fn parse(text: &str) -> Option<Isolation> {
-        use Isolation::{ReadCommitted, ReadUncommitted, RepeatableRead, Serializable};
-        [ReadUncommitted, ReadCommitted, RepeatableRead, Serializable].into_iter().find(|i| i.text() == text)
-    }
-}
-
-/// Modes of a table lock, weakest first (src/include/storage/lockdefs.h).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum LockMode {
-    AccessShare = 1,
-    RowShare,
-    RowExclusive,
-    ShareUpdateExclusive,
-    Share,
-    ShareRowExclusive,
-    Exclusive,
-    AccessExclusive,
 }
 
 /// A statement.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, Debug)]
 pub enum Statement {
-    Select(Select),
+    Select(Box<Select>),
     Insert(Insert),
     Change(Change),
+    /// The proxy's question for the session's settings ([`crate::session::settings::QUERY`]).
+    SessionSettings,
     /// COPY FROM STDIN in text format.
     Copy {
         table: String,
         columns: Vec<String>,
     },
-    CreateTable(CreateTable),
-    DropTable {
-        names: Vec<String>,
-        if_exists: bool,
-    },
-    Truncate {
-        names: Vec<String>,
-        restart: bool,
-        cascade: bool,
-    },
-    AddColumn {
-        table: String,
-        column: ColumnSpec,
-    },
-    CreateSequence {
-        name: String,
-        if_not_exists: bool,
-        start: i64,
-        increment: i64,
-    },
-    DropSequence {
-        names: Vec<String>,
-        if_exists: bool,
-    },
-    Lock {
-        tables: Vec<String>,
-        mode: LockMode,
-        nowait: bool,
-    },
-    /// BEGIN, or START TRANSACTION.
-    Begin {
-        modes: Modes,
-        start: bool,
-    },
-    Commit {
-        chain: bool,
-    },
-    Rollback {
-        chain: bool,
-    },
+    CreateTable(Box<ast::CreateTable>),
+    CreateSequence(String),
+    /// With its tag: BEGIN, or START TRANSACTION.
+    Begin(Modes, &'static str),
+    Commit,
+    Rollback,
     Savepoint(String),
     Release(String),
     RollbackTo(String),
-    PrepareTransaction(String),
-    CommitPrepared(String),
-    RollbackPrepared(String),
-    Reset(String),
-    /// `None`: DEFAULT.
+    SetTransaction(Modes),
+    SetConstraints {
+        deferred: bool,
+    },
+    /// SET, with "local"; `None`: DEFAULT, or RESET.
     Set {
         name: String,
         value: Option<String>,
         local: bool,
-    },
-    /// SET TRANSACTION, or SET SESSION CHARACTERISTICS.
-    SetTransaction {
-        modes: Modes,
-        session: bool,
-    },
-    SetConstraints {
-        deferred: bool,
+        tag: &'static str,
     },
     ResetAll,
     Show(String),
     DiscardAll,
     Deallocate(Option<String>),
-    /// The proxy's question for the session's settings ([`crate::session::settings::QUERY`]).
-    SessionSettings,
 }
 
 impl Statement {
     /// COMMIT, ROLLBACK and kin: what a failed transaction still listens to (IsTransactionExitStmt in postgres.c).
     pub fn is_exit(&self) -> bool {
-        use Statement::{Commit, PrepareTransaction, Rollback, RollbackTo};
-        matches!(self, Commit { .. } | Rollback { .. } | RollbackTo(_) | PrepareTransaction(_))
+        matches!(self, Statement::Commit | Statement::Rollback | Statement::RollbackTo(_))
     }
 
     /// A statement that controls transactions (TransactionStmt).
     pub fn is_transaction(&self) -> bool {
-        use Statement::{Begin, CommitPrepared, Release, RollbackPrepared, Savepoint};
-        self.is_exit()
-            || matches!(self, Begin { .. } | Savepoint(_) | Release(_) | CommitPrepared(_) | RollbackPrepared(_))
+        self.is_exit() || matches!(self, Statement::Begin(..) | Statement::Savepoint(_) | Statement::Release(_))
     }
 
     /// Planned statements, for whose analysis a snapshot is taken (analyze_requires_snapshot in analyze.c).
     pub fn is_planned(&self) -> bool {
         matches!(self, Statement::Select(_) | Statement::Insert(_) | Statement::Change(_) | Statement::SessionSettings)
-    }
-
-    /// Utility statements that run without a snapshot (PlannedStmtRequiresSnapshot in pquery.c).
-    pub fn needs_no_snapshot(&self) -> bool {
-        use Statement::{Deallocate, DiscardAll, Lock, Reset, ResetAll, Set, SetConstraints, SetTransaction, Show};
-        self.is_transaction()
-            || matches!(
-                self,
-                Lock { .. } | Set { .. } | SetTransaction { .. } | SetConstraints { .. } | ResetAll | Reset(_)
-            )
-            || matches!(self, Show(_) | DiscardAll | Deallocate(_))
     }
 }

@@ -20,13 +20,24 @@ pub enum Fate {
     Aborted,
 }
 
+impl Fate {
+    /// As pg_xact_status() says it.
+    pub fn text(self) -> &'static str {
+        match self {
+            Fate::InProgress => "in progress",
+            Fate::Committed => "committed",
+            Fate::Aborted => "aborted",
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Entry {
     fate: Fate,
     parent: Option<Xid>,
     /// Where the log first names it; `None`: nowhere, so that a crash gives the id out again in any case.
     logged: Option<Lsn>,
-    /// Where its commit (or PREPARE) is.
+    /// Where its commit is.
     commit: Option<Lsn>,
 }
 
@@ -39,6 +50,13 @@ pub struct Snapshot {
     running: Rc<BTreeSet<Xid>>,
     /// Own changes of earlier commands are seen, not those of this one.
     pub command: u32,
+}
+
+impl Snapshot {
+    /// The same, for a later command.
+    pub fn at(&self, command: u32) -> Snapshot {
+        Snapshot { command, ..self.clone() }
+    }
 }
 
 /// All transactions of a node.
@@ -101,34 +119,26 @@ impl Transactions {
         self.flushed
     }
 
-    /// How far the log has been written.
-    pub fn written(&self) -> Lsn {
-        self.written
+    /// All that is written is on disk.
+    pub fn flush_all(&mut self) {
+        self.flushed = self.written;
     }
 
-    /// The transaction leaves the running ones, with its subtransactions that have not been rolled back.
-    pub fn end(&mut self, xid: Xid, fate: Fate) {
-        let family: Vec<Xid> = self.running.iter().copied().filter(|x| self.top(*x) == xid || *x == xid).collect();
-        for x in family {
-            self.finish(x, fate);
-        }
-    }
-
-    /// A subtransaction is rolled back, with those below it.
-    pub fn abort_below(&mut self, xid: Xid) {
-        let below = |t: &Self, mut x: Xid| loop {
-            if x == xid {
-                return true;
-            }
-            match t.entries.get(&x).and_then(|e| e.parent) {
+    /// The transaction leaves the running ones, with its subtransactions that have not been rolled back. Or a
+    /// subtransaction does, with those below it. Returns them all.
+    pub fn end(&mut self, xid: Xid, fate: Fate) -> Vec<Xid> {
+        let below = |mut x: Xid| loop {
+            match self.entries.get(&x).and_then(|e| e.parent) {
+                _ if x == xid => return true,
                 Some(p) => x = p,
                 None => return false,
             }
         };
-        let family: Vec<Xid> = self.running.iter().copied().filter(|x| below(self, *x)).collect();
-        for x in family {
-            self.finish(x, Fate::Aborted);
+        let family: Vec<Xid> = self.running.iter().copied().filter(|x| below(*x)).collect();
+        for x in &family {
+            self.finish(*x, fate);
         }
+        family
     }
 
     fn finish(&mut self, xid: Xid, fate: Fate) {
@@ -152,27 +162,14 @@ impl Transactions {
         self.entries.get(&xid).map_or(Fate::Committed, |e| e.fate)
     }
 
-    /// It is committed, and its record is on disk.
-    pub fn is_durable(&self, xid: Xid) -> bool {
-        let commit = self.entries.get(&self.top(xid)).and_then(|e| e.commit);
-        self.fate(xid) == Fate::Committed && commit.is_none_or(|at| at <= self.flushed)
+    /// Its fate; `None`: the id has not been given out.
+    pub fn known_fate(&self, xid: Xid) -> Option<Fate> {
+        (xid < self.next).then(|| self.fate(xid))
     }
 
-    /// As pg_xact_status() says it; `None`: not given out yet.
-    pub fn status(&self, xid: Xid) -> Option<&'static str> {
-        if xid >= self.next {
-            return None;
-        }
-        Some(match self.fate(xid) {
-            Fate::InProgress => "in progress",
-            Fate::Committed => "committed",
-            Fate::Aborted => "aborted",
-        })
-    }
-
-    /// The id that will be given out next.
-    pub fn next(&self) -> Xid {
-        self.next
+    /// It is the transaction `own`, or a part of it.
+    pub fn is_part(&self, xid: Xid, own: Option<Xid>) -> bool {
+        own == Some(self.top(xid))
     }
 
     /// Who is visible now.
@@ -186,44 +183,28 @@ impl Transactions {
         xid < s.xmax && !s.running.contains(&xid) && self.fate(xid) == Fate::Committed
     }
 
-    /// Loses what is not on disk; `prepared` transactions whose record is flushed go on. Returns the ids that never
-    /// were: whatever they wrote must go.
-    pub fn crash(&mut self, prepared: &BTreeSet<Xid>) -> BTreeSet<Xid> {
+    /// Loses what is not on disk. Returns the ids that never were: whatever they wrote must go.
+    pub fn crash(&mut self) -> BTreeSet<Xid> {
         let flushed = self.flushed;
         let durable = |l: Option<Lsn>| l.is_some_and(|l| l <= flushed);
-        let kept = |t: &Self, x: Xid, e: &Entry| {
-            let top = t.top(x);
-            let its_commit = t.entries.get(&top).and_then(|e| e.commit);
-            match e.fate {
-                Fate::Committed => durable(its_commit),
-                // Durable and not yet visible: recovery finds its record.
-                Fate::InProgress => durable(its_commit),
-                Fate::Aborted => true,
-            }
+        // A commit that is durable and not yet visible is one: recovery finds its record.
+        let kept = |x: Xid, e: &Entry| {
+            e.fate == Fate::Aborted || durable(self.entries.get(&self.top(x)).and_then(|top| top.commit))
         };
-        let mut lost: BTreeSet<Xid> =
-            self.entries.iter().filter(|(x, e)| !kept(self, **x, e)).map(|(x, _)| *x).collect();
+        let mut lost: BTreeSet<Xid> = self.entries.iter().filter(|(x, e)| !kept(**x, e)).map(|(x, _)| *x).collect();
         let named = self.entries.iter().filter(|(_, e)| durable(e.logged)).map(|(x, _)| *x + 1).max();
         let first = self.entries.keys().next().copied().unwrap_or(self.next);
         self.next = named.unwrap_or(first);
-        let next = self.next;
         // An id that will be given out again must not find the traces of its first life.
-        lost.extend(self.entries.range(next..).map(|(x, _)| *x));
-        self.entries.retain(|x, _| *x < next);
-        let tops: Vec<Xid> = self.entries.keys().map(|x| self.top(*x)).collect();
-        let mut running = BTreeSet::new();
-        for ((x, e), top) in self.entries.iter_mut().zip(tops) {
+        lost.extend(self.entries.split_off(&self.next).into_keys());
+        for (x, e) in &mut self.entries {
             if lost.contains(x) {
                 e.fate = Fate::Aborted;
             } else if e.fate == Fate::InProgress {
-                if prepared.contains(&top) {
-                    running.insert(*x);
-                } else {
-                    e.fate = Fate::Committed;
-                }
+                e.fate = Fate::Committed;
             }
         }
-        self.running = Rc::new(running);
+        self.running = Rc::default();
         self.written = flushed;
         lost
     }
@@ -244,11 +225,11 @@ mod tests {
         t.log(b);
         t.write_commit(b);
         t.end(b, Fate::Committed);
-        assert_eq!(t.status(b), Some("committed"));
-        let lost = t.crash(&BTreeSet::new());
+        assert_eq!(t.known_fate(b), Some(Fate::Committed));
+        let lost = t.crash();
         assert_eq!(lost, BTreeSet::from([b, c]));
-        assert_eq!(t.status(a), Some("committed"));
-        assert_eq!(t.status(b), None);
+        assert_eq!(t.known_fate(a), Some(Fate::Committed));
+        assert_eq!(t.known_fate(b), None);
         assert_eq!(t.assign(None), b);
     }
 
@@ -258,9 +239,9 @@ mod tests {
         let a = t.assign(None);
         let at = t.write_commit(a);
         t.flush(at);
-        assert_eq!(t.status(a), Some("in progress"));
-        assert!(t.crash(&BTreeSet::new()).is_empty());
-        assert_eq!(t.status(a), Some("committed"));
+        assert_eq!(t.known_fate(a), Some(Fate::InProgress));
+        assert!(t.crash().is_empty());
+        assert_eq!(t.known_fate(a), Some(Fate::Committed));
     }
 
     #[test]

@@ -1,139 +1,213 @@
-//! Statements that are no queries: definitions, TRUNCATE, LOCK, SET, SHOW, DISCARD.
+//! Statements that are no queries: CREATE, SET, SHOW, DISCARD.
+//!
+//! A table is created once and for all: CREATE stands alone, is on disk before anybody sees it, and never rolled back.
 
+use sqlparser::ast;
+
+use super::eval::Ex;
 use super::exec::Outcome;
-use super::lock::Tag;
-use super::plan::find_table;
+use super::expr::{Analysis, data_type};
+use super::functions::Function;
+use super::parse::{all_understood, bare, ident, object};
+use super::sequence::Sequence;
 use super::session::{Block, Session};
-use super::sql::*;
-use super::value::{Res, Value, unknown};
+use super::sql::Statement;
+use super::table::{Column, Foreign, Table, Unique};
+use super::value::{Res, Type, Value, unknown};
 use crate::wire::PgError;
 
-/// A tag without rows.
-pub fn done(tag: &str) -> Outcome {
-    Outcome { rows: Vec::new(), tag: tag.to_owned() }
-}
+/// Length from which PostgreSQL shortens names (NAMEDATALEN).
+const NAME_MAX: usize = 64;
 
 impl Session {
     /// Runs a utility statement that does not control transactions.
     pub async fn utility(&mut self, statement: &Statement) -> Res<Outcome> {
         match statement {
             Statement::CreateTable(c) => self.create_table(c).await,
-            Statement::DropTable { names, if_exists } => {
-                self.check_writable("DROP TABLE")?;
-                self.drop_tables(names, *if_exists).await
-            }
-            Statement::Truncate { names, restart, cascade } => self.truncate(names, *restart, *cascade).await,
-            Statement::AddColumn { table, column } => self.add_column(table, column).await,
-            Statement::CreateSequence { name, if_not_exists, start, increment } => {
-                self.check_writable("CREATE SEQUENCE")?;
-                if self.exists(name, *if_not_exists)? {
-                    return Ok(done("CREATE SEQUENCE"));
+            Statement::CreateSequence(name) => self.create(name, "CREATE SEQUENCE").await,
+            Statement::Set { name, value, local, tag } => {
+                if *local {
+                    self.only_in_block("SET LOCAL", self.block != Block::Open);
                 }
-                self.create_sequence(name, *start, *increment, None);
-                Ok(done("CREATE SEQUENCE"))
+                self.settings.set(name, value.as_deref(), *local)?;
+                Ok(Outcome::done(*tag))
             }
-            Statement::DropSequence { names, if_exists } => self.drop_sequences(names, *if_exists).await,
-            Statement::Lock { tables, mode, nowait } => self.lock_tables(tables, *mode, *nowait).await,
-            Statement::Set { name, value, local } => {
-                if *local && self.block != Block::Open {
-                    self.warn("25P01", "SET LOCAL can only be used in transaction blocks");
-                }
-                self.set(name, value.as_deref(), *local)?;
-                Ok(done("SET"))
-            }
-            Statement::Reset(name) => {
-                self.set(name, None, false)?;
-                Ok(done("RESET"))
-            }
-            Statement::SetTransaction { modes, session } => {
-                if *session {
-                    if let Some(i) = modes.isolation {
-                        self.settings.set("default_transaction_isolation", Some(i.text()), false)?;
-                    }
-                    if let Some(r) = modes.read_only {
-                        let value = if r { "on" } else { "off" };
-                        self.settings.set("default_transaction_read_only", Some(value), false)?;
-                    }
-                } else {
-                    if self.block == Block::Single {
-                        self.warn("25P01", "SET TRANSACTION can only be used in transaction blocks");
-                    }
-                    self.set_modes(*modes)?;
-                }
-                Ok(done("SET"))
+            Statement::SetTransaction(modes) => {
+                self.only_in_block("SET TRANSACTION", self.block == Block::Single);
+                self.set_modes(*modes)?;
+                Ok(Outcome::done("SET"))
             }
             Statement::SetConstraints { deferred } => {
-                if self.block == Block::Single {
-                    self.warn("25P01", "SET CONSTRAINTS can only be used in transaction blocks");
-                }
+                self.only_in_block("SET CONSTRAINTS", self.block == Block::Single);
                 self.tx().constraints = Some(*deferred);
                 if !deferred {
                     self.run_deferred().await?;
                 }
-                Ok(done("SET CONSTRAINTS"))
+                Ok(Outcome::done("SET CONSTRAINTS"))
             }
             Statement::ResetAll => {
                 self.settings.reset_all();
-                Ok(done("RESET"))
+                Ok(Outcome::done("RESET"))
             }
             Statement::Show(name) => {
-                let missing = || PgError::error("42704", format!("unrecognized configuration parameter \"{name}\""));
-                let value = self.show(name).ok_or_else(missing)?;
-                Ok(Outcome { rows: vec![vec![Value::Text(value)]], tag: "SHOW".into() })
+                let rows = vec![vec![Value::Text(self.show(name)?)]];
+                Ok(Outcome { rows, tag: "SHOW".into() })
             }
-            Statement::DiscardAll => self.discard_all(),
+            Statement::DiscardAll => {
+                match self.block {
+                    Block::Single => {}
+                    Block::Open => {
+                        return Err(PgError::error("25001", "DISCARD ALL cannot run inside a transaction block"));
+                    }
+                    _ => return Err(PgError::error("25001", "DISCARD ALL cannot be executed within a pipeline")),
+                }
+                self.settings.discard();
+                self.statements.clear();
+                self.portals.clear();
+                Ok(Outcome::done("DISCARD ALL"))
+            }
             Statement::Deallocate(None) => {
                 self.statements.retain(|name, _| name.is_empty());
-                Ok(done("DEALLOCATE ALL"))
+                Ok(Outcome::done("DEALLOCATE ALL"))
             }
             Statement::Deallocate(Some(name)) => {
-                let missing = || PgError::error("26000", format!("prepared statement \"{name}\" does not exist"));
-                self.statements.remove(name).ok_or_else(missing)?;
-                Ok(done("DEALLOCATE"))
+                self.statement(name)?;
+                self.statements.remove(name);
+                Ok(Outcome::done("DEALLOCATE"))
             }
             other => Err(unknown(format!("{other:?} here"))),
         }
     }
 
-    fn discard_all(&mut self) -> Res<Outcome> {
-        if self.block != Block::Single {
-            let what = if self.block == Block::Open { "a transaction block" } else { "a pipeline" };
-            let e = if self.block == Block::Open {
-                format!("DISCARD ALL cannot run inside {what}")
-            } else {
-                "DISCARD ALL cannot be executed within a pipeline".into()
-            };
-            return Err(PgError::error("25001", e));
+    fn only_in_block(&self, what: &str, outside: bool) {
+        if outside {
+            self.warn("25P01", &format!("{what} can only be used in transaction blocks"));
         }
-        self.settings.discard();
-        self.statements.clear();
-        self.portals.clear();
-        self.currval.clear();
-        let owner = self.owner();
-        let advisory = self.look().locks.held_by(owner);
-        for (tag, mode) in advisory.into_iter().filter(|(t, _)| matches!(t, Tag::Advisory(_))) {
-            self.server().locks.release(owner, tag, mode, super::lock::SESSION);
-        }
-        Ok(done("DISCARD ALL"))
     }
 
-    async fn lock_tables(&mut self, tables: &[String], mode: LockMode, nowait: bool) -> Res<Outcome> {
-        if self.block == Block::Single {
-            return Err(PgError::error("25P01", "LOCK TABLE can only be used in transaction blocks"));
+    /// Waits until a new relation is on disk, and sees to it that its name is free then.
+    async fn create(&mut self, name: &str, what: &str) -> Res<Outcome> {
+        self.check_writable(what)?;
+        if self.block != Block::Single {
+            return Err(unknown(format!("{what} within a transaction")));
         }
-        if mode > LockMode::RowExclusive {
-            self.check_writable("LOCK TABLE")?;
+        let lsn = self.server().txns.log_other();
+        self.make_durable(lsn).await;
+        if self.look().has_relation(name) {
+            return Err(PgError::error("42P07", format!("relation \"{name}\" already exists")));
         }
-        for name in tables {
-            if nowait {
-                let t = find_table(self, name)?;
-                if !self.lock(Tag::Relation(t.oid), mode, false).await? {
-                    return Err(PgError::error("55P03", format!("could not obtain lock on relation \"{name}\"")));
+        if what == "CREATE SEQUENCE" {
+            self.server().sequences.insert(name.to_owned(), Sequence::new(lsn));
+        }
+        Ok(Outcome::done(what))
+    }
+
+    async fn create_table(&mut self, c: &ast::CreateTable) -> Res<Outcome> {
+        let ast::Statement::CreateTable(bare) = bare("CREATE TABLE t ()") else { return Err(unknown(c)) };
+        let mut rest = c.clone();
+        rest.name = bare.name.clone();
+        rest.columns.clear();
+        rest.constraints.clear();
+        all_understood(&rest, &bare)?;
+        let name = object(&c.name)?;
+        let mut table = Table { oid: 0, name, columns: Vec::new(), uniques: Vec::new(), foreigns: Vec::new() };
+        let mut sequences = Vec::new();
+        for def in &c.columns {
+            sequences.extend(self.column(&mut table, def)?);
+        }
+        for constraint in &c.constraints {
+            let (columns, primary) = match constraint {
+                ast::TableConstraint::PrimaryKey(p) => (&p.columns, true),
+                ast::TableConstraint::Unique(u) => (&u.columns, false),
+                other => return Err(unknown(other)),
+            };
+            let list: Vec<String> = columns.iter().map(ToString::to_string).collect();
+            let kind = if primary { "PRIMARY KEY" } else { "UNIQUE" };
+            if constraint.to_string() != format!("{kind} ({})", list.join(", ")) {
+                return Err(unknown(constraint));
+            }
+            unique(&mut table, &list, primary)?;
+        }
+        let outcome = self.create(&table.name, "CREATE TABLE").await?;
+        for name in sequences {
+            self.create(&name, "CREATE SEQUENCE").await?;
+        }
+        self.server().add_table(table);
+        Ok(outcome)
+    }
+
+    /// Adds a column; returns the sequence that it needs.
+    fn column(&self, table: &mut Table, def: &ast::ColumnDef) -> Res<Option<String>> {
+        let name = ident(&def.name);
+        let serial = match def.data_type.to_string().to_lowercase().as_str() {
+            "serial" => Some(Type::Int4),
+            "bigserial" => Some(Type::Int8),
+            _ => None,
+        };
+        let ty = serial.map_or_else(|| data_type(&def.data_type), Ok)?;
+        let sequence = serial.map(|_| generated_name(table, std::slice::from_ref(&name), "seq")).transpose()?;
+        let next = |s: &String| Ex::Call(Function::Nextval, vec![Ex::Const(Value::of(s))]);
+        let default = sequence.as_ref().map(next);
+        table.columns.push(Column { name: name.clone(), ty, not_null: serial.is_some(), default });
+        for o in &def.options {
+            let last = table.columns.len() - 1;
+            match (&o.option, o.to_string().as_str()) {
+                (_, "NOT NULL") => table.columns[last].not_null = true,
+                (_, "PRIMARY KEY") => unique(table, std::slice::from_ref(&name), true)?,
+                (_, "UNIQUE") => unique(table, std::slice::from_ref(&name), false)?,
+                (ast::ColumnOption::Default(e), _) if o.name.is_none() => {
+                    let server = self.look();
+                    table.columns[last].default = Some(Analysis::new(&server).of_type(e, ty)?);
                 }
-            } else {
-                self.locked_table(name, mode).await?;
+                (ast::ColumnOption::ForeignKey(f), _) if o.name.is_none() => {
+                    let foreign = self.foreign(table, last, f)?;
+                    table.foreigns.push(foreign);
+                }
+                _ => return Err(unknown(format!("the column option {o}"))),
             }
         }
-        Ok(done("LOCK TABLE"))
+        Ok(sequence)
     }
+
+    fn foreign(&self, table: &Table, column: usize, f: &ast::ForeignKeyConstraint) -> Res<Foreign> {
+        let parent = self.look().table(&object(&f.foreign_table)?)?;
+        let parent_columns = match f.referred_columns.as_slice() {
+            [] => parent.uniques.iter().find(|u| u.name.ends_with("_pkey")).map_or(Vec::new(), |u| u.columns.clone()),
+            named => parent.places(&named.iter().map(ident).collect::<Vec<_>>())?,
+        };
+        let acts = |a: &Option<ast::ReferentialAction>| !matches!(a, None | Some(ast::ReferentialAction::NoAction));
+        let unique = parent.uniques.iter().any(|u| u.columns == parent_columns);
+        if acts(&f.on_delete) || acts(&f.on_update) || f.match_kind.is_some() || parent_columns.len() != 1 || !unique {
+            return Err(unknown(format!("the foreign key {f}")));
+        }
+        let c = f.characteristics.unwrap_or_default();
+        let initially_deferred = c.initially == Some(ast::DeferrableInitial::Deferred);
+        Ok(Foreign {
+            name: generated_name(table, std::slice::from_ref(&table.columns[column].name), "fkey")?,
+            columns: vec![column],
+            parent: parent.name.clone(),
+            parent_columns,
+            deferrable: initially_deferred || c.deferrable == Some(true),
+            initially_deferred,
+        })
+    }
+}
+
+fn unique(table: &mut Table, columns: &[String], primary: bool) -> Res<()> {
+    let places = table.places(columns)?;
+    if primary {
+        places.iter().for_each(|p| table.columns[*p].not_null = true);
+    }
+    let name = if primary { generated_name(table, &[], "pkey")? } else { generated_name(table, columns, "key")? };
+    // The primary key's index is made first (transformIndexConstraints in parse_utilcmd.c), and checked first.
+    let at = if primary { 0 } else { table.uniques.len() };
+    table.uniques.insert(at, Unique { name, columns: places });
+    Ok(())
+}
+
+/// The name that PostgreSQL gives a constraint or sequence (ChooseConstraintName in pg_constraint.c).
+fn generated_name(table: &Table, columns: &[String], suffix: &str) -> Res<String> {
+    let parts = std::iter::once(&table.name).chain(columns).map(String::as_str).chain([suffix]);
+    let name = parts.collect::<Vec<_>>().join("_");
+    if name.len() < NAME_MAX { Ok(name) } else { Err(unknown(format!("how to shorten the name {name}"))) }
 }

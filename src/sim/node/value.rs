@@ -4,6 +4,8 @@ use crate::wire::PgError;
 
 /// What a statement may fail with.
 pub type Res<T> = Result<T, PgError>;
+/// The values of one row.
+pub type Row = Vec<Value>;
 
 /// A column's or expression's type.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,51 +22,47 @@ pub enum Type {
     Text,
     /// `timestamp with time zone`.
     Timestamptz,
-    /// `void`.
-    Void,
 }
 
+/// OID, `typlen`, the name that messages use, and `typname` (pg_type.dat).
+const TYPES: [(Type, u32, i16, &str, &str); 6] = [
+    (Type::Bool, 16, 1, "boolean", "bool"),
+    (Type::Int4, 23, 4, "integer", "int4"),
+    (Type::Int8, 20, 8, "bigint", "int8"),
+    (Type::Numeric, 1700, -1, "numeric", "numeric"),
+    (Type::Text, 25, -1, "text", "text"),
+    (Type::Timestamptz, 1184, 8, "timestamp with time zone", "timestamptz"),
+];
+
 impl Type {
-    /// Its OID (pg_type.dat).
-    pub fn oid(self) -> u32 {
-        match self {
-            Type::Bool => 16,
-            Type::Int8 => 20,
-            Type::Int4 => 23,
-            Type::Text => 25,
-            Type::Timestamptz => 1184,
-            Type::Numeric => 1700,
-            Type::Void => 2278,
-        }
+    fn entry(self) -> &'static (Type, u32, i16, &'static str, &'static str) {
+        &TYPES[self as usize]
     }
 
-    /// By OID; what is not here is not known to the simulated node.
-    pub fn from_oid(oid: u32) -> Option<Type> {
-        let all = [Type::Bool, Type::Int4, Type::Int8, Type::Numeric, Type::Text, Type::Timestamptz];
-        all.into_iter().find(|t| t.oid() == oid)
+    /// Its OID.
+    pub fn oid(self) -> u32 {
+        self.entry().1
+    }
+
+    /// By OID.
+    pub fn from_oid(oid: u32) -> Res<Type> {
+        let found = TYPES.iter().find(|t| t.1 == oid).map(|t| t.0);
+        found.ok_or_else(|| unknown(format!("the type with OID {oid}")))
     }
 
     /// `typlen`.
     pub fn length(self) -> i16 {
-        match self {
-            Type::Bool => 1,
-            Type::Int4 | Type::Void => 4,
-            Type::Int8 | Type::Timestamptz => 8,
-            Type::Text | Type::Numeric => -1,
-        }
+        self.entry().2
     }
 
     /// As PostgreSQL's messages call it.
     pub fn name(self) -> &'static str {
-        match self {
-            Type::Bool => "boolean",
-            Type::Int4 => "integer",
-            Type::Int8 => "bigint",
-            Type::Numeric => "numeric",
-            Type::Text => "text",
-            Type::Timestamptz => "timestamp with time zone",
-            Type::Void => "void",
-        }
+        self.entry().3
+    }
+
+    /// `typname`.
+    pub fn short_name(self) -> &'static str {
+        self.entry().4
     }
 
     /// Whole numbers.
@@ -88,50 +86,40 @@ pub enum Value {
     Null,
 }
 
-/// Feature not known to the simulated node: an error, never a guess.
+/// Something that the simulated node does not know: an error, never a guess.
 pub fn unknown(what: impl std::fmt::Display) -> PgError {
     PgError::error("0A000", format!("the simulated node does not know {what}"))
 }
 
-fn bad_input(ty: Type, text: &str) -> PgError {
-    PgError::error("22P02", format!("invalid input syntax for type {}: \"{text}\"", ty.name()))
-}
-
 /// A whole number of this type, or the error that PostgreSQL has for one that does not fit.
 pub fn int(ty: Type, n: i128) -> Res<Value> {
-    let fits = match ty {
-        Type::Int4 => i32::try_from(n).is_ok(),
-        _ => i64::try_from(n).is_ok(),
-    };
     match i64::try_from(n) {
-        Ok(v) if fits => Ok(Value::Int(v)),
+        Ok(v) if ty != Type::Int4 || i32::try_from(n).is_ok() => Ok(Value::Int(v)),
         _ => Err(PgError::error("22003", format!("{} out of range", ty.name()))),
     }
 }
 
 impl Value {
+    /// A text.
+    pub fn of(text: &str) -> Value {
+        Value::Text(text.to_owned())
+    }
+
     /// From its text form.
     pub fn parse(ty: Type, text: &str) -> Res<Value> {
+        let bad = |state| PgError::error(state, format!("invalid input syntax for type {}: \"{text}\"", ty.name()));
         Ok(match ty {
-            Type::Int4 | Type::Int8 | Type::Numeric => {
-                let n: i128 = text.trim().parse().map_err(|_| bad_input(ty, text))?;
-                let fits = if ty == Type::Int4 { i32::try_from(n).is_ok() } else { i64::try_from(n).is_ok() };
-                if !fits {
-                    let e = format!("value \"{text}\" is out of range for type {}", ty.name());
-                    return Err(PgError::error("22003", e));
-                }
-                int(ty, n)?
-            }
-            Type::Text => Value::Text(text.to_owned()),
+            Type::Int4 | Type::Int8 | Type::Numeric => int(ty, text.trim().parse().map_err(|_| bad("22P02"))?)
+                .map_err(|e| {
+                    PgError::error(e.sqlstate, format!("value \"{text}\" is out of range for type {}", ty.name()))
+                })?,
+            Type::Text => Value::of(text),
             Type::Bool => match text.trim().to_ascii_lowercase().as_str() {
                 "t" | "true" | "on" | "yes" | "y" | "1" => Value::Bool(true),
                 "f" | "false" | "off" | "no" | "n" | "0" => Value::Bool(false),
-                _ => return Err(bad_input(ty, text)),
+                _ => return Err(bad("22P02")),
             },
-            Type::Timestamptz => Value::Time(parse_time(text.trim()).ok_or_else(|| {
-                PgError::error("22007", format!("invalid input syntax for type {}: \"{text}\"", ty.name()))
-            })?),
-            Type::Void => Value::Null,
+            Type::Timestamptz => Value::Time(parse_time(text).ok_or_else(|| bad("22007"))?),
         })
     }
 
@@ -149,13 +137,14 @@ impl Value {
     /// From its binary form.
     pub fn from_binary(ty: Type, bytes: &[u8]) -> Res<Value> {
         let wrong = || PgError::error("22P03", "incorrect binary data format in bind parameter");
+        let number = || Ok::<_, PgError>(i64::from_be_bytes(bytes.try_into().map_err(|_| wrong())?));
         Ok(match ty {
             Type::Bool => Value::Bool(*bytes.first().filter(|_| bytes.len() == 1).ok_or_else(wrong)? != 0),
             Type::Int4 => Value::Int(i32::from_be_bytes(bytes.try_into().map_err(|_| wrong())?).into()),
-            Type::Int8 => Value::Int(i64::from_be_bytes(bytes.try_into().map_err(|_| wrong())?)),
-            Type::Timestamptz => Value::Time(i64::from_be_bytes(bytes.try_into().map_err(|_| wrong())?)),
+            Type::Int8 => Value::Int(number()?),
+            Type::Timestamptz => Value::Time(number()?),
             Type::Text => Value::Text(String::from_utf8(bytes.to_vec()).map_err(|_| wrong())?),
-            Type::Numeric | Type::Void => return Err(unknown(format!("{} in binary", ty.name()))),
+            Type::Numeric => return Err(unknown("numeric in binary")),
         })
     }
 
@@ -164,90 +153,37 @@ impl Value {
         Ok(Some(match (self, ty) {
             (Value::Null, _) => return Ok(None),
             (Value::Bool(b), _) => vec![u8::from(*b)],
+            (Value::Int(_), Type::Numeric) => return Err(unknown("numeric in binary")),
             // An integer's value was checked against its type when it was made.
             (Value::Int(n), Type::Int4) => i32::try_from(*n).unwrap_or(i32::MAX).to_be_bytes().to_vec(),
-            (Value::Int(n), Type::Int8) => n.to_be_bytes().to_vec(),
-            (Value::Time(t), _) => t.to_be_bytes().to_vec(),
+            (Value::Int(n) | Value::Time(n), _) => n.to_be_bytes().to_vec(),
             (Value::Text(t), _) => t.clone().into_bytes(),
-            (Value::Int(_), _) => return Err(unknown(format!("{} in binary", ty.name()))),
         }))
     }
 }
 
-const DAY_US: i64 = 86_400_000_000;
-/// Days from 1970-01-01 to 2000-01-01, PostgreSQL's epoch.
-const EPOCH_DAYS: i64 = 10_957;
-
-/// Days since 1970 of a civil date (Hinnant's algorithm).
-fn days_from_civil(y: i64, m: i64, d: i64) -> i64 {
-    let y = if m <= 2 { y - 1 } else { y };
-    let era = y.div_euclid(400);
-    let yoe = y.rem_euclid(400);
-    let doy = (153 * ((m + 9) % 12) + 2) / 5 + d - 1;
-    era * 146_097 + yoe * 365 + yoe / 4 - yoe / 100 + doy - 719_468
-}
-
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let doe = z.rem_euclid(146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let (d, m) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
-    (yoe + era * 400 + i64::from(m <= 2), m, d)
-}
-
-/// ISO format with the offset of UTC, the only time zone that is known here.
+/// ISO format with the offset of UTC, the only time zone that is known here; a fraction without zeros at its end.
 fn format_time(t: i64) -> String {
-    let (y, m, d) = civil_from_days(t.div_euclid(DAY_US) + EPOCH_DAYS);
-    let us = t.rem_euclid(DAY_US);
-    let (s, fraction) = (us / 1_000_000, us % 1_000_000);
-    let mut text = format!("{y:04}-{m:02}-{d:02} {:02}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
-    if fraction > 0 {
-        text.push_str(format!(".{fraction:06}").trim_end_matches('0'));
-    }
-    text + "+00"
+    let text = crate::sql::literals::timestamp(t);
+    let time = text.trim_end_matches("+00").trim_end_matches('0').trim_end_matches('.');
+    format!("{time}+00")
 }
 
-/// `2024-01-31[ 12:34:56[.123456]][+hh[:mm]|Z]`: what the proxy writes. Anything else is refused, as 'now' and 'today'
-/// must be: a script that carries them is a bug.
+/// `2024-01-31 12:34:56[.123456]+00`: what the proxy and this node write. Anything else is refused, as 'now' and
+/// 'today' must be: a script that carries them is a bug.
 fn parse_time(text: &str) -> Option<i64> {
-    let (date, rest) = text.split_at_checked(10)?;
-    let mut parts = date.split('-').map(|p| p.parse::<i64>().ok());
-    let (y, m, d) = (parts.next()??, parts.next()??, parts.next()??);
-    if parts.next().is_some() || !(1..=12).contains(&m) || d < 1 {
-        return None;
-    }
-    let days = days_from_civil(y, m, d);
-    if civil_from_days(days) != (y, m, d) {
-        return None;
-    }
-    let rest = rest.strip_prefix([' ', 'T']).unwrap_or(rest);
-    let zone = rest.find(['+', '-', 'Z']).unwrap_or(rest.len());
-    let (time, zone) = rest.split_at(zone);
-    let offset_s = match zone {
-        "" | "Z" => 0,
-        _ => {
-            let (hours, minutes) = zone[1..].split_once(':').unwrap_or((&zone[1..], "0"));
-            let seconds = hours.parse::<i64>().ok()? * 3600 + minutes.parse::<i64>().ok()? * 60;
-            if zone.starts_with('-') { -seconds } else { seconds }
-        }
-    };
-    let us = if time.is_empty() { 0 } else { parse_clock(time)? };
-    Some((days - EPOCH_DAYS) * DAY_US + us - offset_s * 1_000_000)
-}
-
-fn parse_clock(time: &str) -> Option<i64> {
-    let (clock, fraction) = time.split_once('.').unwrap_or((time, ""));
-    let mut parts = clock.split(':').map(|p| p.parse::<i64>().ok());
-    let (h, m) = (parts.next()??, parts.next()??);
-    let s = parts.next().unwrap_or(Some(0))?;
-    if !(0..24).contains(&h) || !(0..60).contains(&m) || !(0..60).contains(&s) || fraction.len() > 6 {
-        return None;
-    }
-    let fraction: i64 = if fraction.is_empty() { 0 } else { format!("{fraction:0<6}").parse().ok()? };
-    Some(((h * 60 + m) * 60 + s) * 1_000_000 + fraction)
+    let (clock, fraction) = text.strip_suffix("+00")?.split_at_checked(19)?;
+    let numbers: Vec<i64> = clock.split(['-', ' ', ':']).map(|n| n.parse().ok()).collect::<Option<_>>()?;
+    let &[y, m, d, hour, minute, second] = numbers.as_slice() else { return None };
+    // Days since 2000-01-01 of a civil date (Howard Hinnant's algorithm).
+    let (y, m) = if m <= 2 { (y - 1, m + 9) } else { (y, m - 3) };
+    let (era, year) = (y.div_euclid(400), y.rem_euclid(400));
+    let days = era * 146_097 + year * 365 + year / 4 - year / 100 + (153 * m + 2) / 5 + d - 1 - 730_425;
+    let us: i64 = format!("{:0<6}", fraction.trim_start_matches('.')).parse().ok()?;
+    let t = (((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000_000 + us;
+    // A date that does not exist, or another spelling, reads back differently.
+    let back = crate::sql::literals::timestamp(t);
+    (text == back || text == format_time(t)).then_some(t)
 }
 
 #[cfg(test)]
@@ -256,12 +192,13 @@ mod tests {
 
     #[test]
     fn timestamps_read_back_as_they_were_written() {
-        for t in [0, -1, 1, 762_345_678_901_234, -DAY_US * 40_000, DAY_US - 1] {
+        for t in [0, -1, 1, 762_345_678_901_234, -86_400_000_000 * 40_000, 86_399_999_999, 1_500_000] {
             assert_eq!(Value::parse(Type::Timestamptz, &format_time(t)).unwrap(), Value::Time(t), "{}", format_time(t));
         }
         assert_eq!(format_time(0), "2000-01-01 00:00:00+00");
-        assert_eq!(parse_time("2000-01-01 02:00:00.5+02"), Some(500_000));
-        for bad in ["now", "today", "2000-13-01", "2001-02-29", "2000-01-01 25:00", "", "2000-01-01é"] {
+        assert_eq!(parse_time("2000-01-01 00:00:00.500000+00"), Some(500_000));
+        for bad in ["now", "today", "2000-13-01 00:00:00+00", "2001-02-29 00:00:00+00", "2000-01-01", "", "2000-01-01é"]
+        {
             assert_eq!(parse_time(bad), None, "{bad}");
         }
     }

@@ -1,31 +1,28 @@
-//! Statements that control transactions (src/backend/access/transam/xact.c and twophase.c).
+//! Statements that control transactions, and how transactions end: savepoints taken back, errors, ROLLBACK, and COMMIT
+//! in its two steps (src/backend/access/transam/xact.c).
 
-use super::lock::Owner;
-use super::server::PreparedTransaction;
+use super::lock::Tag;
+use super::server::Wait;
 use super::session::{Block, Session};
-use super::sql::{Modes, Statement};
-use super::txn::Fate;
+use super::sql::Statement;
+use super::txn::{Fate, Lsn};
 use super::value::{Res, unknown};
 use crate::wire::PgError;
 
-fn only_in_block(what: &str) -> PgError {
-    PgError::error("25P01", format!("{what} can only be used in transaction blocks"))
-}
-
 impl Session {
-    /// Runs one; returns its tag.
+    /// Runs a statement that controls transactions; returns its tag.
     pub async fn transaction(&mut self, statement: &Statement) -> Res<&'static str> {
         match statement {
-            Statement::Begin { modes, start } => {
+            Statement::Begin(modes, tag) => {
                 match self.block {
                     Block::Open => self.warn("25001", "there is already a transaction in progress"),
                     _ => self.block = Block::Open,
                 }
                 self.set_modes(*modes)?;
-                Ok(if *start { "START TRANSACTION" } else { "BEGIN" })
+                Ok(tag)
             }
-            Statement::Commit { chain } => self.end_block(true, *chain).await,
-            Statement::Rollback { chain } => self.end_block(false, *chain).await,
+            Statement::Commit => self.end_block(true).await,
+            Statement::Rollback => self.end_block(false).await,
             Statement::Savepoint(name) => {
                 self.require_open("SAVEPOINT")?;
                 self.savepoint(name);
@@ -34,7 +31,9 @@ impl Session {
             Statement::Release(name) => {
                 self.require_open("RELEASE SAVEPOINT")?;
                 let at = self.find_savepoint(name)?;
-                self.release_savepoint(at);
+                // What it has done belongs to the level below from here on: ids know their parents.
+                self.tx().levels.truncate(at);
+                self.tx().command += 1;
                 Ok("RELEASE")
             }
             Statement::RollbackTo(name) => {
@@ -42,117 +41,145 @@ impl Session {
                     self.require_open("ROLLBACK TO SAVEPOINT")?;
                 }
                 let at = self.find_savepoint(name)?;
-                self.rollback_to(at);
+                self.undo_to(at);
+                self.block = Block::Open;
                 Ok("ROLLBACK")
             }
-            Statement::PrepareTransaction(gid) => self.prepare_transaction(gid).await,
-            Statement::CommitPrepared(gid) => self.end_prepared(gid, true).await,
-            Statement::RollbackPrepared(gid) => self.end_prepared(gid, false).await,
             other => Err(unknown(format!("{other:?} as a transaction statement"))),
         }
     }
 
     fn require_open(&self, what: &str) -> Res<()> {
-        if self.block == Block::Open { Ok(()) } else { Err(only_in_block(what)) }
+        let e = || PgError::error("25P01", format!("{what} can only be used in transaction blocks"));
+        if self.block == Block::Open { Ok(()) } else { Err(e()) }
     }
 
     /// COMMIT and ROLLBACK.
-    async fn end_block(&mut self, commit: bool, chain: bool) -> Res<&'static str> {
-        let healthy = match self.block {
-            Block::Open => true,
-            Block::Failed => false,
-            _ if chain => return Err(only_in_block(if commit { "COMMIT AND CHAIN" } else { "ROLLBACK AND CHAIN" })),
-            _ => {
-                self.warn("25P01", "there is no transaction in progress");
-                true
-            }
-        };
-        let modes = {
-            let tx = self.tx();
-            Modes { isolation: Some(tx.isolation), read_only: Some(tx.read_only) }
-        };
-        let tag = if commit && healthy {
-            // An error from here on ends the transaction: it does not fail a block (TBLOCK_END).
-            self.block = Block::Single;
-            self.commit().await?;
-            "COMMIT"
-        } else {
-            self.abort();
-            "ROLLBACK"
-        };
-        if chain {
-            self.start()?;
-            self.block = Block::Open;
-            self.set_modes(modes)?;
+    async fn end_block(&mut self, commit: bool) -> Res<&'static str> {
+        let failed = self.block == Block::Failed;
+        if self.block != Block::Open && !failed {
+            self.warn("25P01", "there is no transaction in progress");
         }
-        Ok(tag)
-    }
-
-    async fn prepare_transaction(&mut self, gid: &str) -> Res<&'static str> {
-        if self.block != Block::Open {
-            if self.block != Block::Failed {
-                self.warn("25P01", "there is no transaction in progress");
-            }
+        if !commit || failed {
             self.abort();
             return Ok("ROLLBACK");
         }
+        // An error from here on ends the transaction: it does not fail a block (TBLOCK_END).
         self.block = Block::Single;
-        self.run_deferred().await?;
-        self.interrupts()?;
-        if self.look().prepared.contains_key(gid) {
-            return Err(PgError::error("42710", format!("transaction identifier \"{gid}\" is already in use")));
-        }
-        while self.tx().levels.len() > 1 {
-            self.release_savepoint(1);
-        }
-        let xid = self.xid();
-        let lsn = self.server().txns.write_commit(xid);
-        self.make_durable(lsn).await;
-        let owner = self.owner();
-        let mut s = self.server();
-        s.prepared.insert(gid.to_owned(), PreparedTransaction { xid, lsn, decided: false, busy: false });
-        s.locks.hand_over(owner, Owner::Prepared(xid));
-        drop(s);
-        self.settings.end_transaction();
-        self.end();
-        Ok("PREPARE TRANSACTION")
+        self.commit().await?;
+        Ok("COMMIT")
     }
 
-    async fn end_prepared(&mut self, gid: &str, commit: bool) -> Res<&'static str> {
-        let tag = if commit { "COMMIT PREPARED" } else { "ROLLBACK PREPARED" };
-        if self.block != Block::Single {
-            return Err(PgError::error("25001", format!("{tag} cannot run inside a transaction block")));
-        }
-        let xid = {
-            let mut s = self.server();
-            let missing =
-                || PgError::error("42704", format!("prepared transaction with identifier \"{gid}\" does not exist"));
-            let p = s.prepared.get_mut(gid).ok_or_else(missing)?;
-            if p.busy {
-                let e = format!("prepared transaction with identifier \"{gid}\" is busy");
-                return Err(PgError::error("55000", e));
+    fn savepoint(&mut self, name: &str) {
+        let settings = self.settings.clone();
+        self.tx().command += 1;
+        self.tx().push_level(name, settings);
+    }
+
+    /// The depth at which a savepoint of this name stands.
+    fn find_savepoint(&mut self, name: &str) -> Res<usize> {
+        let at = self.tx().levels.iter().skip(1).rposition(|l| l.name == name);
+        at.map(|i| i + 1).ok_or_else(|| PgError::error("3B001", format!("savepoint \"{name}\" does not exist")))
+    }
+
+    /// Undoes everything from this level on; its locks are free at once. The level stays, empty.
+    fn undo_to(&mut self, at: usize) {
+        let mut undone = self.tx().levels.split_off(at);
+        let level = undone.swap_remove(0);
+        self.settings = level.settings;
+        let tx = self.tx();
+        tx.deferred.truncate(level.deferred);
+        tx.constraints = level.constraints;
+        tx.read_only = level.read_only;
+        let gone = level.xid.map_or(Vec::new(), |xid| self.server().txns.end(xid, Fate::Aborted));
+        self.server().locks.release(self.id, |t| match t {
+            // A statement that has failed may have stood in a queue.
+            Tag::Tuple(..) => true,
+            Tag::Xid(x) => gone.contains(&x),
+        });
+        self.savepoint(&level.name);
+    }
+
+    /// An error: what the failed (sub)transaction has done and locked goes at once (AbortCurrentTransaction).
+    pub fn fail(&mut self) {
+        self.events.clear();
+        self.portals.clear();
+        match self.block {
+            Block::None | Block::Failed => {}
+            Block::Single | Block::Implicit => self.abort(),
+            Block::Open => {
+                self.block = Block::Failed;
+                match self.tx().levels.len() {
+                    1 => {
+                        self.undo_all();
+                        self.tx().levels[0].xid = None;
+                        self.tx().deferred.clear();
+                    }
+                    depth => self.undo_to(depth - 1),
+                }
             }
-            p.busy = true;
-            p.xid
-        };
-        let lsn = self.server().txns.log_other();
-        self.make_durable(lsn).await;
-        if commit {
-            if let Some(p) = self.server().prepared.get_mut(gid) {
-                p.decided = true;
+        }
+    }
+
+    /// Everything that the transaction has done is undone. Savepoints have parts in its id, and end with it.
+    fn undo_all(&mut self) {
+        let Some(tx) = &self.tx else { return };
+        self.settings = tx.levels[0].settings.clone();
+        if let Some(xid) = self.top_xid() {
+            self.server().txns.end(xid, Fate::Aborted);
+        }
+        self.leave();
+    }
+
+    /// Nobody waits for the transaction any more.
+    fn leave(&self) {
+        self.server().locks.release(self.id, |_| true);
+        let mut me = self.me();
+        (me.xid, me.xmin) = (None, None);
+    }
+
+    /// ROLLBACK of everything.
+    pub fn abort(&mut self) {
+        self.undo_all();
+        self.forget();
+    }
+
+    fn forget(&mut self) {
+        self.tx = None;
+        self.block = Block::None;
+        self.portals.clear();
+    }
+
+    /// COMMIT. An error leaves the transaction as it is, for [`Session::fail`] to undo.
+    pub async fn commit(&mut self) -> Res<()> {
+        if self.tx.is_none() {
+            return Ok(());
+        }
+        self.run_deferred().await?;
+        self.interrupts()?;
+        // From here on nothing interrupts (HOLD_INTERRUPTS in CommitTransaction).
+        if let Some(xid) = self.top_xid() {
+            let lsn = self.server().txns.write_commit(xid);
+            if self.settings.is("synchronous_commit", "off") {
+                let s = &mut *self.server();
+                s.flush_at.get_or_insert(s.now_us + s.config.log_writer_us);
+            } else {
+                self.make_durable(lsn).await;
+                let until = self.look().now_us + self.look().config.visible_us;
+                self.pause(Wait::Visible { until }).await;
             }
-            self.wait_visible().await;
+            self.server().txns.end(xid, Fate::Committed);
         }
-        let mut s = self.server();
-        let s = &mut *s;
-        s.prepared.remove(gid);
-        s.txns.end(xid, if commit { Fate::Committed } else { Fate::Aborted });
-        if commit {
-            s.catalogue.committed(xid, &s.txns);
-        } else {
-            s.catalogue.undo(|x| s.txns.fate(x) == Fate::Aborted);
-        }
-        s.locks.release_from(Owner::Prepared(xid), 1);
-        Ok(tag)
+        self.settings.end_transaction();
+        self.leave();
+        self.forget();
+        Ok(())
+    }
+
+    /// Waits until the log is flushed up to here.
+    pub async fn make_durable(&self, lsn: Lsn) {
+        let until = self.look().now_us + self.look().config.flush_us;
+        self.pause(Wait::Flush { until }).await;
+        self.server().txns.flush(lsn);
     }
 }

@@ -50,10 +50,14 @@ impl Session {
     pub(super) fn server_bytes(&mut self, conn: crate::shard::driver::ConnId, bytes: Bytes, cx: &mut Cx<'_>) {
         if let Some(lane) = self.lane.as_mut().filter(|l| l.conn == conn) {
             lane.framer.push(bytes);
-            if lane.is_ready() {
-                return self.relay(Target::Lane, cx);
+            if !lane.is_ready() {
+                self.lane_login(cx);
             }
-            return self.lane_login(cx);
+            // A backend that is terminated right after its login says so in the same chunk.
+            if self.lane.as_ref().is_some_and(|l| l.conn == conn && l.is_ready()) {
+                self.relay(Target::Lane, cx);
+            }
+            return;
         }
         match &mut self.reader {
             Reader::Ready(l) if l.conn == conn => {
@@ -62,7 +66,11 @@ impl Session {
             }
             Reader::Opening(l) if l.conn == conn => {
                 l.framer.push(bytes);
-                return self.reader_login(cx);
+                self.reader_login(cx);
+                if matches!(&self.reader, Reader::Ready(l) if l.conn == conn) {
+                    self.relay(Target::Reader, cx);
+                }
+                return;
             }
             _ => {}
         }

@@ -42,7 +42,7 @@ const STATEMENTS: &[&str] = &[
     "INSERT INTO t VALUES (@, #, 5) ON CONFLICT (u) DO UPDATE SET v = 100 WHERE t.v < 50",
     "SELECT v FROM t WHERE id = # FOR UPDATE",
     "SELECT v FROM t WHERE id = # FOR SHARE",
-    "SELECT id FROM t WHERE id > 1 ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED",
+    "SELECT id FROM t WHERE id > 1 ORDER BY id LIMIT 1 FOR UPDATE",
     "SELECT id, v FROM t ORDER BY id",
     "SELECT count(*), sum(v) FROM t",
     "INSERT INTO c VALUES (@, ~, 0)",

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use super::eval::{Ex, Op};
 use super::exec::Matching;
 use super::session::Session;
-use super::sql::{Strength, WaitPolicy};
+use super::sql::Strength;
 use super::table::{Dirty, Foreign, Table, Tid};
 use super::txn::Snapshot;
 use super::value::{Res, Row, Type, Value};
@@ -112,8 +112,7 @@ impl Session {
         let matching = with_key(table, columns, key);
         let mut found = false;
         for row in self.matching(&matching, s)? {
-            let lock = (Strength::KeyShare, WaitPolicy::Block);
-            found |= self.lock_row(&matching, row, s.command, lock).await?.is_some();
+            found |= self.lock_row(&matching, row, s.command, Strength::KeyShare).await?.is_some();
         }
         Ok(found)
     }

@@ -12,7 +12,7 @@ use super::expr::Aggregate;
 use super::plan::*;
 use super::rows::Claim;
 use super::session::Session;
-use super::sql::{Strength, WaitPolicy};
+use super::sql::Strength;
 use super::table::{Table, Tid};
 use super::txn::Snapshot;
 use super::value::{Res, Row, Type, Value, int, unknown};
@@ -83,14 +83,14 @@ impl Session {
         m: &Matching,
         (mut tid, mut row): (Tid, Row),
         command: u32,
-        (lock, policy): (Strength, WaitPolicy),
+        lock: Strength,
     ) -> Res<Option<Row>> {
-        let mut claim = self.claim(m.table.oid, tid, lock, policy, command).await?;
+        let mut claim = self.claim(m.table.oid, tid, lock, command).await?;
         if let Claim::Updated(next) = claim {
             if self.one_snapshot() {
                 return Err(concurrent("update"));
             }
-            claim = match self.lock_newest(m.table.oid, next, lock, policy, command).await? {
+            claim = match self.lock_newest(m.table.oid, next, lock, command).await? {
                 Ok(newest) => {
                     (tid, row) = (newest, self.row_of(m.table.oid, newest));
                     Claim::Ok
@@ -106,10 +106,6 @@ impl Session {
                 self.mark_locked(m.table.oid, tid, lock);
                 Ok(Some(row))
             }
-            Claim::WouldBlock if policy == WaitPolicy::NoWait => {
-                let e = format!("could not obtain lock on row in relation \"{}\"", m.table.name);
-                Err(PgError::error("55P03", e))
-            }
             Claim::Deleted if self.one_snapshot() => Err(concurrent("update")),
             _ => Ok(None),
         }
@@ -119,7 +115,7 @@ impl Session {
     pub fn check_lockable(&mut self, p: &SelectPlan) -> Res<()> {
         match p.lock {
             None => Ok(()),
-            Some((Strength::Update, _)) => self.check_writable("SELECT FOR UPDATE"),
+            Some(Strength::Update) => self.check_writable("SELECT FOR UPDATE"),
             Some(_) => self.check_writable("SELECT FOR SHARE"),
         }
     }
@@ -228,7 +224,7 @@ impl Session {
         loop {
             let new = p.set.as_ref().map(|set| self.assign(set, &Env::row(&old))).transpose()?;
             let strength = new.as_ref().map_or(Strength::Update, |n| Session::update_strength(table, &old, n));
-            let next = match self.claim(table.oid, tid, strength, WaitPolicy::Block, command).await? {
+            let next = match self.claim(table.oid, tid, strength, command).await? {
                 Claim::Ok => {
                     let Some(new) = new else {
                         self.replace_version(table.oid, tid, command, Strength::Update, None);
@@ -243,12 +239,12 @@ impl Session {
                 Claim::Deleted if self.one_snapshot() => return Err(concurrent("delete")),
                 Claim::Updated(next) => next,
                 Claim::Invisible => return Err(PgError::error("XX000", "attempted to change an invisible tuple")),
-                Claim::SelfModified(_) | Claim::Deleted | Claim::WouldBlock => return Ok(None),
+                Claim::SelfModified | Claim::Deleted => return Ok(None),
             };
             // ExecUpdateLockMode: by the columns that are set, not by their values.
             let set = p.set.as_ref();
             let lock = set.map_or(Strength::Update, |s| table.strength(|c| s.iter().any(|(to, _)| *to == c)));
-            match self.lock_newest(table.oid, next, lock, WaitPolicy::Block, command).await? {
+            match self.lock_newest(table.oid, next, lock, command).await? {
                 Ok(newest) => (tid, old) = (newest, self.row_of(table.oid, newest)),
                 Err(_) => return Ok(None),
             }

@@ -19,9 +19,8 @@ pub enum Function {
 
 type Entry = (&'static str, Function, &'static [Type], Type);
 
-const FUNCTIONS: [Entry; 9] = [
+const FUNCTIONS: [Entry; 8] = [
     ("now", Function::Now, &[], Type::Timestamptz),
-    ("transaction_timestamp", Function::Now, &[], Type::Timestamptz),
     ("clock_timestamp", Function::ClockTimestamp, &[], Type::Timestamptz),
     ("txid_current", Function::TxidCurrent, &[], Type::Int8),
     ("txid_current_if_assigned", Function::TxidIfAssigned, &[], Type::Int8),

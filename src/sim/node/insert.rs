@@ -7,7 +7,6 @@ use super::exec::{Outcome, concurrent};
 use super::plan::{Assigned, InsertPlan};
 use super::rows::Claim;
 use super::session::Session;
-use super::sql::WaitPolicy;
 use super::table::{Table, Tid};
 use super::txn::Snapshot;
 use super::value::{Res, Row, Value};
@@ -84,7 +83,7 @@ impl Session {
     ) -> Res<Option<Option<Row>>> {
         let command = snapshot.command;
         let lock = table.strength(|c| set.iter().any(|(to, _)| *to == c));
-        match self.claim(table.oid, tid, lock, WaitPolicy::Block, command).await? {
+        match self.claim(table.oid, tid, lock, command).await? {
             Claim::Ok => self.mark_locked(table.oid, tid, lock),
             Claim::Invisible if self.is_own(table, tid) => {
                 let e = "ON CONFLICT DO UPDATE command cannot affect row a second time";

@@ -2,7 +2,6 @@
 //! (_bt_check_unique) and nodeModifyTable.c (ExecInsert).
 
 use super::session::Session;
-use super::sql::WaitPolicy;
 use super::table::{Dirty, Table, Tid};
 use super::value::{Res, Row, Value};
 use crate::wire::PgError;
@@ -72,7 +71,7 @@ impl Session {
         loop {
             match self.with_key(table, index, row).first() {
                 None => return Ok(None),
-                Some((_, Dirty::Undecided(xid))) => self.wait_for(*xid, WaitPolicy::Block).await?,
+                Some((_, Dirty::Undecided(xid))) => self.wait_for(*xid).await?,
                 Some((tid, _)) => return Ok(Some(*tid)),
             };
         }

@@ -49,32 +49,19 @@ pub struct Locks {
     grants: u64,
 }
 
-/// How a request went.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Asked {
-    /// It is held.
-    Granted,
-    /// It is queued ([`Locks::waits_for`]).
-    Queued,
-    /// It would have had to be queued.
-    Refused,
-}
-
 impl Locks {
-    /// Asks for a lock; `queue` says whether to wait for it.
-    pub fn ask(&mut self, owner: Owner, tag: Tag, mode: Strength, queue: bool) -> Asked {
+    /// Asks for a lock. False: it is queued ([`Locks::waits_for`]).
+    pub fn ask(&mut self, owner: Owner, tag: Tag, mode: Strength) -> bool {
         let lock = self.locks.entry(tag).or_default();
         let behind = lock.queue.iter().any(|(_, m)| m.conflicts(mode));
-        if !behind && lock.free_for(owner, mode) {
+        let granted = !behind && lock.free_for(owner, mode);
+        if granted {
             lock.held.push((owner, mode));
-            return Asked::Granted;
+        } else {
+            lock.queue.push_back((owner, mode));
+            self.waiting.insert(owner, tag);
         }
-        if !queue {
-            return Asked::Refused;
-        }
-        lock.queue.push_back((owner, mode));
-        self.waiting.insert(owner, tag);
-        Asked::Queued
+        granted
     }
 
     /// What the owner waits for.
@@ -205,10 +192,9 @@ mod tests {
     #[test]
     fn a_weak_request_queues_behind_a_strong_one_that_waits() {
         let mut l = Locks::default();
-        assert_eq!(l.ask(1, T, KeyShare, true), Asked::Granted);
-        assert_eq!(l.ask(2, T, Update, true), Asked::Queued);
-        assert_eq!(l.ask(3, T, KeyShare, true), Asked::Queued);
-        assert_eq!(l.ask(4, T, KeyShare, false), Asked::Refused);
+        assert!(l.ask(1, T, KeyShare));
+        assert!(!l.ask(2, T, Update));
+        assert!(!l.ask(3, T, KeyShare));
         l.release(1, |_| true);
         assert!(l.waits_for(2).is_none() && l.waits_for(3).is_some());
         l.release(2, |_| true);
@@ -220,20 +206,20 @@ mod tests {
         let mut l = Locks::default();
         // 1 holds T, 3 holds U; 2 waits for T exclusively, 3 behind it for a weak lock, 1 for U: only the queue's order
         // keeps 3 from going on.
-        l.ask(1, T, KeyShare, true);
-        l.ask(3, U, Update, true);
-        l.ask(2, T, Update, true);
-        l.ask(3, T, KeyShare, true);
-        assert_eq!(l.ask(1, U, KeyShare, true), Asked::Queued);
+        l.ask(1, T, KeyShare);
+        l.ask(3, U, Update);
+        l.ask(2, T, Update);
+        l.ask(3, T, KeyShare);
+        assert!(!l.ask(1, U, KeyShare));
         assert!(!l.deadlocked(1));
         assert!(l.waits_for(3).is_none() && l.waits_for(2).is_some());
 
         let mut l = Locks::default();
-        l.ask(1, T, Update, true);
-        l.ask(2, U, Update, true);
-        l.ask(1, U, Update, true);
+        l.ask(1, T, Update);
+        l.ask(2, U, Update);
+        l.ask(1, U, Update);
         assert!(!l.deadlocked(1));
-        l.ask(2, T, Update, true);
+        l.ask(2, T, Update);
         assert!(l.deadlocked(2) && l.deadlocked(1));
         l.cancel(2);
         l.release(2, |_| true);

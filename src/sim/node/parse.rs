@@ -139,22 +139,14 @@ fn order_by(order: Option<ast::OrderBy>) -> Res<Vec<(ast::Expr, bool)>> {
     list.into_iter().map(one).collect()
 }
 
-fn lock(locks: &[ast::LockClause]) -> Res<Option<(Strength, WaitPolicy)>> {
-    let one = match locks {
-        [] => return Ok(None),
-        [one] if one.of.is_none() => one,
-        _ => return Err(unknown("FOR UPDATE OF, or several of them")),
-    };
-    let strength = match one.lock_type {
-        ast::LockType::Update => Strength::Update,
-        ast::LockType::Share => Strength::Share,
-    };
-    let policy = match one.nonblock {
-        None => WaitPolicy::Block,
-        Some(ast::NonBlock::Nowait) => WaitPolicy::NoWait,
-        Some(ast::NonBlock::SkipLocked) => WaitPolicy::SkipLocked,
-    };
-    Ok(Some((strength, policy)))
+fn lock(locks: &[ast::LockClause]) -> Res<Option<Strength>> {
+    let shown: Vec<String> = locks.iter().map(ToString::to_string).collect();
+    match shown.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] => Ok(None),
+        ["FOR UPDATE"] => Ok(Some(Strength::Update)),
+        ["FOR SHARE"] => Ok(Some(Strength::Share)),
+        other => Err(unknown(other.join(" "))),
+    }
 }
 
 fn table(t: &ast::TableWithJoins) -> Res<TableRef> {

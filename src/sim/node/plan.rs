@@ -40,7 +40,7 @@ pub struct SelectPlan {
     /// With "descending".
     pub order: Vec<(Ex, bool)>,
     pub limit: Option<Ex>,
-    pub lock: Option<(Strength, WaitPolicy)>,
+    pub lock: Option<Strength>,
 }
 
 /// Columns and their new values.

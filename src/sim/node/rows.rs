@@ -5,7 +5,7 @@ use super::keys::check_not_null;
 use super::lock::Tag;
 use super::server::Wait;
 use super::session::Session;
-use super::sql::{Strength, WaitPolicy};
+use super::sql::Strength;
 use super::table::{Oid, Replaced, Table, Tid, Version};
 use super::txn::{Fate, Snapshot, Xid};
 use super::value::{Res, Row, Value};
@@ -18,13 +18,11 @@ pub enum Claim {
     /// This command cannot see it.
     Invisible,
     /// This transaction has changed it already, in this command or a later one.
-    SelfModified(u32),
+    SelfModified,
     /// Another transaction has updated it and committed; where its next version is.
     Updated(Tid),
     /// Another transaction has deleted it and committed.
     Deleted,
-    /// One would have to wait (NOWAIT, SKIP LOCKED).
-    WouldBlock,
 }
 
 impl Session {
@@ -81,7 +79,7 @@ impl Session {
                     return (if wait.is_empty() { gone } else { Claim::Ok }, wait);
                 }
                 Fate::InProgress if txns.is_part(r.xid, own) => {
-                    let claim = if r.command < command { Claim::Invisible } else { Claim::SelfModified(r.command) };
+                    let claim = if r.command < command { Claim::Invisible } else { Claim::SelfModified };
                     return (claim, Vec::new());
                 }
                 Fate::InProgress if r.lock.conflicts(lock) => wait.insert(0, r.xid),
@@ -120,29 +118,26 @@ impl Session {
     }
 
     /// Waits until the version can be locked so strongly. `Ok` holds until the next await: the caller acts at once.
-    pub async fn claim(&self, table: Oid, tid: Tid, lock: Strength, policy: WaitPolicy, command: u32) -> Res<Claim> {
+    pub async fn claim(&self, table: Oid, tid: Tid, lock: Strength, command: u32) -> Res<Claim> {
         let tag = Tag::Tuple(table, tid);
         let mut queued = false;
-        let claim = 'claim: loop {
+        loop {
             let (state, wait) = self.inspect(table, tid, lock, command);
             if state != Claim::Ok || wait.is_empty() {
-                break state;
+                if queued {
+                    self.unlock(tag);
+                }
+                return Ok(state);
             }
             // One place in the queue for the whole of the wait (heap_acquire_tuplock).
-            if !queued && !self.lock(tag, lock, policy).await? {
-                break Claim::WouldBlock;
+            if !queued {
+                self.lock(tag, lock).await?;
             }
             queued = true;
             for xid in wait {
-                if !self.wait_for(xid, policy).await? {
-                    break 'claim Claim::WouldBlock;
-                }
+                self.wait_for(xid).await?;
             }
-        };
-        if queued {
-            self.unlock(tag);
         }
-        Ok(claim)
     }
 
     /// Notes the lock in the version, after [`Session::claim`].
@@ -172,7 +167,6 @@ impl Session {
         table: Oid,
         first: Tid,
         lock: Strength,
-        policy: WaitPolicy,
         command: u32,
     ) -> Res<Result<Tid, Claim>> {
         self.pause(Wait::Turn).await;
@@ -181,12 +175,10 @@ impl Session {
         loop {
             // Whoever is updating this version is waited for without a place in the queue.
             if let Some(xid) = self.updater(table, tid) {
-                if !self.wait_for(xid, policy).await? {
-                    return Ok(Err(Claim::WouldBlock));
-                }
+                self.wait_for(xid).await?;
                 continue;
             }
-            match self.claim(table, tid, lock, policy, command).await? {
+            match self.claim(table, tid, lock, command).await? {
                 Claim::Ok => {
                     self.mark_locked(table, tid, lock);
                     return Ok(Ok(tid));

@@ -23,9 +23,10 @@ const PARSED_MAX: usize = 2000;
 const SEND_BUFFER: usize = 8192;
 
 /// What a backend waits for. It is polled only when that has come.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Wait {
     /// Its turn.
+    #[default]
     Turn,
     /// A whole message of the client. `idle`: outside of any statement, where a cancel means nothing.
     Message { startup: bool, idle: bool },
@@ -38,7 +39,7 @@ pub enum Wait {
 }
 
 /// A backend, as the others see it.
-#[derive(Debug)]
+#[derive(Default, Debug)]
 pub struct BackendState {
     pub pid: u32,
     pub secret: u32,
@@ -66,24 +67,7 @@ pub struct BackendState {
 impl BackendState {
     /// A backend that has just been started.
     pub fn new(pid: u32) -> BackendState {
-        BackendState {
-            pid,
-            secret: pid.wrapping_mul(2_654_435_761),
-            user: String::new(),
-            application_name: String::new(),
-            state: "starting",
-            xid: None,
-            xmin: None,
-            wait: Wait::Turn,
-            gone: None,
-            terminate: false,
-            cancel: false,
-            lost: false,
-            input: BytesMut::new(),
-            held: Vec::new(),
-            output: Vec::new(),
-            ended: false,
-        }
+        BackendState { pid, secret: pid.wrapping_mul(2_654_435_761), state: "starting", ..BackendState::default() }
     }
 
     /// A whole message is there.
@@ -146,6 +130,7 @@ impl BackendState {
 }
 
 /// A node's server.
+#[derive(Default)]
 pub struct Server {
     pub config: NodeConfig,
     /// Simulated time, the same for all nodes.
@@ -170,20 +155,7 @@ impl Server {
     /// An empty node.
     pub fn new(config: NodeConfig) -> Server {
         let txns = Transactions::new(config.first_xid);
-        Server {
-            config,
-            now_us: 0,
-            up: true,
-            hung: false,
-            txns,
-            locks: Locks::default(),
-            tables: BTreeMap::new(),
-            heaps: BTreeMap::new(),
-            sequences: BTreeMap::new(),
-            backends: BTreeMap::new(),
-            flush_at: None,
-            parsed: BTreeMap::new(),
-        }
+        Server { config, txns, up: true, ..Server::default() }
     }
 
     /// The node's own clock.

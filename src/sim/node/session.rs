@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use std::task::Poll;
 
 use super::constraint::Event;
-use super::lock::{Asked, Tag};
+use super::lock::Tag;
 use super::portal::{Portal, PreparedStatement};
 use super::server::{BackendState, Server, Shared, Wait};
 use super::settings::Settings;
-use super::sql::{Isolation, Modes, Strength, WaitPolicy};
+use super::sql::{Isolation, Modes, Strength};
 use super::txn::{Fate, Snapshot, Xid};
 use super::value::Res;
 use crate::wire::{PgError, Severity};
@@ -46,7 +46,7 @@ pub struct Level {
 }
 
 /// A transaction.
-#[derive(Debug)]
+#[derive(Default, Debug)]
 pub struct Tx {
     /// The first is the transaction itself.
     pub levels: Vec<Level>,
@@ -155,18 +155,17 @@ impl Session {
         Ok(())
     }
 
-    /// Takes a lock, waiting for it if need be. False: it would have had to wait.
-    pub async fn lock(&self, tag: Tag, mode: Strength, policy: WaitPolicy) -> Res<bool> {
-        let asked = self.server().locks.ask(self.id, tag, mode, policy == WaitPolicy::Block);
-        if asked != Asked::Queued {
-            return Ok(asked == Asked::Granted);
+    /// Takes a lock, waiting for it if need be.
+    pub async fn lock(&self, tag: Tag, mode: Strength) -> Res<()> {
+        if self.server().locks.ask(self.id, tag, mode) {
+            return Ok(());
         }
         let timeout = self.settings.deadlock_timeout_us().unwrap_or(self.look().config.deadlock_timeout_us);
         let mut check_at = Some(self.look().now_us + timeout);
         loop {
             self.pause(Wait::Lock { check_at }).await;
             if self.look().locks.waits_for(self.id).is_none() {
-                return Ok(true);
+                return Ok(());
             }
             let mut outcome = self.interrupts();
             let due = check_at.is_some_and(|t| self.look().now_us >= t);
@@ -189,17 +188,14 @@ impl Session {
     }
 
     /// Waits for the end of a transaction, or until its subtransaction has been rolled back (XactLockTableWait).
-    pub async fn wait_for(&self, xid: Xid, policy: WaitPolicy) -> Res<bool> {
-        let mut xid = xid;
+    pub async fn wait_for(&self, mut xid: Xid) -> Res<()> {
         loop {
-            if !self.lock(Tag::Xid(xid), Strength::Share, policy).await? {
-                return Ok(false);
-            }
+            self.lock(Tag::Xid(xid), Strength::Share).await?;
             self.unlock(Tag::Xid(xid));
             let s = self.look();
             let top = s.txns.top(xid);
             if s.txns.fate(xid) != Fate::InProgress || top == xid {
-                return Ok(true);
+                return Ok(());
             }
             xid = top;
         }
@@ -219,15 +215,10 @@ impl Session {
             .into_iter()
             .find(|i| self.settings.is("default_transaction_isolation", i.text()));
         let mut tx = Tx {
-            levels: Vec::new(),
             isolation: isolation.unwrap_or_default(),
             read_only: self.settings.is("default_transaction_read_only", "on"),
             started_us: self.look().clock(),
-            snapshot: None,
-            began: false,
-            command: 0,
-            deferred: Vec::new(),
-            constraints: None,
+            ..Tx::default()
         };
         tx.push_level("", self.settings.clone());
         self.tx = Some(tx);
@@ -293,7 +284,7 @@ impl Session {
             let xid = *level.xid.get_or_insert_with(|| {
                 let x = s.txns.assign(parent);
                 // Nobody else knows the id yet, so the lock is free.
-                s.locks.ask(id, Tag::Xid(x), Strength::Update, false);
+                s.locks.ask(id, Tag::Xid(x), Strength::Update);
                 x
             });
             parent = Some(xid);

@@ -27,16 +27,10 @@ struct Known {
     allowed: Allowed,
 }
 
-const fn known(name: &'static str, default: &'static str, allowed: Allowed) -> Known {
-    Known { name, default, reported: false, asked: false, allowed }
-}
-
-const fn reported(of: Known) -> Known {
-    Known { reported: true, ..of }
-}
-
-const fn asked(of: Known) -> Known {
-    Known { asked: true, ..of }
+/// `R`: it is reported; `Q`: it is asked for.
+const fn known(letters: &str, name: &'static str, default: &'static str, allowed: Allowed) -> Known {
+    let letters = letters.as_bytes();
+    Known { name, default, reported: letters[0] == b'R', asked: letters[1] == b'Q', allowed }
 }
 
 const ON_OFF: Allowed = Allowed::These(&["on", "off"]);
@@ -44,29 +38,34 @@ const ZERO: Allowed = Allowed::These(&["0"]);
 
 /// In the order of the login's ParameterStatus (BeginReportingGUCOptions sorts by name).
 const KNOWN: [Known; 22] = [
-    reported(known("application_name", "", Allowed::Anything)),
-    reported(asked(known("client_encoding", "UTF8", Allowed::These(&["UTF8"])))),
-    reported(asked(known("DateStyle", "ISO, MDY", Allowed::These(&["ISO, MDY", "ISO, DMY", "ISO, YMD"])))),
-    reported(known("default_transaction_read_only", "off", ON_OFF)),
-    reported(known("in_hot_standby", "off", Allowed::Nothing)),
-    reported(known("integer_datetimes", "on", Allowed::Nothing)),
-    reported(asked(known("IntervalStyle", "postgres", Allowed::Anything))),
-    reported(known("is_superuser", "on", Allowed::Nothing)),
-    reported(known("server_encoding", "UTF8", Allowed::Nothing)),
-    reported(known("server_version", "15.14", Allowed::Nothing)),
-    reported(known("session_authorization", "", Allowed::Nothing)),
-    reported(asked(known("standard_conforming_strings", "on", Allowed::These(&["on"])))),
-    reported(asked(known("TimeZone", "Etc/UTC", Allowed::These(&["Etc/UTC"])))),
+    known("R ", "application_name", "", Allowed::Anything),
+    known("RQ", "client_encoding", "UTF8", Allowed::These(&["UTF8"])),
+    known("RQ", "DateStyle", "ISO, MDY", Allowed::These(&["ISO, MDY", "ISO, DMY", "ISO, YMD"])),
+    known("R ", "default_transaction_read_only", "off", ON_OFF),
+    known("R ", "in_hot_standby", "off", Allowed::Nothing),
+    known("R ", "integer_datetimes", "on", Allowed::Nothing),
+    known("RQ", "IntervalStyle", "postgres", Allowed::Anything),
+    known("R ", "is_superuser", "on", Allowed::Nothing),
+    known("R ", "server_encoding", "UTF8", Allowed::Nothing),
+    known("R ", "server_version", "15.14", Allowed::Nothing),
+    known("R ", "session_authorization", "", Allowed::Nothing),
+    known("RQ", "standard_conforming_strings", "on", Allowed::These(&["on"])),
+    known("RQ", "TimeZone", "Etc/UTC", Allowed::These(&["Etc/UTC"])),
     // Its default is the node's own: NodeConfig::deadlock_timeout_us.
-    known("deadlock_timeout", "1s", Allowed::Duration),
-    known("default_transaction_isolation", "read committed", Allowed::These(&["read committed", "repeatable read"])),
-    known("role", "none", Allowed::Anything),
-    asked(known("search_path", "\"$user\", public", Allowed::Anything)),
-    known("synchronous_commit", "on", ON_OFF),
-    known("lock_timeout", "0", ZERO),
-    known("statement_timeout", "0", ZERO),
-    known("idle_in_transaction_session_timeout", "0", ZERO),
-    known("idle_session_timeout", "0", ZERO),
+    known("  ", "deadlock_timeout", "1s", Allowed::Duration),
+    known(
+        "  ",
+        "default_transaction_isolation",
+        "read committed",
+        Allowed::These(&["read committed", "repeatable read"]),
+    ),
+    known("  ", "idle_in_transaction_session_timeout", "0", ZERO),
+    known("  ", "idle_session_timeout", "0", ZERO),
+    known("  ", "lock_timeout", "0", ZERO),
+    known("  ", "role", "none", Allowed::Anything),
+    known(" Q", "search_path", "\"$user\", public", Allowed::Anything),
+    known("  ", "statement_timeout", "0", ZERO),
+    known("  ", "synchronous_commit", "on", ON_OFF),
 ];
 
 /// Names of those that ParameterStatus tells of.

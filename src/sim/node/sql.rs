@@ -4,14 +4,6 @@
 
 use sqlparser::ast;
 
-/// What to do where one would have to wait.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum WaitPolicy {
-    Block,
-    NoWait,
-    SkipLocked,
-}
-
 /// Strength of a lock on a row, weakest first (src/include/nodes/lockoptions.h); the lock manager has no other modes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Strength {
@@ -49,7 +41,7 @@ pub struct Select {
     /// Expressions, each with "descending".
     pub order: Vec<(ast::Expr, bool)>,
     pub limit: Option<ast::Expr>,
-    pub lock: Option<(Strength, WaitPolicy)>,
+    pub lock: Option<Strength>,
 }
 
 /// INSERT ... VALUES.

@@ -60,7 +60,7 @@ impl Snapshot {
 }
 
 /// All transactions of a node.
-#[derive(Debug)]
+#[derive(Default, Debug)]
 pub struct Transactions {
     next: Xid,
     entries: BTreeMap<Xid, Entry>,
@@ -72,7 +72,7 @@ pub struct Transactions {
 impl Transactions {
     /// The first id to give out.
     pub fn new(first: Xid) -> Transactions {
-        Transactions { next: first, entries: BTreeMap::new(), running: Rc::default(), written: 0, flushed: 0 }
+        Transactions { next: first, ..Transactions::default() }
     }
 
     /// A new id, of a transaction or of a subtransaction of `parent`.

@@ -4,16 +4,14 @@
 
 use sqlparser::ast;
 
-use super::eval::Ex;
 use super::exec::Outcome;
 use super::expr::{Analysis, data_type};
-use super::functions::Function;
 use super::parse::{all_understood, bare, ident, object};
 use super::sequence::Sequence;
 use super::session::{Block, Session};
 use super::sql::Statement;
 use super::table::{Column, Foreign, Table, Unique};
-use super::value::{Res, Type, Value, unknown};
+use super::value::{Res, Value, unknown};
 use crate::wire::PgError;
 
 /// Length from which PostgreSQL shortens names (NAMEDATALEN).
@@ -54,12 +52,8 @@ impl Session {
                 Ok(Outcome { rows, tag: "SHOW".into() })
             }
             Statement::DiscardAll => {
-                match self.block {
-                    Block::Single => {}
-                    Block::Open => {
-                        return Err(PgError::error("25001", "DISCARD ALL cannot run inside a transaction block"));
-                    }
-                    _ => return Err(PgError::error("25001", "DISCARD ALL cannot be executed within a pipeline")),
+                if self.block != Block::Single {
+                    return Err(unknown("DISCARD ALL within a transaction"));
                 }
                 self.settings.discard();
                 self.statements.clear();
@@ -111,9 +105,8 @@ impl Session {
         all_understood(&rest, &bare)?;
         let name = object(&c.name)?;
         let mut table = Table { oid: 0, name, columns: Vec::new(), uniques: Vec::new(), foreigns: Vec::new() };
-        let mut sequences = Vec::new();
         for def in &c.columns {
-            sequences.extend(self.column(&mut table, def)?);
+            self.column(&mut table, def)?;
         }
         for constraint in &c.constraints {
             let (columns, primary) = match constraint {
@@ -129,26 +122,13 @@ impl Session {
             unique(&mut table, &list, primary)?;
         }
         let outcome = self.create(&table.name, "CREATE TABLE").await?;
-        for name in sequences {
-            self.create(&name, "CREATE SEQUENCE").await?;
-        }
         self.server().add_table(table);
         Ok(outcome)
     }
 
-    /// Adds a column; returns the sequence that it needs.
-    fn column(&self, table: &mut Table, def: &ast::ColumnDef) -> Res<Option<String>> {
-        let name = ident(&def.name);
-        let serial = match def.data_type.to_string().to_lowercase().as_str() {
-            "serial" => Some(Type::Int4),
-            "bigserial" => Some(Type::Int8),
-            _ => None,
-        };
-        let ty = serial.map_or_else(|| data_type(&def.data_type), Ok)?;
-        let sequence = serial.map(|_| generated_name(table, std::slice::from_ref(&name), "seq")).transpose()?;
-        let next = |s: &String| Ex::Call(Function::Nextval, vec![Ex::Const(Value::of(s))]);
-        let default = sequence.as_ref().map(next);
-        table.columns.push(Column { name: name.clone(), ty, not_null: serial.is_some(), default });
+    fn column(&self, table: &mut Table, def: &ast::ColumnDef) -> Res<()> {
+        let (name, ty) = (ident(&def.name), data_type(&def.data_type)?);
+        table.columns.push(Column { name: name.clone(), ty, not_null: false, default: None });
         for o in &def.options {
             let last = table.columns.len() - 1;
             match (&o.option, o.to_string().as_str()) {
@@ -166,7 +146,7 @@ impl Session {
                 _ => return Err(unknown(format!("the column option {o}"))),
             }
         }
-        Ok(sequence)
+        Ok(())
     }
 
     fn foreign(&self, table: &Table, column: usize, f: &ast::ForeignKeyConstraint) -> Res<Foreign> {

@@ -2,7 +2,8 @@
 //!
 //! The trait is completion-shaped: calls queue work, [`Driver::wait`] submits all of it at once and hands back what
 //! has happened. A shard owns exactly one driver and is the only one to call it; the only thing that crosses threads
-//! is the [`Doorbell`]. `ring` is io_uring; `sim` (the simulator's) implements the same trait without a socket.
+//! is the [`Doorbell`]. `ring` is io_uring, `glommio` an executor over it for older kernels; `sim` (the simulator's)
+//! implements the same trait without a socket.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,6 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+
+use super::listen::Listener;
+use super::unavailable::Unavailable;
 
 /// One connection of one driver. The generation makes a stale id harmless: an action on a connection that is gone
 /// does nothing, an event never names one that was closed by the shard. A slot whose [`Event::Closed`] has been handed
@@ -132,4 +136,46 @@ pub trait Driver {
     /// # Errors
     /// Only what makes this driver unusable as a whole; a broken connection is an event.
     fn wait(&mut self, until: Option<Time>, events: &mut Vec<Event>) -> std::io::Result<()>;
+}
+
+/// What a driver over real sockets is made of.
+#[derive(Debug)]
+pub struct DriverOptions {
+    /// Bound and listening; they become this driver's. One of its own per shard, see [`super::listen::listen_tcp`].
+    pub listeners: Vec<Listener>,
+    /// Buffers that may be filled in one turn; at most 32,768. Together with `receive_buffer_size` this bounds what
+    /// one turn receives. `ring` has them all the time, and rounds up to a power of two.
+    pub receive_buffers: usize,
+    /// Bytes of one buffer; at least 4,096.
+    pub receive_buffer_size: usize,
+    /// Clients and servers together. Clients beyond are closed as soon as they are accepted, without a word: let it
+    /// exceed the sessions' own limit, which is announced properly.
+    pub connections_max: usize,
+}
+
+impl Default for DriverOptions {
+    /// 64 buffers of 64 KiB: 4 MiB per shard, as much as a second-level cache can be asked to hold.
+    fn default() -> DriverOptions {
+        DriverOptions {
+            listeners: Vec::new(),
+            receive_buffers: 64,
+            receive_buffer_size: 64 * 1024,
+            connections_max: 16_384,
+        }
+    }
+}
+
+/// A driver over the sockets of this machine. Opened, used and dropped on the shard's own thread.
+pub trait SocketDriver: Driver + Sized {
+    /// Sets it up; clients are accepted from the first wait on.
+    ///
+    /// # Errors
+    /// Why it cannot run here.
+    fn open(options: DriverOptions) -> Result<Self, Unavailable>;
+
+    /// Whether it can run on this machine; if so, the words that say what was found.
+    ///
+    /// # Errors
+    /// The cause, and what to do about it.
+    fn probe() -> Result<String, Unavailable>;
 }

@@ -7,17 +7,28 @@
 //! | file | what it is for |
 //! |---|---|
 //! | `driver` | the operating system, as a shard sees it |
-//! | `ring` | io_uring |
+//! | `ring` | the default driver: io_uring, used directly |
+//! | `glommio` | the second driver, for kernels that lack what `ring` needs |
+//! | `choice`, `unavailable` | which driver runs here, and why another does not |
+//! | `listen`, `wake`, `limits` | what drivers share: listeners, the doorbell's agreement, how patient they are |
 //! | `core` | owners of connections, timers, the applier pool |
 //! | `spill` | files for scripts that exceed memory |
 //! | `run` | the `run` command: threads, control plane, signals |
 
+pub mod choice;
 pub mod core;
 pub mod driver;
+pub mod glommio;
+mod limits;
+pub mod listen;
 pub mod reload;
 pub mod ring;
 pub mod run;
 pub mod spill;
+#[cfg(test)]
+mod suite;
+pub mod unavailable;
+mod wake;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -14,17 +14,20 @@ use std::sync::atomic::AtomicUsize;
 use arc_swap::ArcSwap;
 
 use super::Shard;
+use super::choice::{Chosen, choose};
 use super::core::{Core, node_address};
-use super::driver::Driver;
+use super::driver::{DriverOptions, SocketDriver};
+use super::glommio::GlommioDriver;
+use super::listen::{Listener, listen_tcp};
 use super::reload;
-use super::ring::{Listener, RingDriver, RingOptions, listen_tcp};
+use super::ring::RingDriver;
 use crate::auth::{PoolPasswd, Role, Secret};
 use crate::cluster::control::{
     Control, ControlConfig, ControlHandle, Live, Login, NodeAddress, Reread, RoleRow, ShardHandle, Startup,
 };
 use crate::cluster::lock::WorkDirLock;
 use crate::cluster::membership::{Membership, SharedMembership, View};
-use crate::config::{Config, IoDriver, LogLevel};
+use crate::config::{Config, LogLevel};
 use crate::sequencer::Sequencer;
 use crate::session::catalogue::Versions;
 use crate::session::io::Env;
@@ -62,10 +65,8 @@ struct Shared {
 /// # Errors
 /// What kept it from starting, with what to do about it.
 pub fn run(config: Config, path: &Path, log_level: LogThreshold) -> Result<()> {
-    if config.shards.io_driver != IoDriver::Glommio {
-        let report = RingDriver::probe()?;
-        tracing::info!(driver = "ring", %report, "io driver chosen");
-    }
+    let choice = choose(config.shards.io_driver)?;
+    tracing::info!(driver = choice.driver.name(), "io driver chosen: {choice}");
     std::fs::create_dir_all(&config.cluster.work_dir).map_err(|e| {
         let dir = config.cluster.work_dir.display();
         format!("cannot make work_dir {dir}: {e}; give it to this user, or set [cluster] work_dir to another directory")
@@ -93,7 +94,10 @@ pub fn run(config: Config, path: &Path, log_level: LogThreshold) -> Result<()> {
         pool_passwd,
         mock_secret,
     };
-    let served = serve(&shared, listeners, control, startup);
+    let served = match choice.driver {
+        Chosen::Ring => serve::<RingDriver>(&shared, listeners, control, startup),
+        Chosen::Glommio => serve::<GlommioDriver>(&shared, listeners, control, startup),
+    };
     for dir in &shared.config.listen.unix_socket_directories {
         // Not there is as good as removed.
         let _ = std::fs::remove_file(socket_path(dir, shared.config.listen.port));
@@ -102,7 +106,12 @@ pub fn run(config: Config, path: &Path, log_level: LogThreshold) -> Result<()> {
 }
 
 /// Starts the shards, then the control plane, then waits for the shards' end.
-fn serve(shared: &Shared, listeners: Vec<Vec<Listener>>, control: ControlConfig, startup: Startup) -> Result<()> {
+fn serve<D: SocketDriver>(
+    shared: &Shared,
+    listeners: Vec<Vec<Listener>>,
+    control: ControlConfig,
+    startup: Startup,
+) -> Result<()> {
     let count = listeners.len();
     let (handles_out, handles_in) = std::sync::mpsc::channel();
     let mut starters = Vec::new();
@@ -112,7 +121,7 @@ fn serve(shared: &Shared, listeners: Vec<Vec<Listener>>, control: ControlConfig,
         starters.push(start);
         let (shared, handles) = (shared.clone(), handles_out.clone());
         let thread = std::thread::Builder::new().name(format!("shard-{number}"));
-        threads.push(thread.spawn(move || shard_thread(number, &shared, listeners, &handles, &started))?);
+        threads.push(thread.spawn(move || shard_thread::<D>(number, &shared, listeners, &handles, &started))?);
     }
     drop(handles_out);
     let mut handles: Vec<Option<ShardHandle>> = (0..count).map(|_| None).collect();
@@ -150,7 +159,7 @@ fn serve(shared: &Shared, listeners: Vec<Vec<Listener>>, control: ControlConfig,
 
 type HandleSender = std::sync::mpsc::Sender<Result<(usize, ShardHandle)>>;
 
-fn shard_thread(
+fn shard_thread<D: SocketDriver>(
     number: usize,
     shared: &Shared,
     listeners: Vec<Listener>,
@@ -160,7 +169,7 @@ fn shard_thread(
     if shared.config.shards.pin {
         pin(number);
     }
-    let made = make_core(shared, listeners);
+    let made = make_core::<D>(shared, listeners);
     let core = match made {
         Ok(core) => core,
         Err(e) => {
@@ -196,12 +205,12 @@ fn shard_thread(
     Ok(shard.recorder())
 }
 
-fn make_core(shared: &Shared, listeners: Vec<Listener>) -> Result<Core<RingDriver>> {
+fn make_core<D: SocketDriver>(shared: &Shared, listeners: Vec<Listener>) -> Result<Core<D>> {
     let config = &shared.config;
     let nodes: Vec<_> = config.nodes.iter().map(|n| node_address(&n.backend_hostname, n.backend_port)).collect();
     // A client has a lane, a reader and, while it commits, an applier per replica.
     let connections_max = config.limits.num_init_children * (3 + nodes.len()) + 64;
-    let driver = RingDriver::new(RingOptions {
+    let driver = D::open(DriverOptions {
         listeners,
         receive_buffers: config.shards.receive_buffers,
         receive_buffer_size: usize::try_from(config.shards.receive_buffer_size).unwrap_or(64 * 1024),

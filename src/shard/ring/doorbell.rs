@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::bell::Bell;
 use crate::shard::driver::Doorbell;
+use crate::shard::wake::Bell;
 
 /// Shared by the shard's driver and everybody who wakes it. Outlives the driver; ringing is then without effect.
 pub(super) struct RingDoorbell {

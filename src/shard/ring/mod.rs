@@ -12,16 +12,10 @@
 //! | `slots` | the table of connections and their states |
 //! | `sys` | the io_uring and the memory that the kernel sees; all `unsafe` |
 //! | `tag` | the 64 bits that name an operation |
-//! | `bell`, `doorbell` | waking a shard that sleeps |
-//! | `listen` | listening sockets |
+//! | `doorbell` | waking a shard that sleeps |
 //! | `probe` | can it run here, and why not |
 
-mod atomics;
-mod bell;
 mod doorbell;
-mod listen;
-#[cfg(test)]
-mod model;
 mod probe;
 mod progress;
 mod slots;
@@ -40,45 +34,17 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
-use super::driver::{Address, ConnId, Doorbell, Driver, Event, Time};
+use super::driver::{Address, ConnId, Doorbell, Driver, DriverOptions, Event, SocketDriver, Time};
+use super::listen::{self, Listener};
+use super::unavailable::{self, Unavailable};
 use doorbell::RingDoorbell;
 use slots::{Life, Receive, Slots};
 use sys::{Ring, Setup};
 use tag::{Operation, Tag};
 
-pub use listen::{Listener, listen_tcp};
-pub use probe::{ProbeReport, RingUnavailable};
-
 /// Cancellations of a dying connection's operations before its socket is shut down as well. Not at once, because a
 /// shutdown looks like an orderly end to the peer of a connection that is to be reset.
 const CANCELLATIONS_MAX: u32 = 2;
-
-/// What a driver is made of.
-#[derive(Debug)]
-pub struct RingOptions {
-    /// Bound and listening; they become this driver's. One of its own per shard, see [`listen_tcp`].
-    pub listeners: Vec<Listener>,
-    /// Buffers that the kernel may fill in one turn; rounded up to a power of two, at most 32,768. Together with
-    /// `receive_buffer_size` this bounds what one turn receives.
-    pub receive_buffers: usize,
-    /// Bytes of one buffer; at least 4,096.
-    pub receive_buffer_size: usize,
-    /// Clients and servers together. Clients beyond are closed as soon as they are accepted, without a word: let it
-    /// exceed the sessions' own limit, which is announced properly.
-    pub connections_max: usize,
-}
-
-impl Default for RingOptions {
-    /// 64 buffers of 64 KiB: 4 MiB per shard, as much as a second-level cache can be asked to hold.
-    fn default() -> RingOptions {
-        RingOptions {
-            listeners: Vec::new(),
-            receive_buffers: 64,
-            receive_buffer_size: 64 * 1024,
-            connections_max: 16_384,
-        }
-    }
-}
 
 /// What a driver has done so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -91,6 +57,8 @@ pub struct RingCounters {
     pub clients_refused: u64,
     /// Slots in use now, those included that are being closed.
     pub connections: usize,
+    /// Listeners that accept.
+    pub listeners: usize,
 }
 
 /// A listener and its multishot accept.
@@ -144,16 +112,17 @@ impl RingDriver {
     ///
     /// # Errors
     /// Why the ring cannot run here.
-    pub fn new(options: RingOptions) -> Result<RingDriver, RingUnavailable> {
-        let io = sys::setup().map_err(|error| probe::explain("io_uring_setup", error))?;
+    pub fn new(options: DriverOptions) -> Result<RingDriver, Unavailable> {
+        let io = sys::setup().map_err(|error| unavailable::explain(probe::RING, "io_uring_setup", error))?;
         let setup = Setup {
             receive_buffers: u16::try_from(options.receive_buffers.min(1 << 15)).unwrap_or(1 << 15),
             receive_buffer_size: options.receive_buffer_size.clamp(4096, u32::MAX as usize),
         };
-        let ring = Ring::new(io, &setup).map_err(|error| probe::explain("registering receive buffers", error))?;
-        let doorbell = RingDoorbell::new().map_err(|error| probe::explain("eventfd", error))?;
+        let ring = Ring::new(io, &setup)
+            .map_err(|error| unavailable::explain(probe::RING, "registering receive buffers", error))?;
+        let doorbell = RingDoorbell::new().map_err(|error| unavailable::explain(probe::RING, "eventfd", error))?;
         for listener in &options.listeners {
-            listener.blocking().map_err(|error| probe::explain("preparing a listener", error))?;
+            listener.blocking().map_err(|error| unavailable::explain(probe::RING, "preparing a listener", error))?;
         }
         let doors = options.listeners.into_iter().map(|listener| Some(Door { listener, accept: Accept::Wanted }));
         Ok(RingDriver {
@@ -171,14 +140,6 @@ impl RingDriver {
         })
     }
 
-    /// Whether this driver can run on this machine, and if not, exactly why and what to do about it.
-    ///
-    /// # Errors
-    /// The cause.
-    pub fn probe() -> Result<ProbeReport, RingUnavailable> {
-        probe::probe()
-    }
-
     /// What it has done so far.
     pub fn counters(&self) -> RingCounters {
         RingCounters {
@@ -186,10 +147,11 @@ impl RingDriver {
             buffers_allocated: self.ring.allocations(),
             clients_refused: self.clients_refused,
             connections: self.slots.len(),
+            listeners: self.doors.iter().flatten().count(),
         }
     }
 
-    fn clock(&self) -> Time {
+    pub(in crate::shard) fn clock(&self) -> Time {
         Time::default().after(self.started.elapsed())
     }
 
@@ -317,6 +279,16 @@ impl RingDriver {
         let deadline = self.deadlines.peek().map(|Reverse((time, ..))| *time);
         let first = retries.chain(deadline).chain(until).min()?;
         Some(first.since(self.clock()))
+    }
+}
+
+impl SocketDriver for RingDriver {
+    fn open(options: DriverOptions) -> Result<RingDriver, Unavailable> {
+        RingDriver::new(options)
+    }
+
+    fn probe() -> Result<String, Unavailable> {
+        probe::probe()
     }
 }
 

@@ -1,17 +1,15 @@
 //! Can the ring driver run here? Tried for real, and if not, which of the many reasons it is.
 
-use std::fmt;
-use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use io_uring::{IoUring, Probe, opcode};
-use rustix::process::{Resource, getrlimit};
 
 use super::sys::{self, Completion, Ring, Setup};
 use super::tag::{Operation, Tag};
+use crate::shard::unavailable::{self, Needs, Unavailable};
 
 /// Operations of [`super::RingDriver`], with the kernel that brought them.
 const OPERATIONS: [(u8, &str, &str); 7] = [
@@ -27,91 +25,12 @@ const OPERATIONS: [(u8, &str, &str); 7] = [
 /// What the probe needs of memory: little, so that it fails for the kernel's reasons and not for its own size.
 const PROBE_SETUP: Setup = Setup { receive_buffers: 2, receive_buffer_size: 4096 };
 
-/// The ring driver can run.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ProbeReport {
-    /// The kernel's release, as `uname -r` says it.
-    pub kernel: String,
-    /// RLIMIT_MEMLOCK in bytes; `None`: unlimited.
-    pub memory_lock_bytes: Option<u64>,
-}
-
-impl fmt::Display for ProbeReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "io_uring on kernel {}: multishot receive, buffer rings, deferred task work", self.kernel)
-    }
-}
-
-/// Why the ring driver cannot run here, and what would change that.
-#[derive(Debug, thiserror::Error)]
-pub enum RingUnavailable {
-    /// A feature is missing from this kernel.
-    #[error(
-        "kernel {kernel} is too old for the ring driver: {feature} needs {since} or newer; upgrade the kernel or use io_driver = \"glommio\""
-    )]
-    KernelTooOld {
-        /// `uname -r`.
-        kernel: String,
-        /// The missing feature, as the kernel's documentation names it.
-        feature: &'static str,
-        /// The first kernel that has it.
-        since: &'static str,
-    },
-    /// The kernel was built without io_uring, or a filter pretends so (ENOSYS).
-    #[error(
-        "io_uring does not exist on kernel {kernel} (ENOSYS): it needs 6.1 or newer built with CONFIG_IO_URING, and no system call filter that hides it (gVisor and some container runtimes do)"
-    )]
-    Missing {
-        /// `uname -r`.
-        kernel: String,
-    },
-    /// The administrator has switched it off.
-    #[error("io_uring is switched off: kernel.io_uring_disabled = {value}{}; `sysctl kernel.io_uring_disabled=0` allows it", disabled_meaning(*.value))]
-    SwitchedOff {
-        /// 1: for unprivileged processes outside `kernel.io_uring_group`; 2: for all.
-        value: u32,
-    },
-    /// A system call filter or security module refuses it, while the sysctl allows it.
-    #[error(
-        "io_uring is refused ({source}) although kernel.io_uring_disabled allows it: a seccomp filter, as of Docker and containerd, or a security module; run the container with a seccomp profile that allows io_uring_setup, io_uring_enter and io_uring_register"
-    )]
-    Denied {
-        /// EPERM or EACCES.
-        source: io::Error,
-    },
-    /// Locked memory ran out.
-    #[error("io_uring may not lock enough memory: RLIMIT_MEMLOCK is {}, each shard needs 256 KiB of it, and all processes of this user share it; raise it to 8 MiB or more (`ulimit -l`, LimitMEMLOCK= in the systemd unit, --ulimit memlock= in Docker) or grant CAP_IPC_LOCK", limit_text(*.limit_bytes))]
-    MemoryLock {
-        /// The limit now; `None`: unlimited, so that it is plainly memory that ran out.
-        limit_bytes: Option<u64>,
-    },
-    /// Something else.
-    #[error("io_uring does not work on kernel {kernel}: {step}: {source}")]
-    Other {
-        /// `uname -r`.
-        kernel: String,
-        /// What was tried.
-        step: &'static str,
-        /// What came of it.
-        source: io::Error,
-    },
-}
-
-fn disabled_meaning(value: u32) -> &'static str {
-    match value {
-        1 => " (only processes with CAP_SYS_ADMIN or in the group kernel.io_uring_group may use it)",
-        2 => " (for every process)",
-        _ => "",
-    }
-}
-
-fn limit_text(bytes: Option<u64>) -> String {
-    bytes.map_or_else(|| "unlimited (so the machine is out of memory)".to_string(), |b| format!("{} KiB", b / 1024))
-}
+/// What the ring driver needs.
+pub(super) const RING: Needs = Needs { driver: "ring", kernel: "6.1", memory_lock: "256 KiB of it for each shard" };
 
 /// Tries all that the ring driver needs: the ring with its flags, the operations, a ring of buffers, and a multishot
 /// receive on a pair of sockets. Leaves nothing behind.
-pub(super) fn probe() -> Result<ProbeReport, RingUnavailable> {
+pub(super) fn probe() -> Result<String, Unavailable> {
     let io = probe_setup()?;
     probe_operations(&io)?;
     let ring = Ring::new(io, &PROBE_SETUP).map_err(|error| match error.raw_os_error() {
@@ -119,11 +38,11 @@ pub(super) fn probe() -> Result<ProbeReport, RingUnavailable> {
         _ => explain("registering receive buffers", error),
     })?;
     probe_receive(ring)?;
-    Ok(ProbeReport { kernel: kernel(), memory_lock_bytes: memory_lock() })
+    Ok(format!("io_uring on kernel {}: multishot receive, buffer rings, deferred task work", unavailable::kernel()))
 }
 
 /// The ring itself; on EINVAL, finds the flag that this kernel does not know.
-fn probe_setup() -> Result<IoUring, RingUnavailable> {
+fn probe_setup() -> Result<IoUring, Unavailable> {
     let error = match sys::setup() {
         Ok(io) => return Ok(io),
         Err(error) => error,
@@ -145,7 +64,7 @@ fn probe_setup() -> Result<IoUring, RingUnavailable> {
     Err(explain("io_uring_setup", error))
 }
 
-fn probe_operations(io: &IoUring) -> Result<(), RingUnavailable> {
+fn probe_operations(io: &IoUring) -> Result<(), Unavailable> {
     if !io.params().is_feature_ext_arg() {
         return Err(too_old("waiting with a timeout (IORING_FEAT_EXT_ARG)", "5.11"));
     }
@@ -161,7 +80,7 @@ fn probe_operations(io: &IoUring) -> Result<(), RingUnavailable> {
 }
 
 /// Two sends must come out of one multishot receive.
-fn probe_receive(mut ring: Ring) -> Result<(), RingUnavailable> {
+fn probe_receive(mut ring: Ring) -> Result<(), Unavailable> {
     let step = "a multishot receive";
     let (ours, mut theirs) = UnixStream::pair().map_err(|error| explain(step, error))?;
     ring.receive(Tag { operation: Operation::Receive, generation: 0, index: 0 }, ours.as_fd());
@@ -181,64 +100,21 @@ fn probe_receive(mut ring: Ring) -> Result<(), RingUnavailable> {
     Ok(())
 }
 
-/// The cause behind an error of the kernel.
-pub(super) fn explain(step: &'static str, source: io::Error) -> RingUnavailable {
-    classify(step, source, disabled_sysctl())
+fn explain(step: &'static str, error: io::Error) -> Unavailable {
+    unavailable::explain(RING, step, error)
 }
 
-/// As [`explain`], with the value of `kernel.io_uring_disabled` (`None`: this kernel has no such switch).
-fn classify(step: &'static str, source: io::Error, disabled: Option<u32>) -> RingUnavailable {
-    match source.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => match disabled {
-            Some(value @ 1..) => RingUnavailable::SwitchedOff { value },
-            Some(0) | None => RingUnavailable::Denied { source },
-        },
-        Some(libc::ENOSYS) => RingUnavailable::Missing { kernel: kernel() },
-        Some(libc::ENOMEM) => RingUnavailable::MemoryLock { limit_bytes: memory_lock() },
-        _ => RingUnavailable::Other { kernel: kernel(), step, source },
-    }
-}
-
-fn too_old(feature: &'static str, since: &'static str) -> RingUnavailable {
-    RingUnavailable::KernelTooOld { kernel: kernel(), feature, since }
-}
-
-fn kernel() -> String {
-    fs::read_to_string("/proc/sys/kernel/osrelease").map_or_else(|_| "(unknown)".to_string(), |s| s.trim().to_string())
-}
-
-fn memory_lock() -> Option<u64> {
-    getrlimit(Resource::Memlock).current
-}
-
-/// Since Linux 6.6.
-fn disabled_sysctl() -> Option<u32> {
-    fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok()?.trim().parse().ok()
+fn too_old(feature: &'static str, since: &'static str) -> Unavailable {
+    unavailable::too_old(RING, feature, since)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn text(errno: i32, disabled: Option<u32>) -> String {
-        classify("io_uring_setup", io::Error::from_raw_os_error(errno), disabled).to_string()
-    }
-
     #[test]
     fn a_machine_that_runs_the_tests_passes_the_probe() {
-        let report = probe().expect("these tests need io_uring");
-        assert!(!report.kernel.is_empty());
-    }
-
-    #[test]
-    fn each_cause_of_a_refusal_is_named_with_its_remedy() {
-        assert!(text(libc::EPERM, Some(2)).contains("kernel.io_uring_disabled = 2 (for every process)"));
-        assert!(text(libc::EPERM, Some(1)).contains("kernel.io_uring_group"));
-        assert!(text(libc::EPERM, Some(0)).contains("seccomp"));
-        assert!(text(libc::EPERM, None).contains("seccomp"));
-        assert!(text(libc::ENOSYS, Some(0)).contains("CONFIG_IO_URING"));
-        assert!(text(libc::ENOMEM, Some(0)).contains("RLIMIT_MEMLOCK is "));
-        assert!(text(libc::EMFILE, Some(0)).contains("io_uring_setup: Too many open files"));
-        assert!(too_old("x", "6.1").to_string().contains("x needs 6.1 or newer"));
+        let words = probe().expect("these tests need io_uring");
+        assert!(words.contains("io_uring on kernel "), "{words}");
     }
 }

@@ -12,17 +12,10 @@ use socket2::SockRef;
 use super::slots::{Life, Receive};
 use super::sys::{Completion, Rest};
 use super::tag::Tag;
-use super::{Accept, Listener, RingDriver, listen};
+use super::{Accept, RingDriver};
 use crate::shard::driver::{Driver, Event, Peer};
-
-/// How long a peer may take to read what was queued when the shard closed the connection.
-pub(super) const FLUSH_MAX: Duration = Duration::from_secs(5);
-/// How long a peer may take to close its side after ours is shut down.
-pub(super) const LINGER_MAX: Duration = Duration::from_secs(1);
-/// After a failed send: how long the last bytes of the peer may take.
-const BROKEN_MAX: Duration = Duration::from_secs(5);
-/// Between attempts to accept when the process or the machine is out of descriptors or memory.
-pub(super) const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+use crate::shard::limits::{ACCEPT_RETRY, BROKEN_MAX, FLUSH_MAX, LINGER_MAX};
+use crate::shard::listen::{Listener, tcp_peer};
 
 impl RingDriver {
     /// Takes one completion.
@@ -58,7 +51,7 @@ impl RingDriver {
         let Ok(socket) = socket else { return };
         let peer = match &door.listener {
             Listener::Unix(_) => Peer::Unix,
-            Listener::Tcp(_) => match tcp_peer(&socket) {
+            Listener::Tcp(_) => match tcp_peer(socket.as_fd()) {
                 Ok(peer) => peer,
                 // Gone already.
                 Err(_) => return,
@@ -295,14 +288,6 @@ impl RingDriver {
             }
         }
     }
-}
-
-/// Prepares an accepted TCP connection and asks who it is.
-fn tcp_peer(socket: &OwnedFd) -> io::Result<Peer> {
-    let socket = SockRef::from(socket);
-    listen::tune_tcp(SockRef::from(&socket.as_fd()))?;
-    let address = socket.peer_addr()?;
-    address.as_socket().map(Peer::Tcp).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
 /// Errors that pass: the operation is to be tried again.

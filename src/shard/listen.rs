@@ -1,4 +1,4 @@
-//! Listening sockets as the ring driver wants them.
+//! Listening sockets, and what every TCP connection gets.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -7,6 +7,8 @@ use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use super::driver::Peer;
 
 /// Silence on a TCP connection after which the kernel asks whether the peer is still there.
 const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
@@ -35,7 +37,7 @@ impl AsFd for Listener {
 
 impl Listener {
     /// io_uring answers EAGAIN on a socket in non-blocking mode where it would otherwise wait.
-    pub(super) fn blocking(&self) -> io::Result<()> {
+    pub(in crate::shard) fn blocking(&self) -> io::Result<()> {
         match self {
             Listener::Tcp(listener) => listener.set_nonblocking(false),
             Listener::Unix(listener) => listener.set_nonblocking(false),
@@ -79,11 +81,19 @@ fn open_tcp(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
 }
 
 /// What every TCP connection gets, accepted or connected: small messages leave at once, dead peers are noticed.
-pub(super) fn tune_tcp(socket: SockRef<'_>) -> io::Result<()> {
+pub(in crate::shard) fn tune_tcp(socket: SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL);
     // Switches keepalive on, too.
     socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_RETRIES))
+}
+
+/// Prepares an accepted TCP connection and asks who it is.
+pub(in crate::shard) fn tcp_peer(socket: BorrowedFd<'_>) -> io::Result<Peer> {
+    let socket = SockRef::from(&socket);
+    tune_tcp(SockRef::from(&socket.as_fd()))?;
+    let address = socket.peer_addr()?;
+    address.as_socket().map(Peer::Tcp).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
 #[cfg(test)]

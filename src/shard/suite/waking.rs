@@ -2,9 +2,8 @@
 
 use super::*;
 
-#[test]
-fn a_wait_ends_on_time_and_not_before() {
-    let mut shard = Shard::new();
+fn a_wait_ends_on_time_and_not_before<D: Tested>() {
+    let mut shard = Shard::<D>::new();
     let mut events = Vec::new();
     shard.driver.wait(Some(Time(0)), &mut events).unwrap();
     for milliseconds in [1, 5, 20] {
@@ -16,9 +15,8 @@ fn a_wait_ends_on_time_and_not_before() {
     }
 }
 
-#[test]
-fn a_wait_does_not_sleep_on_what_has_happened_already() {
-    let mut shard = Shard::new();
+fn a_wait_does_not_sleep_on_what_has_happened_already<D: Tested>() {
+    let mut shard = Shard::<D>::new();
     let (mut client, conn) = shard.client();
     shard.turn(Duration::ZERO);
     client.write_all(b"x").unwrap();
@@ -28,9 +26,8 @@ fn a_wait_does_not_sleep_on_what_has_happened_already() {
     assert!(matches!(&events[..], [Event::Received { conn: from, .. }] if *from == conn));
 }
 
-#[test]
-fn no_ring_of_the_doorbell_is_lost() {
-    let mut shard = Shard::new();
+fn no_ring_of_the_doorbell_is_lost<D: Tested>() {
+    let mut shard = Shard::<D>::new();
     let (sent, seen) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     const ROUNDS: u64 = 20_000;
     // Each thread waits for its ring to be seen before the next, so a lost one stops the test.
@@ -60,11 +57,10 @@ fn no_ring_of_the_doorbell_is_lost() {
     threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
-#[test]
-fn a_sleeping_shard_is_woken_and_an_awake_one_costs_no_system_call() {
+fn a_sleeping_shard_is_woken_and_an_awake_one_costs_no_system_call<D: Tested>() {
     let (send_bell, bells) = mpsc::channel();
     let shard = thread::spawn(move || {
-        let mut shard = Shard::new();
+        let mut shard = Shard::<D>::new();
         send_bell.send(shard.driver.doorbell()).unwrap();
         let mut events = Vec::new();
         while events.is_empty() {
@@ -81,9 +77,8 @@ fn a_sleeping_shard_is_woken_and_an_awake_one_costs_no_system_call() {
     bell.ring();
 }
 
-#[test]
-fn a_dropped_driver_takes_its_connections_with_it() {
-    let mut shard = Shard::new();
+fn a_dropped_driver_takes_its_connections_with_it<D: Tested>() {
+    let mut shard = Shard::<D>::new();
     let (mut client, conn) = shard.client();
     let (_silent, stuck) = shard.client();
     shard.driver.send(conn, Bytes::from_static(b"x"));
@@ -97,11 +92,19 @@ fn a_dropped_driver_takes_its_connections_with_it() {
     assert_eq!(bytes, b"x");
 }
 
-#[test]
-fn random_bytes_differ() {
-    let mut shard = Shard::new();
+fn random_bytes_differ<D: Tested>() {
+    let mut shard = Shard::<D>::new();
     let (mut one, mut two) = ([0; 32], [0; 32]);
     shard.driver.random(&mut one);
     shard.driver.random(&mut two);
     assert_ne!(one, two);
 }
+
+on_each_driver!(
+    a_wait_ends_on_time_and_not_before,
+    a_wait_does_not_sleep_on_what_has_happened_already,
+    no_ring_of_the_doorbell_is_lost,
+    a_sleeping_shard_is_woken_and_an_awake_one_costs_no_system_call,
+    a_dropped_driver_takes_its_connections_with_it,
+    random_bytes_differ,
+);

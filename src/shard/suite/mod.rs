@@ -1,4 +1,5 @@
-//! The driver on real sockets of the loopback interface. Here: how connections come and go.
+//! What every driver over sockets must do, on real ones of the loopback interface: each test runs on each driver. Here:
+//! how connections come and go.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Write};
@@ -9,35 +10,101 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::*;
-use crate::shard::driver::Peer;
+use bytes::Bytes;
+
+use super::driver::{Address, ConnId, DriverOptions, Event, Peer, SocketDriver, Time};
+use super::glommio::GlommioDriver;
+use super::limits::FLUSH_MAX;
+use super::listen::{Listener, listen_tcp};
+use super::ring::RingDriver;
+
+/// Makes a test of each function for each driver.
+macro_rules! on_each_driver {
+    ($($test:ident,)*) => {
+        mod ring {
+            $(#[test] fn $test() { super::$test::<crate::shard::ring::RingDriver>() })*
+        }
+        mod glommio {
+            $(#[test] fn $test() { super::$test::<crate::shard::glommio::GlommioDriver>() })*
+        }
+    };
+}
 
 mod flow;
 mod waking;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A driver with one listener, and a small shard around it that tests look into.
-struct Shard {
-    driver: RingDriver,
-    address: SocketAddr,
-    events: VecDeque<Event>,
+/// What the tests see of a driver beside what shards see.
+pub(super) trait Tested: SocketDriver {
+    fn clock(&self) -> Time;
+    /// Slots in use.
+    fn connections(&self) -> usize;
+    /// Clients closed for want of a slot.
+    fn refused(&self) -> u64;
+    /// Listeners that accept.
+    fn listeners(&self) -> usize;
+    /// Receive buffers allocated so far, if it counts them.
+    fn buffers(&self) -> Option<u64>;
 }
 
-impl Shard {
-    fn new() -> Shard {
-        Shard::with(RingOptions::default())
+impl Tested for RingDriver {
+    fn clock(&self) -> Time {
+        RingDriver::clock(self)
+    }
+    fn connections(&self) -> usize {
+        self.counters().connections
+    }
+    fn refused(&self) -> u64 {
+        self.counters().clients_refused
+    }
+    fn listeners(&self) -> usize {
+        self.counters().listeners
+    }
+    fn buffers(&self) -> Option<u64> {
+        Some(self.counters().buffers_allocated)
+    }
+}
+
+impl Tested for GlommioDriver {
+    fn clock(&self) -> Time {
+        GlommioDriver::clock(self)
+    }
+    fn connections(&self) -> usize {
+        self.counters().connections
+    }
+    fn refused(&self) -> u64 {
+        self.counters().clients_refused
+    }
+    fn listeners(&self) -> usize {
+        self.counters().listeners
+    }
+    fn buffers(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// A driver with one listener, and a small shard around it that tests look into.
+pub(super) struct Shard<D> {
+    pub(super) driver: D,
+    pub(super) address: SocketAddr,
+    pub(super) events: VecDeque<Event>,
+}
+
+impl<D: Tested> Shard<D> {
+    pub(super) fn new() -> Shard<D> {
+        Shard::with(DriverOptions::default())
     }
 
-    fn with(mut options: RingOptions) -> Shard {
+    pub(super) fn with(mut options: DriverOptions) -> Shard<D> {
         let listener = listen_tcp("127.0.0.1:0".parse().unwrap(), 4096).unwrap();
         let address = listener.local_addr().unwrap();
         options.listeners.push(Listener::Tcp(listener));
-        Shard { driver: RingDriver::new(options).unwrap(), address, events: VecDeque::new() }
+        Shard { driver: D::open(options).unwrap(), address, events: VecDeque::new() }
     }
 
     /// One turn of at most `limit`.
-    fn turn(&mut self, limit: Duration) {
+    pub(super) fn turn(&mut self, limit: Duration) {
         let until = self.driver.clock().after(limit);
         let mut events = Vec::new();
         self.driver.wait(Some(until), &mut events).unwrap();
@@ -45,7 +112,7 @@ impl Shard {
     }
 
     /// The next event; panics when none comes.
-    fn next(&mut self) -> Event {
+    pub(super) fn next(&mut self) -> Event {
         let started = Instant::now();
         loop {
             if let Some(event) = self.events.pop_front() {
@@ -57,7 +124,7 @@ impl Shard {
     }
 
     /// No event for this long.
-    fn silence(&mut self, time: Duration) {
+    pub(super) fn silence(&mut self, time: Duration) {
         let started = Instant::now();
         while started.elapsed() < time {
             self.turn(Duration::from_millis(10));
@@ -66,7 +133,7 @@ impl Shard {
     }
 
     /// A client of this shard, and its connection.
-    fn client(&mut self) -> (TcpStream, ConnId) {
+    pub(super) fn client(&mut self) -> (TcpStream, ConnId) {
         self.turn(Duration::ZERO);
         let client = TcpStream::connect(self.address).unwrap();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -79,22 +146,22 @@ impl Shard {
         }
     }
 
-    fn settle_to(&mut self, connections: usize) {
+    pub(super) fn settle_to(&mut self, connections: usize) {
         let started = Instant::now();
-        while self.driver.counters().connections != connections {
-            assert!(started.elapsed() < PATIENCE, "{:?}", self.driver.counters());
+        while self.driver.connections() != connections {
+            assert!(started.elapsed() < PATIENCE, "{} connections", self.driver.connections());
             self.turn(Duration::from_millis(10));
         }
     }
 
-    fn received(&mut self, conn: ConnId) -> Bytes {
+    pub(super) fn received(&mut self, conn: ConnId) -> Bytes {
         match self.next() {
             Event::Received { conn: from, bytes } if from == conn => bytes,
             other => panic!("{other:?}"),
         }
     }
 
-    fn closed(&mut self, conn: ConnId) -> Option<io::Error> {
+    pub(super) fn closed(&mut self, conn: ConnId) -> Option<io::Error> {
         match self.next() {
             Event::Closed { conn: gone, error } if gone == conn => error,
             other => panic!("{other:?}"),
@@ -115,9 +182,8 @@ fn pattern(position: usize) -> u8 {
     (position.wrapping_mul(2_654_435_761) >> 11) as u8
 }
 
-#[test]
-fn two_hundred_connections_come_and_go_again_and_again() {
-    let mut shard = Shard::new();
+fn two_hundred_connections_come_and_go_again_and_again<D: Tested>() {
+    let mut shard = Shard::<D>::new();
     let mut seen = std::collections::HashSet::new();
     for round in 0..10 {
         let mut clients = Vec::new();
@@ -163,9 +229,8 @@ fn two_hundred_connections_come_and_go_again_and_again() {
     }
 }
 
-#[test]
-fn an_abort_during_a_send_resets_the_peer_and_frees_the_slot() {
-    let mut shard = Shard::new();
+fn an_abort_during_a_send_resets_the_peer_and_frees_the_slot<D: Tested>() {
+    let mut shard = Shard::<D>::new();
     let (mut client, conn) = shard.client();
     for _ in 0..64 {
         shard.driver.send(conn, Bytes::from(vec![1; 1 << 20]));
@@ -183,9 +248,8 @@ fn an_abort_during_a_send_resets_the_peer_and_frees_the_slot() {
     shard.silence(Duration::from_millis(20));
 }
 
-#[test]
-fn a_peer_that_does_not_read_is_given_up_some_seconds_after_close() {
-    let mut shard = Shard::new();
+fn a_peer_that_does_not_read_is_given_up_some_seconds_after_close<D: Tested>() {
+    let mut shard = Shard::<D>::new();
     let (client, conn) = shard.client();
     shard.driver.send(conn, Bytes::from(vec![1; 64 << 20]));
     shard.turn(Duration::from_millis(10));
@@ -193,15 +257,14 @@ fn a_peer_that_does_not_read_is_given_up_some_seconds_after_close() {
     shard.driver.close(conn);
     shard.settle_to(0);
     let taken = started.elapsed();
-    assert!(taken > progress::FLUSH_MAX - Duration::from_millis(100), "{taken:?}");
-    assert!(taken < progress::FLUSH_MAX + Duration::from_secs(2), "{taken:?}");
+    assert!(taken > FLUSH_MAX - Duration::from_millis(100), "{taken:?}");
+    assert!(taken < FLUSH_MAX + Duration::from_secs(2), "{taken:?}");
     assert!(shard.events.is_empty());
     drop(client);
 }
 
-#[test]
-fn a_reset_by_the_peer_is_closed_with_an_error_and_its_end_without() {
-    let mut shard = Shard::new();
+fn a_reset_by_the_peer_is_closed_with_an_error_and_its_end_without<D: Tested>() {
+    let mut shard = Shard::<D>::new();
     let (client, conn) = shard.client();
     socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
     drop(client);
@@ -213,9 +276,8 @@ fn a_reset_by_the_peer_is_closed_with_an_error_and_its_end_without() {
     shard.settle_to(0);
 }
 
-#[test]
-fn a_refused_connect_is_closed_with_an_error() {
-    let mut shard = Shard::new();
+fn a_refused_connect_is_closed_with_an_error<D: Tested>() {
+    let mut shard = Shard::<D>::new();
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let conn = shard.driver.connect(&Address::Tcp(nobody));
     assert_eq!(shard.closed(conn).unwrap().kind(), io::ErrorKind::ConnectionRefused);
@@ -226,45 +288,20 @@ fn a_refused_connect_is_closed_with_an_error() {
     shard.settle_to(0);
 }
 
-#[test]
-fn connections_beyond_the_maximum_are_refused_in_both_directions() {
-    let mut shard = Shard::with(RingOptions { connections_max: 2, ..RingOptions::default() });
+fn connections_beyond_the_maximum_are_refused_in_both_directions<D: Tested>() {
+    let mut shard = Shard::<D>::with(DriverOptions { connections_max: 2, ..DriverOptions::default() });
     let _two = (shard.client(), shard.client());
     let mut third = TcpStream::connect(shard.address).unwrap();
     shard.silence(Duration::from_millis(20));
     assert!(matches!(third.read(&mut [0; 1]), Ok(0) | Err(_)));
-    assert_eq!(shard.driver.counters().clients_refused, 1);
+    assert_eq!(shard.driver.refused(), 1);
     let conn = shard.driver.connect(&Address::Tcp(shard.address));
     assert_eq!(shard.closed(conn).unwrap().kind(), io::ErrorKind::QuotaExceeded);
 }
 
-#[test]
-#[ignore = "lowers the process's limit of descriptors; run it alone"]
-fn running_out_of_descriptors_neither_spins_nor_loses_clients() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let mut shard = Shard::new();
-    let clients: Vec<_> = (0..10).map(|_| TcpStream::connect(shard.address).unwrap()).collect();
-    let limit = getrlimit(Resource::Nofile);
-    let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
-    setrlimit(Resource::Nofile, Rlimit { current: Some(open + 2), maximum: limit.maximum }).unwrap();
-    let before = shard.driver.counters().system_calls;
-    let started = Instant::now();
-    while started.elapsed() < Duration::from_secs(1) {
-        shard.turn(Duration::from_secs(1));
-    }
-    let calls = shard.driver.counters().system_calls - before;
-    assert!(calls < 40, "{calls} system calls in a second");
-    assert!(shard.events.len() < clients.len());
-    setrlimit(Resource::Nofile, limit).unwrap();
-    for _ in &clients {
-        assert!(matches!(shard.next(), Event::Accepted { .. }));
-    }
-}
-
-#[test]
-fn a_cancel_request_is_connect_send_and_close_in_one_breath() {
+fn a_cancel_request_is_connect_send_and_close_in_one_breath<D: Tested>() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut shard = Shard::new();
+    let mut shard = Shard::<D>::new();
     let conn = shard.driver.connect(&Address::Tcp(server.local_addr().unwrap()));
     shard.driver.send(conn, Bytes::from_static(b"cancel request"));
     shard.driver.close(conn);
@@ -279,9 +316,8 @@ fn a_cancel_request_is_connect_send_and_close_in_one_breath() {
     assert!(shard.events.is_empty(), "{:?}", shard.events);
 }
 
-#[test]
-fn a_connect_can_be_aborted() {
-    let mut shard = Shard::new();
+fn a_connect_can_be_aborted<D: Tested>() {
+    let mut shard = Shard::<D>::new();
     // An address of the range kept for documentation: nobody answers.
     let conn = shard.driver.connect(&Address::Tcp("192.0.2.1:5432".parse().unwrap()));
     shard.turn(Duration::from_millis(5));
@@ -293,9 +329,8 @@ fn a_connect_can_be_aborted() {
     assert!(started.elapsed() < Duration::from_secs(1));
 }
 
-#[test]
-fn actions_on_a_dead_id_do_nothing() {
-    let mut shard = Shard::new();
+fn actions_on_a_dead_id_do_nothing<D: Tested>() {
+    let mut shard = Shard::<D>::new();
     let (client, old) = shard.client();
     drop(client);
     assert!(shard.closed(old).is_none());
@@ -311,12 +346,11 @@ fn actions_on_a_dead_id_do_nothing() {
     assert_eq!((shard.driver.queued(old), shard.driver.queued(new)), (0, 0));
 }
 
-#[test]
-fn unix_clients_and_servers_work_alike() {
+fn unix_clients_and_servers_work_alike<D: Tested>() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(".s.PGSQL.5432");
     let listener = Listener::Unix(UnixListener::bind(&path).unwrap());
-    let mut shard = Shard::with(RingOptions { listeners: vec![listener], ..RingOptions::default() });
+    let mut shard = Shard::<D>::with(DriverOptions { listeners: vec![listener], ..DriverOptions::default() });
     shard.turn(Duration::ZERO);
     let mut client = UnixStream::connect(&path).unwrap();
     let Event::Accepted { conn: front, peer: Peer::Unix } = shard.next() else { panic!() };
@@ -333,26 +367,24 @@ fn unix_clients_and_servers_work_alike() {
     }
 }
 
-#[test]
-fn no_client_is_accepted_after_listening_stops() {
+fn no_client_is_accepted_after_listening_stops<D: Tested>() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("socket");
     let listener = Listener::Unix(UnixListener::bind(&path).unwrap());
-    let mut shard = Shard::with(RingOptions { listeners: vec![listener], ..RingOptions::default() });
+    let mut shard = Shard::<D>::with(DriverOptions { listeners: vec![listener], ..DriverOptions::default() });
     let (mut client, conn) = shard.client();
     shard.driver.stop_listening();
     assert!(TcpStream::connect(shard.address).is_err());
     shard.silence(Duration::from_millis(20));
-    assert!(shard.driver.doors.iter().all(Option::is_none), "the listeners are closed");
+    assert!(shard.driver.listeners() == 0, "the listeners are closed");
     assert!(UnixStream::connect(&path).is_err());
     client.write_all(b"still here").unwrap();
     assert_eq!(&shard.received(conn)[..], b"still here");
 }
 
 /// The shard learns of the end of one connection while it opens another: it must still find who owned the first.
-#[test]
-fn a_slot_is_not_used_again_before_the_shard_has_been_through_the_events() {
-    let mut shard = Shard::new();
+fn a_slot_is_not_used_again_before_the_shard_has_been_through_the_events<D: Tested>() {
+    let mut shard = Shard::<D>::new();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let to = Address::Tcp(listener.local_addr().unwrap());
     let (client, first) = shard.client();
@@ -366,3 +398,18 @@ fn a_slot_is_not_used_again_before_the_shard_has_been_through_the_events() {
     let third = shard.driver.connect(&to);
     assert_eq!((third.index, third.generation), (first.index, first.generation + 1));
 }
+
+on_each_driver!(
+    two_hundred_connections_come_and_go_again_and_again,
+    an_abort_during_a_send_resets_the_peer_and_frees_the_slot,
+    a_peer_that_does_not_read_is_given_up_some_seconds_after_close,
+    a_reset_by_the_peer_is_closed_with_an_error_and_its_end_without,
+    a_refused_connect_is_closed_with_an_error,
+    connections_beyond_the_maximum_are_refused_in_both_directions,
+    a_cancel_request_is_connect_send_and_close_in_one_breath,
+    a_connect_can_be_aborted,
+    actions_on_a_dead_id_do_nothing,
+    unix_clients_and_servers_work_alike,
+    no_client_is_accepted_after_listening_stops,
+    a_slot_is_not_used_again_before_the_shard_has_been_through_the_events,
+);

@@ -25,18 +25,18 @@
 
 use super::atomics::{AtomicBool, Ordering, fence};
 
-pub(super) struct Bell {
+pub(in crate::shard) struct Bell {
     rung: AtomicBool,
     asleep: AtomicBool,
 }
 
 impl Bell {
-    pub(super) fn new() -> Bell {
+    pub(in crate::shard) fn new() -> Bell {
         Bell { rung: AtomicBool::new(false), asleep: AtomicBool::new(false) }
     }
 
     /// Any thread: there is news. `wake` ends the shard's sleep; it is called only when that may be needed.
-    pub(super) fn ring(&self, wake: impl FnOnce()) {
+    pub(in crate::shard) fn ring(&self, wake: impl FnOnce()) {
         self.rung.swap(true, Ordering::AcqRel);
         fence(Ordering::SeqCst);
         // The first, plain look keeps the cache line shared while the shard is awake.
@@ -47,14 +47,14 @@ impl Bell {
 
     /// The shard, before it waits: from here on it has to be woken. False if it must not sleep because the bell has
     /// been rung already.
-    pub(super) fn fall_asleep(&self) -> bool {
+    pub(in crate::shard) fn fall_asleep(&self) -> bool {
         self.asleep.swap(true, Ordering::AcqRel);
         fence(Ordering::SeqCst);
         !self.rung.load(Ordering::Relaxed)
     }
 
     /// The shard, after it has waited: it needs no waking now. True if the bell was rung since the last call.
-    pub(super) fn awake(&self) -> bool {
+    pub(in crate::shard) fn awake(&self) -> bool {
         self.asleep.swap(false, Ordering::AcqRel);
         self.rung.load(Ordering::Relaxed) && self.rung.swap(false, Ordering::AcqRel)
     }

@@ -1,5 +1,5 @@
 # make demo    a sandbox of three servers, and the tutorial played on it
-# make test    format, lints, unit tests, end-to-end tests on real servers
+# make test    format, lints, unit tests, end-to-end tests on real servers, once on each io_driver
 # make sim     SEEDS=10000 runs of the simulator, on all cores
 # make bench   bench/compare: against direct servers, Pgpool-II and PgBouncer
 # make fuzz    each fuzz target for SECONDS seconds (60)
@@ -20,6 +20,11 @@ test: deps check
 	$(CARGO) test --locked --lib --bins
 	$(CARGO) test --locked --doc
 	$(CARGO) test --locked --test '*' -- --test-threads=2
+	PGLOCKSTEP_TEST_IO_DRIVER=glommio $(CARGO) test --locked $(addprefix --test ,$(DRIVER_TESTS)) -- --test-threads=2
+
+# The first run is on the driver that this kernel allows best, the second on glommio. It leaves out what has no proxy in
+# it (servers, proof, sim_node), and what chooses the driver by itself (io_driver).
+DRIVER_TESTS = $(filter-out servers proof sim_node io_driver,$(patsubst tests/%.rs,%,$(wildcard tests/*.rs)))
 
 # Format and lints. A Rust without rustfmt or clippy gets them through rustup, else that half is left out, with a word.
 check:

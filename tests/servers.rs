@@ -5,7 +5,7 @@ use pglockstep::sandbox::client::{Client, Target};
 use pglockstep::sandbox::compare::compare_nodes;
 use pglockstep::sandbox::process::{Interrupt, free_ports};
 use pglockstep::sandbox::running::{Sandbox, Summary};
-use pglockstep::sandbox::{SandboxArgs, SandboxDriver, SandboxMode};
+use pglockstep::sandbox::{SandboxArgs, SandboxMode};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -145,7 +145,6 @@ fn what_is_not_built_yet_or_taken_is_refused_before_anything_is_made() {
         assert!(error.contains(why), "{error}");
     };
     refuse(SandboxArgs { mode: SandboxMode::SnapshotIsolation, ..args(3) }, "snapshot_isolation is not built yet");
-    refuse(SandboxArgs { io_driver: SandboxDriver::Glommio, ..args(3) }, "glommio is not built yet");
     refuse(SandboxArgs { nodes: Some(17), ..args(3) }, "--nodes 17");
     let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = held.local_addr().unwrap().to_string();

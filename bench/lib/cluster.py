@@ -63,8 +63,8 @@ class Node:
 class Cluster:
     """A sandbox of three nodes, prepared for measuring. Use it as a context manager."""
 
-    def __init__(self, program, directory, scale):
-        self.program, self.scale = program, scale
+    def __init__(self, program, directory, scale, io_driver="auto"):
+        self.program, self.scale, self.io_driver = program, scale, io_driver
         self.bin = server_programs()
         self.root = os.path.join(directory, "sandbox")
         self.log = os.path.join(directory, "sandbox.log")
@@ -91,7 +91,7 @@ class Cluster:
 
     def start(self):
         """Starts the sandbox and waits for its line that begins with `ready`."""
-        command = [self.program, "sandbox", "--dir", self.root, "--nodes", "3"]
+        command = [self.program, "sandbox", "--dir", self.root, "--nodes", "3", "--io-driver", self.io_driver]
         command += ["--listen", f"127.0.0.1:{free_port()}", "--pcp-port", str(free_port())]
         if os.path.exists(self.log):
             os.remove(self.log)

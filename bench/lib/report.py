@@ -45,7 +45,7 @@ def describe(about, options):
         "password (trust), on pglockstep with SCRAM",
         f"scale {options.scale}, {options.rounds} round{'s' if options.rounds > 1 else ''} of {options.seconds} s, medians; ms: latency; "
         "µs: processor time per transaction of the proxy, node 0 (main), nodes 1 and 2 (replicas), and pgbench",
-    ]
+    ] + ([f"pglockstep with io_driver {options.io_driver}"] if options.io_driver != "auto" else [])
 
 
 def median_rows(records):

@@ -1,7 +1,9 @@
 //! `pglockstep check`: reads a configuration as `run` would, prints what it comes to without secrets, and gives a
-//! verdict in one line. Touches the file system to look, and never writes; opens no connection.
+//! verdict in one line. Touches the file system to look, and never writes; opens no connection but to itself (io_uring
+//! is tried out).
 
 use crate::config::{self, Config, ConfigError, reference};
+use crate::shard::choice::choose;
 use serde::Serialize;
 use std::fs::File;
 use std::io::{self, Write};
@@ -45,8 +47,18 @@ struct Findings {
     verdict: &'static str,
     errors: Vec<Problem>,
     warnings: Vec<String>,
+    /// What `run` would choose on this host; a refusal is among the warnings, as the file may be another host's.
+    io_driver: Option<IoDriver>,
     /// None: the file could not be read as a configuration.
     config: Option<Config>,
+}
+
+#[derive(Serialize)]
+struct IoDriver {
+    /// "ring" or "glommio".
+    driver: &'static str,
+    /// The driver, what was found, and why not a better one.
+    reason: String,
 }
 
 #[derive(Serialize)]
@@ -81,13 +93,25 @@ pub fn run(args: &Args, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<
 }
 
 fn examine(path: &Path) -> Findings {
-    let mut findings =
-        Findings { file: path.to_path_buf(), verdict: "ok", errors: Vec::new(), warnings: Vec::new(), config: None };
+    let mut findings = Findings {
+        file: path.to_path_buf(),
+        verdict: "ok",
+        errors: Vec::new(),
+        warnings: Vec::new(),
+        io_driver: None,
+        config: None,
+    };
     match config::load(path) {
         Ok(config) => {
             findings.warnings = config.warnings();
             findings.warnings.extend(config.refuse_unbuilt().err().map(|error| format!("`run` refuses this: {error}")));
             findings.warnings.extend(looks(&config, path));
+            match choose(config.shards.io_driver) {
+                Ok(choice) => {
+                    findings.io_driver = Some(IoDriver { driver: choice.driver.name(), reason: choice.to_string() });
+                }
+                Err(error) => findings.warnings.push(format!("shards.io_driver: on this host `run` refuses: {error}.")),
+            }
             findings.errors.extend(pool_passwd(&config).err().map(Problem::from));
             findings.config = Some(config);
         }
@@ -154,6 +178,9 @@ fn text(findings: &Findings, out: &mut dyn Write, err: &mut dyn Write) -> io::Re
     if let Some(config) = &findings.config {
         write!(out, "{}", toml::to_string(config).map_err(io::Error::other)?)?;
         out.flush()?;
+    }
+    if let Some(io_driver) = &findings.io_driver {
+        writeln!(err, "io_driver on this host: {}", io_driver.reason)?;
     }
     for warning in &findings.warnings {
         writeln!(err, "warning: {warning}")?;
@@ -248,5 +275,15 @@ mod tests {
         assert!(
             run_with(Args { reference: false, default_file: true, ..args }).1.contains("backend_clustering_mode = ")
         );
+    }
+
+    #[test]
+    fn the_driver_that_run_would_choose_here_is_named_with_the_reason() {
+        let (_, _, err) = check(SMALL, false, 0o600);
+        assert!(err.contains("io_driver on this host: ring (io_uring on kernel "), "{err}");
+        let (_, out, _) = check(&format!("[shards]\nio_driver = \"glommio\"\n{SMALL}"), true, 0o600);
+        let found: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(found["io_driver"]["driver"], "glommio");
+        assert!(found["io_driver"]["reason"].as_str().unwrap().starts_with("glommio (io_uring on kernel "));
     }
 }

@@ -233,7 +233,6 @@ fn function_lists_exclude_each_other_and_take_names_only() {
 #[test]
 fn what_is_not_built_yet_parses_and_is_refused_by_name() {
     let cases = [
-        ("[shards]\nio_driver = \"glommio\"", ":8: shards.io_driver", "\"ring\""),
         ("[replication]\ncommit_in_procedure = \"drain\"", ":8: replication.commit_in_procedure", "\"refuse\""),
         ("", ":2: cluster.backend_clustering_mode", "\"native_replication\""),
     ];

@@ -1,7 +1,7 @@
 //! What keys mean together: judged after each of them is known to be allowed by itself. Touches nothing.
 
 use super::error::ConfigError;
-use super::model::{ClientAuth, CommitInProcedure, Config, IoDriver, Mode, NODES_MAX};
+use super::model::{ClientAuth, CommitInProcedure, Config, Mode, NODES_MAX};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -126,9 +126,6 @@ impl Config {
         };
         if self.cluster.backend_clustering_mode == Mode::SnapshotIsolation {
             return refuse("cluster.backend_clustering_mode", "snapshot_isolation", "\"native_replication\"");
-        }
-        if self.shards.io_driver == IoDriver::Glommio {
-            return refuse("shards.io_driver", "glommio", "\"auto\", \"ring\"");
         }
         if self.replication.commit_in_procedure == CommitInProcedure::Drain {
             return refuse("replication.commit_in_procedure", "drain", "\"refuse\"");

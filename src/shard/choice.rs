@@ -66,9 +66,9 @@ pub enum NoDriver {
     #[error("no io_driver can run here. ring: {ring}. glommio: {glommio}")]
     Neither {
         /// Why not `ring`.
-        ring: Unavailable,
+        ring: Box<Unavailable>,
         /// Why not `glommio`.
-        glommio: Unavailable,
+        glommio: Box<Unavailable>,
     },
 }
 
@@ -97,7 +97,7 @@ fn choose_with(
             Ok(found) => choice(Chosen::Ring, found, None),
             Err(ring) => match glommio() {
                 Ok(found) => choice(Chosen::Glommio, found, Some(ring)),
-                Err(glommio) => Err(NoDriver::Neither { ring, glommio }),
+                Err(glommio) => Err(NoDriver::Neither { ring: ring.into(), glommio: glommio.into() }),
             },
         },
         IoDriver::Ring => match ring() {

@@ -23,7 +23,7 @@ use super::reload;
 use super::ring::RingDriver;
 use crate::auth::{PoolPasswd, Role, Secret};
 use crate::cluster::control::{
-    Control, ControlConfig, ControlHandle, Live, Login, NodeAddress, Reread, RoleRow, ShardHandle, Startup,
+    Control, ControlConfig, ControlHandle, Live, Login, NodeAddress, Reread, RoleRow, ShardHandle, ShardMessage, Startup,
 };
 use crate::cluster::lock::WorkDirLock;
 use crate::cluster::membership::{Membership, SharedMembership, View};
@@ -198,11 +198,37 @@ fn shard_thread<D: SocketDriver>(
         scram_verifiers: shared.scram_verifiers,
         draining: std::cell::Cell::new(false),
     };
-    let mut shard = Shard::new(number, core, env, control.clone(), peers);
-    let end = shard.run();
-    control.shard_done(number);
-    end?;
+    let mut end = End { number, control: control.clone(), peers: peers.clone(), orderly: false };
+    let mut shard = Shard::new(number, core, env, control, peers);
+    let ran = shard.run().map_err(|error| format!("shard {number}: {error}"));
+    end.orderly = ran.is_ok();
+    drop(end);
+    ran?;
     Ok(shard.recorder())
+}
+
+/// Announces a shard's end. One that fails or panics stops the others: a proxy with a part missing would leave a
+/// share of its clients waiting for no visible reason, and only the whole process has an exit status.
+struct End {
+    number: usize,
+    control: ControlHandle,
+    peers: Vec<ShardHandle>,
+    orderly: bool,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if !self.orderly {
+            tracing::error!(shard = self.number, "the shard has failed: the others are stopped, too");
+            for (_, peer) in self.peers.iter().enumerate().filter(|(number, _)| *number != self.number) {
+                if peer.inbox.push(ShardMessage::Stop).is_err() {
+                    tracing::error!("an inbox is full; SIGTERM stops what is left");
+                }
+                peer.doorbell.ring();
+            }
+        }
+        self.control.shard_done(self.number);
+    }
 }
 
 fn make_core<D: SocketDriver>(shared: &Shared, listeners: Vec<Listener>) -> Result<Core<D>> {
@@ -392,4 +418,35 @@ pub(super) fn catalogue_from_rows(
 ) -> std::result::Result<Catalogue, String> {
     let lists = (&config.load_balance.read_only_function_list[..], &config.load_balance.write_function_list[..]);
     Catalogue::from_rows(version, rows, lists.0, lists.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::driver::Doorbell;
+
+    struct Bell;
+
+    impl Doorbell for Bell {
+        fn ring(&self) {}
+    }
+
+    #[test]
+    fn a_shard_that_panics_stops_the_others_and_is_counted_as_ended() {
+        let handle = || ShardHandle { inbox: Arc::new(crossbeam::queue::ArrayQueue::new(4)), doorbell: Arc::new(Bell) };
+        let peers = vec![handle(), handle(), handle()];
+        let ended = |orderly: bool| {
+            let (control, mut queue) = ControlHandle::with_queue();
+            let end = End { number: 1, control, peers: peers.clone(), orderly };
+            let thread = std::thread::spawn(move || {
+                let _end = end;
+                assert!(orderly, "the panic of this test");
+            });
+            assert_eq!(thread.join().is_ok(), orderly);
+            assert!(queue.next_message().is_some() && queue.next_message().is_none());
+            peers.iter().map(|peer| peer.inbox.pop().is_some()).collect::<Vec<_>>()
+        };
+        assert_eq!(ended(true), [false, false, false]);
+        assert_eq!(ended(false), [true, false, true]);
+    }
 }

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 /// Time for a whole sandbox to be ready, on a busy machine.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
+/// The environment variable that names the driver of the proxies' event loops: `make test` runs the tests with each.
+const IO_DRIVER: &str = "PGLOCKSTEP_TEST_IO_DRIVER";
 /// Time for a sandbox or a proxy to end after SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -57,6 +59,9 @@ impl Sandbox {
             let file = directory.path().join("over.toml");
             std::fs::write(&file, &options.config).unwrap();
             command.arg("--config").arg(file);
+        }
+        if let Ok(driver) = std::env::var(IO_DRIVER) {
+            command.args(["--io-driver", &driver]);
         }
         command.args(&options.arguments).stdout(Stdio::piped());
         tie_to_us(&mut command, Signal::TERM);
@@ -237,8 +242,12 @@ impl Sandbox {
 
     /// Starts the proxy by hand and waits until it answers.
     pub fn start_proxy(&mut self) {
+        self.start_proxy_as(Command::new(env!("CARGO_BIN_EXE_pglockstep")));
+    }
+
+    /// The same with a command that becomes the program.
+    pub fn start_proxy_as(&mut self, mut command: Command) {
         let log = std::fs::File::options().append(true).create(true).open(self.dir().join("pglockstep.log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pglockstep"));
         command.arg("run").arg("-c").arg(self.dir().join("pglockstep.toml")).stdin(Stdio::null());
         tie_to_us(&mut command, Signal::TERM);
         let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();

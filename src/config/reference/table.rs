@@ -149,14 +149,14 @@ const SHARDS: &[Key] = &[
         Kind::Choice(&["auto", "ring", "glommio"]),
         r#""auto""#,
         "",
-        "What carries out socket operations. ring is io_uring used directly; auto takes the best one that this kernel allows, and logs which. glommio is not built yet, and `run` refuses it.",
+        "What carries out socket operations. ring is io_uring used directly (Linux 6.1), glommio an executor over io_uring for older kernels (5.8), slower; auto takes the first of the two that this kernel allows, and logs which and why. `check` says it beforehand.",
     ),
     key(
         "receive_buffers",
         count(1, 32768),
         "64",
         "",
-        "Receive buffers that each shard shares between all its connections. A power of two.",
+        "Receive buffers that each shard shares between all its connections. A power of two. With glommio: times receive_buffer_size, what a shard receives in one turn.",
     ),
     key("receive_buffer_size", size(4 * KB, 16 * MB), r#""64kB""#, "", "Size of one receive buffer."),
 ];

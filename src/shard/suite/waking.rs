@@ -29,7 +29,7 @@ fn a_wait_does_not_sleep_on_what_has_happened_already<D: Tested>() {
 fn no_ring_of_the_doorbell_is_lost<D: Tested>() {
     let mut shard = Shard::<D>::new();
     let (sent, seen) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    const ROUNDS: u64 = 20_000;
+    const ROUNDS: u64 = 10_000;
     // Each thread waits for its ring to be seen before the next, so a lost one stops the test.
     let threads: Vec<_> = (0..3)
         .map(|_| {

@@ -23,7 +23,8 @@ use super::reload;
 use super::ring::RingDriver;
 use crate::auth::{PoolPasswd, Role, Secret};
 use crate::cluster::control::{
-    Control, ControlConfig, ControlHandle, Live, Login, NodeAddress, Reread, RoleRow, ShardHandle, ShardMessage, Startup,
+    Control, ControlConfig, ControlHandle, Live, Login, NodeAddress, Reread, RoleRow, ShardHandle, ShardMessage,
+    Startup,
 };
 use crate::cluster::lock::WorkDirLock;
 use crate::cluster::membership::{Membership, SharedMembership, View};

@@ -10,6 +10,7 @@
 //! | [`workload`], [`client`] | what clients ask, and what they must be answered |
 //! | [`faults`] | what goes wrong |
 //! | `check` | what must hold |
+//! | [`history`] | what one server could have answered: cycles in what transactions read and wrote |
 //! | [`run`] | one seed from beginning to end |
 //! | `planted` | bugs that tests switch on |
 //!
@@ -20,6 +21,7 @@ pub mod client;
 pub mod control;
 pub mod driver;
 pub mod faults;
+pub mod history;
 pub mod node;
 pub(crate) mod planted;
 pub mod run;

@@ -1,7 +1,7 @@
 //! What must hold: all along ([`World::check_step`]), and when everything is quiet ([`World::check_end`]).
 
+mod history;
 mod ledger;
-mod lists;
 
 use std::collections::BTreeSet;
 
@@ -34,6 +34,7 @@ impl World {
                 continue;
             }
             self.checked[c] = records.len();
+            self.spans[c].push((self.began[c], self.steps));
             let Some(Record { plan, outcome: Outcome::Acknowledged, .. }) = records.last() else { continue };
             let Some(Effect::Marker(m)) = plan.effects.first() else { continue };
             let row = vec![Value::Int(i64::try_from(c).unwrap_or(-1)), Value::Int(*m)];
@@ -116,7 +117,7 @@ impl World {
         }
         self.check_markers()?;
         self.check_counters()?;
-        self.check_lists()
+        self.check_history()
     }
 
     fn records(&self) -> impl Iterator<Item = (&Client, &Record)> {

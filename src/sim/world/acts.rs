@@ -73,6 +73,7 @@ impl World {
 
     /// Lets one thing happen. False: nothing can, and no time will change that.
     pub fn step(&mut self) -> bool {
+        self.steps += 1;
         self.list();
         let acts = std::mem::take(&mut self.acts);
         let act = match acts.len() {
@@ -147,6 +148,9 @@ impl World {
             let i = self.shards[s].port.borrow_mut().accept(Far::Client(number));
             client.connected((s, i));
         } else {
+            if !client.is_busy() {
+                self.began[number] = self.steps;
+            }
             client.act();
         }
         self.trace.line(self.now_us, || format!("client {number}  goes on with {}", client.doing()));

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicUsize;
 
 use bytes::BytesMut;
 
+use super::witness::Witness;
 use super::{SimShard, World};
 use crate::cluster::control::{ControlHandle, ShardHandle};
 use crate::cluster::membership::{Membership, NodeStatus, SharedMembership, View};
@@ -75,6 +76,10 @@ impl World {
             shards,
             nodes,
             checked: vec![0; clients.len()],
+            steps: 0,
+            began: vec![0; clients.len()],
+            spans: vec![Vec::new(); clients.len()],
+            witness: Witness::default(),
             clients,
             control,
             membership,

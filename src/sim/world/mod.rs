@@ -5,6 +5,7 @@
 //! | `build` | the world that a seed makes: configuration, nodes with the workload's tables |
 //! | `acts` | what could happen next, and the choice among it |
 //! | `network` | bytes and connections on their way |
+//! | `witness` | which node has answered what |
 //!
 //! [`World::step`] lists everything that could happen, in a fixed order, and lets the seed choose one. Nothing else
 //! moves, and time passes only when that is chosen, or when nothing else is left.
@@ -12,6 +13,7 @@
 mod acts;
 mod build;
 mod network;
+mod witness;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -28,6 +30,7 @@ use crate::cluster::membership::SharedMembership;
 use crate::shard::Shard;
 use crate::shard::driver::Time;
 use acts::Act;
+use witness::Witness;
 
 /// One shard and the world's end of its driver.
 pub(super) struct SimShard {
@@ -49,6 +52,13 @@ pub struct World {
     pub(super) faults: Faults,
     /// Records of each client that have been checked.
     pub(super) checked: Vec<usize>,
+    /// Steps so far: the order of everything.
+    pub(super) steps: u64,
+    /// The step with which each client's current transaction began.
+    pub(super) began: Vec<u64>,
+    /// First and last step of each client's transactions that have ended.
+    pub(super) spans: Vec<Vec<(u64, u64)>>,
+    pub(super) witness: Witness,
     /// Which connection a backend serves.
     pub(super) links: BTreeMap<(usize, BackendId), (usize, u32)>,
     /// Most bytes that a shard has had queued on one connection.
@@ -68,6 +78,11 @@ impl World {
 
     pub(super) fn now(&self) -> Time {
         Time(u64::try_from(self.now_us).unwrap_or(0).saturating_mul(1000))
+    }
+
+    /// The node that is main now.
+    pub(super) fn main(&self) -> usize {
+        usize::from(self.membership.load().main.0)
     }
 
     /// Clients whose answers made them write send it.

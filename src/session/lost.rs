@@ -78,6 +78,10 @@ impl Session {
             after = Some(c.after());
             self.drop_commit(cx);
         }
+        if self.farewell.is_none() {
+            // It may never learn that its client is gone, and would keep its locks.
+            self.end_backend(&link, cx);
+        }
         if matches!(self.stage, Stage::Over) {
             return;
         }

@@ -11,7 +11,7 @@ use crate::sim::world::World;
 impl World {
     /// What clients were shown is what servers of their own could have shown them.
     pub(super) fn check_history(&self) -> Result<(), String> {
-        let main = self.main();
+        let main = self.main_number();
         let mut lists: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
         for row in self.nodes[main].node.rows("items") {
             let list = lists.entry(int(row.first())).or_default();

@@ -19,6 +19,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use super::client::{Client, State};
 use super::control::{SimControl, SimNode};
@@ -27,6 +28,8 @@ use super::faults::Faults;
 use super::node::BackendId;
 use super::schedule::{Random, Trace};
 use crate::cluster::membership::SharedMembership;
+use crate::config::Config;
+use crate::sequencer::Sequencer;
 use crate::shard::Shard;
 use crate::shard::driver::Time;
 use acts::Act;
@@ -37,6 +40,17 @@ pub(super) struct SimShard {
     pub shard: Shard<SimDriver>,
     pub port: Rc<RefCell<Port>>,
     until: Option<Time>,
+}
+
+/// The most of everything that has a bound.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Largest {
+    /// Bytes queued on one connection.
+    pub queue: usize,
+    /// Bytes that one turn of a shard was given.
+    pub turn: usize,
+    /// Bytes of messages of one client that wait.
+    pub inbox: usize,
 }
 
 /// Everything.
@@ -61,8 +75,11 @@ pub struct World {
     pub(super) witness: Witness,
     /// Which connection a backend serves.
     pub(super) links: BTreeMap<(usize, BackendId), (usize, u32)>,
-    /// Most bytes that a shard has had queued on one connection.
-    pub(super) largest_queue: usize,
+    pub(super) config: Arc<Config>,
+    pub(super) sequencer: Arc<Sequencer>,
+    /// Scripts that went on in a spill file.
+    pub(super) spilled: Arc<AtomicU64>,
+    pub(super) largest: Largest,
     /// How unevenly bytes are cut: percent of deliveries that are whole.
     whole: usize,
     late: usize,
@@ -78,11 +95,6 @@ impl World {
 
     pub(super) fn now(&self) -> Time {
         Time(u64::try_from(self.now_us).unwrap_or(0).saturating_mul(1000))
-    }
-
-    /// The node that is main now.
-    pub(super) fn main(&self) -> usize {
-        usize::from(self.membership.load().main.0)
     }
 
     /// Clients whose answers made them write send it.

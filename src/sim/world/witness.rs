@@ -44,3 +44,30 @@ impl Witness {
         nodes.first().copied().filter(|_| nodes.len() == 1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(columns: &[&str]) -> Vec<u8> {
+        let mut body = vec![0, u8::try_from(columns.len()).unwrap()];
+        for c in columns {
+            body.extend_from_slice(&u32::try_from(c.len()).unwrap().to_be_bytes());
+            body.extend_from_slice(c.as_bytes());
+        }
+        let length = u32::try_from(body.len() + 4).unwrap();
+        [&[b'D'], &length.to_be_bytes()[..], &body].concat()
+    }
+
+    #[test]
+    fn the_last_column_of_a_torn_row_tells_who_answered_and_two_answers_tell_nothing() {
+        let mut w = Witness::default();
+        let bytes = row(&["5", "17"]);
+        w.sent(1, BackendId(3), &bytes[..4], false);
+        assert_eq!(w.place(17), None);
+        w.sent(1, BackendId(3), &bytes[4..], false);
+        assert_eq!((w.place(17), w.place(5)), (Some(1), None));
+        w.sent(2, BackendId(3), &bytes, true);
+        assert_eq!(w.place(17), None);
+    }
+}

@@ -119,6 +119,7 @@ fn main() -> ExitCode {
         faults: arguments.faults,
         ranges: arguments.ranges,
         favour: arguments.favour,
+        nodes_stay: false,
         trace: false,
     };
     if arguments.trace {

@@ -11,6 +11,7 @@ use super::client::State;
 use super::control::SimNode;
 use super::driver::{Conn, End, Far, Life};
 use super::node::{BackendId, Gone};
+use super::run::Options;
 use super::schedule::Random;
 use super::world::World;
 use crate::sequencer::NodeId;
@@ -132,14 +133,18 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// At most so many. One kind may be favoured: it happens more often than all others together, and never not.
+    /// As the options want it. One kind may be favoured: it happens more often than all others together, and never not.
     #[must_use]
-    pub fn new(most: usize, favoured: Option<Kind>, random: &mut Random) -> Faults {
+    pub fn new(options: &Options, random: &mut Random) -> Faults {
+        let most = options.faults;
         let mut weights = [0; KINDS];
         // Each run has kinds of its own: some that never happen, some that often do.
         weights.iter_mut().for_each(|w| *w = [0, 1, 4][random.below(3)]);
         let (mut rate, mut left) = ([5, 20, 60][random.below(3)], random.below(most + 1));
-        if let Some(kind) = favoured {
+        if options.nodes_stay {
+            (weights[Kind::Crash as usize], weights[Kind::Hang as usize]) = (0, 0);
+        }
+        if let Some(kind) = options.favour {
             weights[kind as usize] = 4 * KINDS;
             (rate, left) = (rate.max(20), left.max(most / 2));
         }

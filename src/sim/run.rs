@@ -25,13 +25,23 @@ pub struct Options {
     pub ranges: bool,
     /// A kind of fault that happens more often than the others.
     pub favour: Option<Kind>,
+    /// No node crashes or hangs.
+    pub nodes_stay: bool,
     /// Record lines.
     pub trace: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { clients: 6, transactions: 10, faults: 8, ranges: false, favour: None, trace: false }
+        Options {
+            clients: 6,
+            transactions: 10,
+            faults: 8,
+            ranges: false,
+            favour: None,
+            nodes_stay: false,
+            trace: false,
+        }
     }
 }
 

@@ -83,7 +83,7 @@ impl World {
         let each = 1 + random.below(options.transactions.max(1));
         let modes = (options.ranges, random.percent(50));
         let clients: Vec<Client> = (0..clients).map(|i| Client::new(i, each, modes, random.split())).collect();
-        let faults = Faults::new(options.faults, options.favour, &mut random);
+        let faults = Faults::new(options, &mut random);
         Ok(World {
             now_us: START_US,
             trace: Trace::new(options.trace),

@@ -56,7 +56,7 @@ mod tests {
             body.extend_from_slice(c.as_bytes());
         }
         let length = u32::try_from(body.len() + 4).unwrap();
-        [&[b'D'], &length.to_be_bytes()[..], &body].concat()
+        [&b"D"[..], &length.to_be_bytes()[..], &body].concat()
     }
 
     #[test]

@@ -1,11 +1,6 @@
 # make demo    a sandbox of three servers, and the tutorial played on it
-<<<<<<< HEAD
 # make test    format, lints, unit tests, end-to-end tests on real servers, once on each io_driver
-# make sim     SEEDS=10000 runs of the simulator, on all cores
-=======
-# make test    format, lints, unit tests, end-to-end tests on real servers
 # make sim     SEEDS=10000 runs of the simulator, on all cores; ARGS=--help says what else it can do
->>>>>>> 1e42bbe (Simulator: bounds of memory, connections that are lost unnoticed, a command line that explains itself)
 # make bench   bench/compare: against direct servers, Pgpool-II and PgBouncer
 # make fuzz    each fuzz target for SECONDS seconds (60)
 # make deps    PostgreSQL's server programs and psycopg for the tests, from Debian's packages if they are missing

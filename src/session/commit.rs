@@ -520,7 +520,7 @@ impl Session {
             }
         }
         // While a membership is held, some shard may still read from a node that lacks this commit (hazard 40).
-        let held = cx.env.membership.is_held();
+        let held = cx.env.membership.is_held() && !is(Planted::AckBeforeAll);
         if !held && self.replicas.iter().all(|r| matches!(r.step, Step::Done | Step::Out)) {
             self.finish_commit(cx);
         }
@@ -631,7 +631,7 @@ impl Session {
     pub(super) fn promoted(&mut self, cx: &mut Cx<'_>) {
         match &self.commit {
             Some(c) if c.phase != Phase::Promoting => {}
-            Some(c) if c.unjudged => self.main_aborted("40001", cx),
+            Some(c) if c.unjudged || is(Planted::ForgetSent) => self.main_aborted("40001", cx),
             Some(_) => self.survivors_commit(cx),
             None => {}
         }

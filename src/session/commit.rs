@@ -312,8 +312,11 @@ impl Session {
             Answer::Detached(Ok(())) => self.replicas[i].step = Step::Out,
             Answer::Detached(Err(why)) if commit.is_decided() => {
                 // Main has committed and nothing can undo that; the node stays listed, and a comparison will find it.
-                tracing::error!(node = %self.replicas[i].node, why, "a node that lacks a commit could not be detached");
-                self.replicas[i].step = Step::Out;
+                let r = &mut self.replicas[i];
+                tracing::error!(node = %r.node, why, "a node that lacks a commit could not be detached");
+                r.step = Step::Out;
+                // Nothing more will be heard of it: who waits for this node's watermark must not wait for ever.
+                commit.csn.iter().for_each(|csn| cx.env.sequencer.acknowledge(r.node, *csn));
             }
             Answer::Detached(Err(why)) => {
                 let e = PgError::error("40001", "could not commit: a node differs and cannot be given up")

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use pglockstep::admin::check;
-use pglockstep::sandbox::SandboxArgs;
+use pglockstep::sandbox::{SandboxArgs, SandboxDriver};
 use std::path::PathBuf;
 
 /// One port in front of several PostgreSQL servers that it keeps identical
@@ -94,7 +94,11 @@ pub struct SetupArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Each step is printed with its command and outcome. Exit status 0 only if everything held.\n\n\
                         Example:\n  pglockstep demo")]
-pub struct DemoArgs {}
+pub struct DemoArgs {
+    /// Driver of the shards' event loops
+    #[arg(long, value_enum, default_value = "auto")]
+    pub io_driver: SandboxDriver,
+}
 
 #[cfg(test)]
 mod tests {

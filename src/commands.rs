@@ -60,9 +60,9 @@ pub fn sandbox(args: SandboxArgs) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-pub fn demo(_args: DemoArgs) -> Outcome {
+pub fn demo(args: DemoArgs) -> Outcome {
     log::start(LogLevel::Warning);
-    sandbox::demo(sandbox::demo::demo_args()?)?;
+    sandbox::demo(SandboxArgs { io_driver: args.io_driver, ..sandbox::demo::demo_args()? })?;
     Ok(ExitCode::SUCCESS)
 }
 

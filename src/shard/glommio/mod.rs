@@ -306,8 +306,7 @@ impl Drop for GlommioDriver {
             tasks::turn(&ended, starts, Some(Duration::ZERO)).await;
             while ended.borrow().tasks > 0 && started.elapsed() < DROP_WAIT {
                 sleep(Duration::from_millis(1)).await;
-                let parked = ended.borrow_mut().take_parked();
-                parked.into_iter().for_each(std::task::Waker::wake);
+                ended.borrow_mut().wake_parked();
             }
             // What their sockets waited for is cancelled by a pass of the executor.
             sleep(Duration::from_millis(1)).await;

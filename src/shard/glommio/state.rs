@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -30,7 +30,7 @@ pub(super) struct State {
     /// To be reported by the wait that is under way, or the next.
     pub(super) events: Vec<Event>,
     /// Slots that the next turn looks at; each at most once.
-    dirty: Vec<u32>,
+    dirty: VecDeque<u32>,
     /// Tasks that go on with the next turn.
     parked: Vec<Waker>,
     /// The wait that is under way.
@@ -62,7 +62,7 @@ impl State {
         State {
             slots: Slots::new(connections_max),
             events: Vec::new(),
-            dirty: Vec::new(),
+            dirty: VecDeque::new(),
             parked: Vec::new(),
             waiting: None,
             restless: false,
@@ -103,7 +103,9 @@ impl State {
         self.slots.recycle();
         self.turn += 1;
         self.received = 0;
-        for index in std::mem::take(&mut self.dirty) {
+        // What is touched meanwhile is the next turn's.
+        for _ in 0..self.dirty.len() {
+            let Some(index) = self.dirty.pop_front() else { break };
             let index = index as usize;
             self.slots[index].dirty = false;
             self.flush(index);
@@ -114,9 +116,9 @@ impl State {
         }
     }
 
-    /// The tasks that go on with this turn.
-    pub(super) fn take_parked(&mut self) -> Vec<Waker> {
-        std::mem::take(&mut self.parked)
+    /// Wakes the tasks that go on with this turn.
+    pub(super) fn wake_parked(&mut self) {
+        self.parked.drain(..).for_each(Waker::wake);
     }
 
     /// Has a task go on with the next turn.
@@ -130,7 +132,7 @@ impl State {
         slot.attention |= attention;
         if !slot.dirty {
             slot.dirty = true;
-            self.dirty.push(index as u32);
+            self.dirty.push_back(index as u32);
         }
     }
 

@@ -35,7 +35,7 @@ pub(super) type Task = Pin<Box<dyn Future<Output = ()>>>;
 /// Waits until something has happened, or for this long.
 pub(super) async fn turn(state: &Shared, starts: Vec<Task>, limit: Option<Duration>) {
     // What these and the woken tasks do is done in this same pass, also if the wait is over at once.
-    state.borrow_mut().take_parked().into_iter().for_each(std::task::Waker::wake);
+    state.borrow_mut().wake_parked();
     for task in starts {
         glommio::spawn_local(task).detach();
     }

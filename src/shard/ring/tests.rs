@@ -1,13 +1,12 @@
 //! What only this driver promises: how many buffers and system calls it needs.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::RingDriver;
-use crate::shard::driver::{Driver, DriverOptions, Event};
+use crate::shard::driver::{Driver, DriverOptions};
 use crate::shard::suite::Shard;
 
 #[test]
@@ -39,28 +38,5 @@ fn all_sends_of_a_turn_leave_with_its_one_system_call() {
     assert_eq!(shard.driver.counters().system_calls, before + 1);
     for (mut client, _) in clients {
         client.read_exact(&mut [0; 100]).unwrap();
-    }
-}
-
-#[test]
-#[ignore = "lowers the process's limit of descriptors; run it alone"]
-fn running_out_of_descriptors_neither_spins_nor_loses_clients() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let mut shard = Shard::<RingDriver>::new();
-    let clients: Vec<_> = (0..10).map(|_| TcpStream::connect(shard.address).unwrap()).collect();
-    let limit = getrlimit(Resource::Nofile);
-    let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
-    setrlimit(Resource::Nofile, Rlimit { current: Some(open + 2), maximum: limit.maximum }).unwrap();
-    let before = shard.driver.counters().system_calls;
-    let started = Instant::now();
-    while started.elapsed() < Duration::from_secs(1) {
-        shard.turn(Duration::from_secs(1));
-    }
-    let calls = shard.driver.counters().system_calls - before;
-    assert!(calls < 40, "{calls} system calls in a second");
-    assert!(shard.events.len() < clients.len());
-    setrlimit(Resource::Nofile, limit).unwrap();
-    for _ in &clients {
-        assert!(matches!(shard.next(), Event::Accepted { .. }));
     }
 }

@@ -399,6 +399,39 @@ fn a_slot_is_not_used_again_before_the_shard_has_been_through_the_events<D: Test
     assert_eq!((third.index, third.generation), (first.index, first.generation + 1));
 }
 
+fn running_out_of_descriptors_neither_spins_nor_loses_clients<D: Tested>() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let mut shard = Shard::<D>::new();
+    let clients: Vec<_> = (0..10).map(|_| TcpStream::connect(shard.address).unwrap()).collect();
+    let limit = getrlimit(Resource::Nofile);
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+    setrlimit(Resource::Nofile, Rlimit { current: Some(open + 2), maximum: limit.maximum }).unwrap();
+    let mut turns = 0;
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(1) {
+        shard.turn(Duration::from_secs(1));
+        turns += 1;
+    }
+    assert!(turns < 40, "{turns} turns in a second");
+    assert!(shard.events.len() < clients.len());
+    setrlimit(Resource::Nofile, limit).unwrap();
+    for _ in &clients {
+        assert!(matches!(shard.next(), Event::Accepted { .. }));
+    }
+}
+
+#[test]
+#[ignore = "lowers the process's limit of descriptors; run it alone"]
+fn running_out_of_descriptors_is_survived_by_ring() {
+    running_out_of_descriptors_neither_spins_nor_loses_clients::<RingDriver>();
+}
+
+#[test]
+#[ignore = "lowers the process's limit of descriptors; run it alone"]
+fn running_out_of_descriptors_is_survived_by_glommio() {
+    running_out_of_descriptors_neither_spins_nor_loses_clients::<GlommioDriver>();
+}
+
 on_each_driver!(
     two_hundred_connections_come_and_go_again_and_again,
     an_abort_during_a_send_resets_the_peer_and_frees_the_slot,

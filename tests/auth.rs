@@ -16,7 +16,9 @@ const PASSWORD: &str = "s3cret: with \\ and 'quotes'";
 
 fn start() -> Sandbox {
     // Another role than the appliers' reads the secrets, and it can do no more than that.
-    let config = "[authentication]\nauth_user = 'reader of secrets'\nauth_password = 'its own'\n";
+    // Each client logs in on main anew: with a pool, the nodes would ask the first of its kind only.
+    let config = "[authentication]\nauth_user = 'reader of secrets'\nauth_password = 'its own'\n\
+                  [pool]\nconnection_cache = false\n";
     let sandbox = Sandbox::start(Options { config: config.into(), ..Options::default() });
     let verifier = ScramVerifier::from_password(PASSWORD, b"sixteen bytes...", 4096).to_shadow();
     let md5 = |user: &str| pglockstep::auth::md5_hash(PASSWORD, user);

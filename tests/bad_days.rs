@@ -215,7 +215,9 @@ fn what_a_start_up_asks_for_is_answered_as_postgresql_answers() {
     ];
     for (target, database) in wrong {
         let direct = Target { port: node.port, ..target.clone() };
-        let [ours, theirs] = [&target, &direct].map(|target| Raw::try_login(target, database).1.unwrap_err());
+        let [ours, mut theirs] = [&target, &direct].map(|target| Raw::try_login(target, database).1.unwrap_err());
+        // The name of the function that reported it is the server's own.
+        theirs.routine.clone_from(&ours.routine);
         assert_eq!(ours, theirs);
         assert!(["28P01", "3D000"].contains(&ours.sqlstate.as_str()));
     }

@@ -31,6 +31,8 @@ pub struct Config {
     #[serde(default)]
     pub replication: Replication,
     #[serde(default)]
+    pub pool: Pool,
+    #[serde(default)]
     pub limits: Limits,
     #[serde(default)]
     pub health_check: HealthCheck,
@@ -292,6 +294,46 @@ impl Default for Replication {
             commit_timeout: Duration::from_secs(30),
             right_of_way: Duration::from_millis(50),
             commit_in_procedure: CommitInProcedure::Refuse,
+        }
+    }
+}
+
+/// `[pool]`: backends that outlive the client they were opened for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Pool {
+    /// A client's backends serve the next client of the same role, database and start-up parameters.
+    pub connection_cache: bool,
+    /// Idle backends that a shard keeps, in all.
+    pub max_pool: usize,
+    /// Of each role, database, node and start-up parameters, this many are kept idle beyond `connection_life_time`.
+    pub min_pool: usize,
+    /// Backends of one role, database and node that a shard opens for clients; 0: no bound.
+    pub pool_size: usize,
+    /// How long a client waits for a backend when `pool_size` is reached.
+    #[serde(with = "units::seconds")]
+    pub queue_timeout: Duration,
+    /// How long an idle backend is kept; 0: for ever. Pgpool-II: `connection_life_time`; bare numbers are seconds.
+    #[serde(with = "units::seconds")]
+    pub connection_life_time: Duration,
+    /// A backend that was idle for longer is asked for a sign of life before a client gets it.
+    #[serde(with = "units::seconds")]
+    pub server_check_delay: Duration,
+    /// What a backend runs between two clients. Pgpool-II: `reset_query_list`.
+    pub reset_query_list: Vec<String>,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Pool {
+            connection_cache: true,
+            max_pool: 64,
+            min_pool: 0,
+            pool_size: 0,
+            queue_timeout: Duration::from_secs(30),
+            connection_life_time: Duration::from_secs(300),
+            server_check_delay: Duration::from_secs(30),
+            reset_query_list: vec!["DISCARD ALL".into()],
         }
     }
 }

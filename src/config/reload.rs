@@ -29,6 +29,7 @@ fn taken_over(running: &Config, read: &Config) -> Config {
     config.load_balance.load_balance_mode = read.load_balance.load_balance_mode;
     config.load_balance.statement_level_load_balance = read.load_balance.statement_level_load_balance;
     config.replication = read.replication.clone();
+    config.pool = read.pool.clone();
     config.limits = read.limits.clone();
     config.limits.num_init_children = running.limits.num_init_children;
     config.limits.statement_cache = running.limits.statement_cache;

@@ -89,6 +89,8 @@ pub struct Commit {
     pub(super) need: u64,
     xid: u64,
     ddl: bool,
+    /// It changes what logins are like.
+    logins: bool,
     pub(super) constraints: bool,
     pub(super) csn: Option<Csn>,
     phase: Phase,
@@ -117,6 +119,7 @@ impl Commit {
             need: 0,
             xid: 0,
             ddl: false,
+            logins: false,
             constraints: false,
             csn: None,
             phase,
@@ -213,12 +216,12 @@ impl Session {
         }
         let writes = open.has_writes();
         let gid = self.two_phase_name(&open, writes, cx);
-        let (need, xid, ddl) = (open.need, open.xid().unwrap_or(0), open.ddl);
+        let (need, xid, ddl, logins) = (open.need, open.xid().unwrap_or(0), open.ddl, open.logins);
         let lasting = open.lasting_settings().cloned().collect();
         let constraints = writes && self.deferrable_constraints(cx);
         let commit = Commit::new(after, Work::Script(open.script), Phase::Apply, cx.io.now());
         let unjudged = gid.is_some();
-        let mut commit = Box::new(Commit { need, xid, ddl, constraints, lasting, gid, unjudged, ..commit });
+        let mut commit = Box::new(Commit { need, xid, ddl, logins, constraints, lasting, gid, unjudged, ..commit });
         if !writes {
             // Nothing for the replicas: main's own COMMIT, and no number.
             commit.phase = Phase::Main;
@@ -312,11 +315,8 @@ impl Session {
             Answer::Detached(Ok(())) => self.replicas[i].step = Step::Out,
             Answer::Detached(Err(why)) if commit.is_decided() => {
                 // Main has committed and nothing can undo that; the node stays listed, and a comparison will find it.
-                let r = &mut self.replicas[i];
-                tracing::error!(node = %r.node, why, "a node that lacks a commit could not be detached");
-                r.step = Step::Out;
-                // Nothing more will be heard of it: who waits for this node's watermark must not wait for ever.
-                commit.csn.iter().for_each(|csn| cx.env.sequencer.acknowledge(r.node, *csn));
+                tracing::error!(node = %self.replicas[i].node, why, "a node that lacks a commit could not be detached");
+                self.replicas[i].step = Step::Out;
             }
             Answer::Detached(Err(why)) => {
                 let e = PgError::error("40001", "could not commit: a node differs and cannot be given up")
@@ -523,7 +523,7 @@ impl Session {
             }
         }
         // While a membership is held, some shard may still read from a node that lacks this commit (hazard 40).
-        let held = cx.env.membership.is_held() && !is(Planted::AckBeforeAll);
+        let held = cx.env.membership.is_held();
         if !held && self.replicas.iter().all(|r| matches!(r.step, Step::Done | Step::Out)) {
             self.finish_commit(cx);
         }
@@ -634,7 +634,7 @@ impl Session {
     pub(super) fn promoted(&mut self, cx: &mut Cx<'_>) {
         match &self.commit {
             Some(c) if c.phase != Phase::Promoting => {}
-            Some(c) if c.unjudged || is(Planted::ForgetSent) => self.main_aborted("40001", cx),
+            Some(c) if c.unjudged => self.main_aborted("40001", cx),
             Some(_) => self.survivors_commit(cx),
             None => {}
         }
@@ -676,6 +676,10 @@ impl Session {
             recorder.counters.commits += 1;
         }
         drop(recorder);
+        if commit.logins {
+            // Of all databases.
+            cx.io.ask(Question::Forget { databases: vec![String::new()] });
+        }
         for entry in &commit.lasting {
             if let Entry::Setting(s) = entry {
                 self.remember_setting(Bytes::copy_from_slice(s.sql.memory()));

@@ -17,7 +17,7 @@ use super::owed::{Asked, Own, Whose};
 use super::prepared::{no_statement, too_many};
 use super::reader::ReaderIs;
 use super::registry::{Portal, Prepared};
-use super::route::{Given, Plan, Retry};
+use super::route::{Given, Plan, Retry, changes_logins};
 use super::simple::{already_in_progress, no_block_to_chain, no_transaction};
 use super::transaction::{Target, Tx, begin_tag};
 use super::{AfterRollback, Request, Session};
@@ -169,6 +169,9 @@ impl Session {
             }
             _ => Target::Lane,
         };
+        if target == Target::Lane && !self.has_lane(cx) {
+            return false;
+        }
         let other = if target == Target::Lane { Target::Reader } else { Target::Lane };
         if !self.barrier(other, cx) {
             return false;
@@ -474,8 +477,10 @@ impl Session {
                     self.ask_info(true, cx);
                 }
                 let opaque = pending.opaque;
+                let logins = writes.ddl && changes_logins(&verdict.class, &given.sql);
                 if let Some(open) = self.tx.open_mut() {
                     open.ddl |= writes.ddl;
+                    open.logins |= logins;
                 }
                 if opaque {
                     self.ran_opaque();

@@ -146,7 +146,8 @@ fn row_of(value: &[u8]) -> Option<BytesMut> {
 impl Session {
     /// A FunctionCall. False: it must wait until all earlier replies are there.
     pub(super) fn function_call(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
-        if !(self.barrier(Target::Lane, cx) & self.barrier(Target::Reader, cx)) {
+        let on_reader = self.tx.target() == Some(Target::Reader);
+        if !(self.barrier(Target::Lane, cx) & self.barrier(Target::Reader, cx)) || !(on_reader || self.has_lane(cx)) {
             return false;
         }
         let body = frame.raw.slice(HEADER..);
@@ -155,7 +156,6 @@ impl Session {
             return true;
         };
         let known = FUNCTIONS.iter().find(|k| k.0 == oid);
-        let on_reader = self.tx.target() == Some(Target::Reader);
         let Some(Known(_, does, sql, types)) = known.filter(|_| !on_reader) else {
             let e = PgError::error("0A000", format!("a FunctionCall of the function with OID {oid} is not replicated"))
                 .hint("Call the function with SELECT.");

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::applier::Applier;
+use super::link::Link;
 use crate::auth::Role;
 use crate::cluster::control::Standing;
 use crate::cluster::membership::View;
@@ -38,7 +39,8 @@ pub enum Question {
     Probe { node: NodeId, pid: u32 },
     /// Commit (or roll back) what main has prepared under this name.
     Prepared { database: String, gid: String, commit: bool },
-    /// Idle appliers in these databases are to be closed, in all shards: one of them is about to be dropped or copied.
+    /// Idle backends in these databases (an empty name: in all) are to be closed, in all shards: one of them is about to
+    /// be dropped or copied, or new logins will be unlike old ones.
     Forget { databases: Vec<String> },
     /// What became of this transaction of main.
     Fate { node: NodeId, database: String, xid: u64 },
@@ -107,6 +109,45 @@ pub struct PoolKey {
     pub user: Arc<str>,
 }
 
+/// Which backend serves a client, and so whom it can serve next.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct LaneKey {
+    /// The node.
+    pub node: NodeId,
+    /// The database.
+    pub database: Arc<str>,
+    /// The role.
+    pub user: Arc<str>,
+    /// The client's start-up parameters, which the backend keeps for good.
+    pub startup: Arc<[(String, String)]>,
+    /// It was opened read-only.
+    pub reader: bool,
+}
+
+/// Bounds of the pools, as configured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PoolLimits {
+    /// Backends per key; 0: no bound.
+    pub pool_size: usize,
+    /// Idle backends of the shard.
+    pub max_pool: usize,
+    /// Idle backends per key that are kept for good.
+    pub min_pool: usize,
+    /// How long others are kept; zero: for good.
+    pub connection_life_time: Duration,
+}
+
+/// What a session that needs a backend gets.
+#[derive(Debug)]
+pub enum Backend {
+    /// One that has served before and has been idle for this long; its events come to this session.
+    Idle(Box<Link>, Duration),
+    /// A connection that has begun to open.
+    Opening(ConnId),
+    /// None: it is this session's turn later ([`crate::session::Event::Turn`]), or it was not to wait.
+    None,
+}
+
 /// What a timer was armed for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum TimerKind {
@@ -122,6 +163,10 @@ pub enum TimerKind {
     Commit,
     /// A CancelRequest has had connect_timeout.
     Cancel,
+    /// queue_timeout.
+    Queue,
+    /// A backend that is given back has had long enough to reset itself.
+    Reset,
 }
 
 /// Actions out.
@@ -132,8 +177,6 @@ pub trait Io {
     fn send(&mut self, conn: ConnId, bytes: Bytes);
     /// Bytes queued and not yet taken by the kernel.
     fn queued(&self, conn: ConnId) -> usize;
-    /// Bytes queued towards one peer above which the other side is not received from.
-    fn queue_high(&self) -> usize;
     /// Stops receiving.
     fn pause(&mut self, conn: ConnId);
     /// Receives again.
@@ -159,6 +202,12 @@ pub trait Io {
     fn arm(&mut self, after: Duration, what: TimerKind);
     /// Asks the control plane; the answer comes with the token.
     fn ask(&mut self, question: Question) -> u64;
+    /// A backend of this key for this session. `wait`: it queues if there can be none now.
+    fn take_backend(&mut self, key: &LaneKey, limits: &PoolLimits, wait: bool) -> Backend;
+    /// This session waits for no backend any more.
+    fn leave_queue(&mut self);
+    /// A backend that owes nothing and remembers nothing is for the next client.
+    fn park_backend(&mut self, link: Box<Link>, limits: &PoolLimits);
     /// Takes an idle applier, if possible one that has these settings in force already; its events come to this session.
     fn take_applier(&mut self, key: &PoolKey, settings: u64) -> Option<Box<Applier>>;
     /// Gives an idle applier back.
@@ -181,6 +230,8 @@ pub struct Env {
     pub catalogues: RefCell<HashMap<Arc<str>, Arc<Catalogue>>>,
     /// Versions that catalogues must have: raised by DDL in any session of the process.
     pub catalogue_versions: Arc<crate::session::catalogue::Versions>,
+    /// What main tells a client of this kind when it logs in.
+    pub welcomes: RefCell<crate::session::recycle::Welcomes>,
     /// Latencies and counters.
     pub recorder: RefCell<Recorder>,
     /// The pool_passwd file, if one is configured.
@@ -198,6 +249,18 @@ pub struct Env {
 }
 
 impl Env {
+    /// The pools' bounds.
+    #[must_use]
+    pub fn pool_limits(&self) -> PoolLimits {
+        let p = &self.config.pool;
+        PoolLimits {
+            pool_size: p.pool_size,
+            max_pool: p.max_pool,
+            min_pool: p.min_pool,
+            connection_life_time: p.connection_life_time,
+        }
+    }
+
     /// `max_message_size`, bytes.
     #[must_use]
     pub fn max_message_size(&self) -> usize {

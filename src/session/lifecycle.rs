@@ -78,14 +78,14 @@ impl Session {
         self.drop_commit(cx);
         self.drop_replicas(cx);
         if let Some(l) = self.lane.take() {
-            self.close_link(&l, cx);
+            self.give_back(Box::new(l), cx);
         }
     }
 
     /// After the last commit of a session that is over.
     pub(super) fn finish_over(&mut self, cx: &mut Cx<'_>) {
         if let Some(l) = self.lane.take() {
-            self.close_link(&l, cx);
+            self.give_back(Box::new(l), cx);
         }
     }
 

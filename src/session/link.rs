@@ -67,7 +67,7 @@ pub struct Link {
     pub owed: OwedQueue,
     /// State of the server's transaction, as its last ReadyForQuery told.
     pub status: TxStatus,
-    /// ParameterStatus messages as they came, in the order of the login.
+    /// ParameterStatus as told last, in the order of the login.
     pub parameters: Vec<(String, String)>,
     /// Which version of each of the client's named statements it has prepared.
     pub statements: HashMap<Arc<str>, u64>,
@@ -155,7 +155,30 @@ impl Link {
         }
     }
 
-    /// The server's word for a parameter, as of the login.
+    /// No transaction is open, as far as the server has told.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.status == TxStatus::Idle
+    }
+
+    /// The client that it served is forgotten: nothing is prepared any more.
+    pub fn forget_client(&mut self) {
+        self.own.clear();
+        self.fresh.clear();
+        self.statements.clear();
+        self.unnamed = None;
+        self.replayed = 0;
+    }
+
+    /// A ParameterStatus.
+    pub fn set_parameter(&mut self, name: &str, value: &str) {
+        match self.parameters.iter_mut().find(|(n, _)| n == name) {
+            Some((_, v)) => value.clone_into(v),
+            None => self.parameters.push((name.to_owned(), value.to_owned())),
+        }
+    }
+
+    /// The server's word for a parameter, as it told last.
     #[must_use]
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())

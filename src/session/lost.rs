@@ -24,6 +24,7 @@ use super::io::{Cx, Question};
 use super::link::Link;
 use super::note::{Note, without_nul};
 use super::owed::{Asked, Own, Whose};
+use super::recycle::Had;
 use super::transaction::{Open, Target, Tx};
 use super::{Request, Session, Stage};
 use crate::cluster::control::Standing;
@@ -68,6 +69,9 @@ impl Session {
     /// The lane's connection has ended.
     pub(super) fn lane_gone(&mut self, why: &str, cx: &mut Cx<'_>) {
         let Some(link) = self.lane.take() else { return };
+        if self.lane_was_dead(&link, cx) {
+            return;
+        }
         let token = cx.io.ask(Question::Stands { node: link.node });
         let mut after = None;
         if let Some(c) = &self.commit {
@@ -77,10 +81,6 @@ impl Session {
             }
             after = Some(c.after());
             self.drop_commit(cx);
-        }
-        if self.farewell.is_none() {
-            // It may never learn that its client is gone, and would keep its locks.
-            self.end_backend(&link, cx);
         }
         if matches!(self.stage, Stage::Over) {
             return;
@@ -253,19 +253,18 @@ impl Session {
         }
         let reads = self.link_ref(Target::Reader).is_some_and(|l| !l.owed.is_empty());
         match &self.request {
-            // It waits for a reader, or for a lane.
-            Request::Simple(s) if s.waits() || reads => {}
+            // It waits for a reader, or for a lane, and no block that it stands in was lost.
+            Request::Simple(s) if (s.waits() && open.is_none()) || reads => {}
             Request::Simple(s) => {
-                // In a block that is lost it is answered as whatever comes after that: ROLLBACK ends it.
-                let frame = (!self.out.has_spoken()).then(|| s.frame());
-                let told = s.has_failed();
-                self.lose_query(frame, told, failed, cx);
+                let again = self.lost.is_none() && !self.out.has_spoken();
+                let frame = again.then(|| s.frame());
+                self.lose_query(frame, failed, cx);
             }
             Request::None | Request::Function | Request::ImplicitEnd | Request::ExecuteEnd => {
                 let implicit = open.is_some() && self.lost.is_none();
                 self.registry.drop_unconfirmed();
                 if let Some(l) = &mut link {
-                    self.lose_batches(l, implicit && !failed, failed, cx);
+                    self.lose_batches(l, implicit && !failed, cx);
                 }
                 if self.batch.lose(open.is_some()) {
                     self.tell_lost(failed);
@@ -274,41 +273,39 @@ impl Session {
         }
     }
 
-    /// `told`: its error has reached the client, and only ReadyForQuery is missing.
-    fn lose_query(&mut self, again: Option<Frame>, told: bool, failed: bool, cx: &mut Cx<'_>) {
+    fn lose_query(&mut self, again: Option<Frame>, failed: bool, cx: &mut Cx<'_>) {
         self.request = Request::None;
         self.out.drop_held();
         if let Some(frame) = again {
             self.inbox_bytes += frame.raw.len();
             return self.inbox.push_front(frame);
         }
-        if !told {
-            self.tell_lost(failed);
-        }
+        self.tell_lost(failed);
         self.ready(cx);
     }
 
-    /// `failed`: the block had failed before.
     fn tell_lost(&mut self, failed: bool) {
-        self.out.push(if failed { is_aborted() } else { main_is_lost() }.encode());
+        if !failed {
+            self.out.push(main_is_lost().encode());
+        }
         if let Some(lost) = &mut self.lost {
             lost.failed = true;
         }
     }
 
     /// Batches whose Sync was sent: one error and one ReadyForQuery each, as a server answers when it fails.
-    fn lose_batches(&mut self, link: &mut Link, implicit: bool, failed: bool, cx: &mut Cx<'_>) {
-        let (mut owes, mut told) = (false, failed);
+    fn lose_batches(&mut self, link: &mut Link, implicit: bool, cx: &mut Cx<'_>) {
+        let (mut owes, mut told) = (false, false);
         while let Some(owed) = link.owed.pop() {
             let note = match owed.whose {
                 Whose::Own(_) => continue,
                 Whose::Client(note) | Whose::Local(_, note) => note,
             };
-            owes |= owed.asked != Asked::Sync && !owed.failed;
+            owes |= owed.asked != Asked::Sync;
             if !matches!(owed.asked, Asked::Sync | Asked::Function) {
                 continue;
             }
-            let ends = matches!(note, Note::ImplicitEnd) && implicit && !owed.failed;
+            let ends = matches!(note, Note::ImplicitEnd) && implicit;
             if owes || ends {
                 let e = if told { is_aborted() } else { main_is_lost() };
                 self.out.push(e.encode());
@@ -407,27 +404,46 @@ impl Session {
             return true;
         }
         if self.lane.is_none() && self.limbo.is_none() && !cx.env.membership.is_held() {
-            let main = Self::main_node(cx);
-            self.lane = Some(self.open_link(main, Target::Lane, false, cx));
+            match self.have_backend(Self::main_node(cx), Target::Lane, cx) {
+                Had::Ready(link) => {
+                    self.take_over_lane(link, cx);
+                    if self.lane_is_usable() {
+                        self.lane_welcomes(cx);
+                    }
+                }
+                Had::Opening(link) => self.lane = Some(link),
+                Had::None => {}
+            }
         }
         self.lane_is_usable()
     }
 
     /// The lane has logged in, and has been brought the session's SETs.
     pub(super) fn lane_is_usable(&self) -> bool {
-        self.lane.as_ref().is_some_and(|l| l.is_ready() && !l.owed.replays())
+        self.lane.as_ref().is_some_and(|l| l.is_ready() && !l.owed.prepares())
     }
 
-    /// A lane on another main than the session's first one has logged in: it is brought the session's SETs.
+    /// A lane has logged in (or been taken over) while the session was at work already.
     pub(super) fn lane_reopened(&mut self, cx: &mut Cx<'_>) {
-        tracing::info!(user = %self.user, main = %Self::main_node(cx), "session goes on");
+        self.lane_welcomes(cx);
+        self.pump_requests(cx);
+    }
+
+    /// It is brought the session's SETs; the client is told where it differs from what the client was told at its login.
+    fn lane_welcomes(&mut self, cx: &mut Cx<'_>) {
         self.settings_dirty = true;
+        if let (Some(told), Some(lane)) = (self.welcome.take(), &self.lane) {
+            for (name, value) in lane.parameters.iter().filter(|p| !told.contains(p)) {
+                self.out.push(back::parameter_status(name, value));
+            }
+        } else {
+            tracing::info!(user = %self.user, main = %Self::main_node(cx), "session goes on");
+        }
         for sql in self.replay.clone() {
             let mut out = bytes::BytesMut::new();
             crate::wire::front::query(&mut out, &sql);
             self.forward(Target::Lane, out.freeze(), Asked::Query, Whose::Own(Own::Replay), cx);
         }
-        self.pump_requests(cx);
     }
 
     /// A SET of the session has been answered on its new lane.

@@ -5,7 +5,8 @@
 //! run the same code.
 //!
 //! Where to look:
-//! - [`startup`]: start-up packets, passwords, the lane's login; [`reader`]: the backends for reads;
+//! - [`startup`]: start-up packets, passwords, the lane's login; [`reader`]: the backends for reads; [`recycle`]: how
+//!   backends are had and given back;
 //! - [`simple`], [`extended`]: what the client asks, by either protocol; [`strings`]: several statements at once;
 //!   [`function`]: calls by OID; [`route`]: where it goes;
 //! - [`server`]: what the lane and the reader answer, held against [`owed`];
@@ -13,7 +14,6 @@
 //!   [`applier`]: one replica's part in it; [`early`]: large ones start before COMMIT;
 //! - [`lifecycle`]: how requests and sessions end; `lost`: what becomes of them when the lane is lost, or main;
 //! - [`registry`], [`settings`]: what the session has prepared and set; [`prepared`]: by SQL;
-//! - [`held`]: how much a session keeps in memory;
 //! - `logging`: log_connections and log_disconnections.
 //!
 //! Invariants: at most one of lane and reader has replies of the client's outstanding, so replies reach the client in
@@ -26,7 +26,6 @@ pub mod commit;
 pub mod early;
 pub mod extended;
 pub mod function;
-pub mod held;
 pub mod io;
 pub mod lifecycle;
 pub mod link;
@@ -37,6 +36,7 @@ pub mod out;
 pub mod owed;
 pub mod prepared;
 pub mod reader;
+pub mod recycle;
 pub mod registry;
 pub mod replica;
 pub mod route;
@@ -69,9 +69,11 @@ use crate::shard::driver::{ConnId, Peer, Time};
 use crate::wire::frame::{Frame, FrameError, FrontendFramer, HEADER};
 use crate::wire::{PgError, TxStatus, front};
 
-/// Unread client messages above which the client is not received from, as a multiple of what may be queued towards one
-/// peer ([`io::Io::queue_high`]): 1 MiB.
-pub const INBOX_QUEUES: usize = 4;
+/// Bytes of unread client messages above which the client is not received from.
+pub const INBOX_HIGH: usize = 1 << 20;
+
+/// Bytes queued towards one peer above which the other side is not received from.
+pub const QUEUE_HIGH: usize = 256 * 1024;
 
 /// SETs remembered for readers; beyond it the session reads on main.
 pub const REPLAY_MAX: usize = 200;
@@ -99,6 +101,8 @@ pub enum Event {
     Answer(u64, Answer),
     /// Watermarks have moved.
     Watermarks,
+    /// It is this session's turn to have a backend.
+    Turn,
     /// The shard confirms another membership: nothing is relayed any more of nodes that are not in it.
     Confirm {
         /// Another node is main in it.
@@ -181,7 +185,7 @@ pub struct Session {
 
     user: Arc<str>,
     database: Arc<str>,
-    startup: Vec<(String, String)>,
+    startup: Arc<[(String, String)]>,
     credentials: Credentials,
     cancel_key: (u32, u32),
     std_strings: bool,
@@ -231,6 +235,14 @@ pub struct Session {
     limbo: Option<Box<lost::Limbo>>,
     /// The client's transaction block was lost with main.
     lost: Option<lost::Lost>,
+    /// Since when it waits for a lane that there cannot be yet.
+    queued: Option<Time>,
+    /// The lane that was taken over was idle for long.
+    stale: bool,
+    /// What the client was told at its login, if no lane was asked.
+    welcome: Option<Arc<[(String, String)]>>,
+    /// Backends that are given back.
+    resetting: Vec<recycle::Resetting>,
     /// The session may have state that lives in its backend on main alone.
     bound: bool,
     /// Modes of the transaction that AND CHAIN begins.
@@ -308,7 +320,7 @@ impl Session {
             client_gone: false,
             user: Arc::from(""),
             database: Arc::from(""),
-            startup: Vec::new(),
+            startup: Arc::from([]),
             credentials: Credentials::None,
             cancel_key,
             std_strings: true,
@@ -344,6 +356,10 @@ impl Session {
             farewell: None,
             limbo: None,
             lost: None,
+            queued: None,
+            stale: false,
+            welcome: None,
+            resetting: Vec::new(),
             bound: false,
             chained: None,
             steps_wait: false,
@@ -366,7 +382,7 @@ impl Session {
     /// The session is over and nothing of it is left to finish.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        matches!(self.stage, Stage::Over) && self.commit.is_none()
+        matches!(self.stage, Stage::Over) && self.commit.is_none() && self.resetting.is_empty()
     }
 
     /// Pid and secret that a CancelRequest must name.
@@ -396,6 +412,7 @@ impl Session {
             Event::Timer(kind) => self.timer(kind, cx),
             Event::Answer(token, answer) => self.answered(token, answer, cx),
             Event::Watermarks => self.advance_commit(cx),
+            Event::Turn => self.turn_came(cx),
             Event::Confirm { main_lost } => self.confirmed(main_lost, cx),
             Event::Go => self.go(cx),
             Event::Cancel => self.cancel_running(cx),
@@ -420,6 +437,8 @@ impl Session {
             TimerKind::RightOfWay => self.right_of_way(cx),
             TimerKind::Commit => self.commit_timer(cx),
             TimerKind::Idle => self.idle_timer(cx),
+            TimerKind::Queue => self.queue_timer(cx),
+            TimerKind::Reset => self.reset_timer(cx),
             TimerKind::Cancel => {
                 self.cancels = 0;
                 self.pump(cx);
@@ -437,8 +456,14 @@ impl Session {
             }
         }
         match self.stage {
-            Stage::Secret { token: t } if t == token => return self.secret_found(answer, cx),
-            Stage::Catalogue if self.catalogue_asked.is_none() => return self.begin_queries(cx),
+            Stage::Secret { token: t } if t == token => {
+                self.secret_found(answer, cx);
+                return self.pump(cx);
+            }
+            Stage::Catalogue if self.catalogue_asked.is_none() => {
+                self.begin_queries(cx);
+                return self.pump(cx);
+            }
             _ => {}
         }
         let limbo = matches!(&answer, Answer::Stands(standing) if self.lane_probed(token, standing, cx));
@@ -478,8 +503,7 @@ impl Session {
             }
         }
         self.pump(cx);
-        let high = held::inbox_high(cx.io.queue_high());
-        if self.inbox_bytes > high && !self.client_paused && self.can_wait() {
+        if self.inbox_bytes > INBOX_HIGH && !self.client_paused && self.can_wait() {
             self.client_paused = true;
             cx.io.pause(self.client);
         }
@@ -494,7 +518,8 @@ impl Session {
     fn pump(&mut self, cx: &mut Cx<'_>) {
         while self.may_go_on(cx) {
             let Some(frame) = self.inbox.front().cloned() else { break };
-            if frame.tag != b'X' && !self.has_lane(cx) {
+            // Nobody knows yet whether the block that it stands in is lost.
+            if frame.tag != b'X' && self.limbo.is_some() {
                 break;
             }
             let went = match self.stage {
@@ -508,8 +533,7 @@ impl Session {
             self.inbox_bytes -= frame.raw.len();
             self.inbox.pop_front();
         }
-        let low = held::inbox_high(cx.io.queue_high()) / 2;
-        if self.client_paused && self.inbox_bytes <= low && !matches!(self.stage, Stage::Over) {
+        if self.client_paused && self.inbox_bytes <= INBOX_HIGH / 2 && !matches!(self.stage, Stage::Over) {
             self.client_paused = false;
             cx.io.resume(self.client);
         }
@@ -523,7 +547,7 @@ impl Session {
         if cx.env.membership.is_held() && matches!(self.stage, Stage::Ready) {
             return false;
         }
-        let crowded = |l: &Link| cx.io.queued(l.conn) > cx.io.queue_high();
+        let crowded = |l: &Link| cx.io.queued(l.conn) > QUEUE_HIGH;
         if self.lane.as_ref().is_some_and(crowded) {
             return false;
         }
@@ -708,7 +732,7 @@ impl Session {
         for b in self.out.take() {
             cx.io.send(self.client, b);
         }
-        if !self.servers_paused && cx.io.queued(self.client) > cx.io.queue_high() {
+        if !self.servers_paused && cx.io.queued(self.client) > QUEUE_HIGH {
             self.servers_paused = true;
             for t in [Target::Lane, Target::Reader] {
                 if let Some(conn) = self.link_ref(t).map(|l| l.conn) {

@@ -63,6 +63,8 @@ pub enum Own {
     Commit,
     /// ROLLBACK in the proxy's own name.
     Rollback,
+    /// A sign of life of a backend that was idle for long.
+    Check,
     /// A string of several statements, parsed as a whole before the first of them runs.
     Syntax,
     /// Parameter types of what a PREPARE has prepared. Its failure is of no interest: PREPARE's own has been told.
@@ -143,10 +145,16 @@ impl OwedQueue {
         self.queue.is_empty()
     }
 
-    /// A SET that was brought to a reader is not answered yet.
+    /// A SET that was brought to a backend, or the question for a sign of life, is not answered yet.
     #[must_use]
-    pub fn replays(&self) -> bool {
-        self.queue.iter().any(|o| matches!(o.whose, Whose::Own(Own::Replay)))
+    pub fn prepares(&self) -> bool {
+        self.queue.iter().any(|o| matches!(o.whose, Whose::Own(Own::Replay | Own::Check)))
+    }
+
+    /// The backend has not given the sign of life that it was asked for.
+    #[must_use]
+    pub fn is_checked(&self) -> bool {
+        self.queue.iter().any(|o| matches!(o.whose, Whose::Own(Own::Check)))
     }
 
     /// A reply of the client's is among them.

@@ -9,6 +9,7 @@ use super::Session;
 use super::io::{Cx, Question};
 use super::link::{Link, Login};
 use super::owed::{Asked, Own, Whose};
+use super::recycle::Had;
 use super::transaction::Target;
 use crate::sequencer::NodeId;
 use crate::shard::driver::ConnId;
@@ -55,14 +56,23 @@ impl Session {
                     self.reader = Reader::Lane;
                     return ReaderIs::None;
                 };
-                let link = self.open_link(node, Target::Reader, false, cx);
-                self.reader = Reader::Opening(Box::new(link));
-                return ReaderIs::Coming;
+                match self.have_backend(node, Target::Reader, cx) {
+                    Had::Ready(link) => self.reader = Reader::Ready(Box::new(link)),
+                    Had::Opening(link) => {
+                        self.reader = Reader::Opening(Box::new(link));
+                        return ReaderIs::Coming;
+                    }
+                    Had::None => {
+                        self.reader = Reader::Lane;
+                        return ReaderIs::None;
+                    }
+                }
+                self.chosen = None;
             }
             Reader::Ready(_) => self.chosen = None,
         }
         self.replay_settings(cx);
-        let answers = self.link_ref(Target::Reader).is_some_and(|l| l.owed.replays());
+        let answers = self.link_ref(Target::Reader).is_some_and(|l| l.owed.prepares());
         if answers { ReaderIs::Coming } else { ReaderIs::Ready }
     }
 
@@ -138,7 +148,6 @@ impl Session {
         let Reader::Ready(link) = std::mem::replace(&mut self.reader, Reader::Lane) else { return };
         tracing::warn!(node = %link.node, why, "a reader was lost");
         cx.io.ask(Question::Stands { node: link.node });
-        self.end_backend(&link, cx);
         if self.retry.is_some() && self.tx.target() != Some(Target::Reader) {
             // Nothing of the answer has left.
             self.out.drop_held();
@@ -194,7 +203,7 @@ impl Session {
             Reader::None | Reader::Lane => {}
         }
         for l in all {
-            self.close_link(&l, cx);
+            self.give_back(l, cx);
         }
     }
 }

@@ -54,6 +54,15 @@ pub(super) struct Writes {
     pub ddl: bool,
 }
 
+/// A login after it may be another than one before: idle backends of before are of no use.
+pub(super) fn changes_logins(class: &Class, sql: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(sql);
+    let mut words = text.split_ascii_whitespace().map(str::to_ascii_lowercase);
+    let (first, second) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let of_roles = ["role", "user", "group", "database", "owned"].contains(&second.as_str());
+    *class == Class::Ddl && (matches!(first.as_str(), "grant" | "revoke") || (first != "create" && of_roles))
+}
+
 /// A statement as the client gave it.
 #[derive(Clone, Debug)]
 pub(super) struct Given {

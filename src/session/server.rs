@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use super::io::{Cx, Question};
-use super::link::{Link, parameter, violation};
+use super::io::Cx;
+use super::link::{parameter, violation};
 use super::note::{Forgets, Note, PendingSetting, PendingWrite};
 use super::owed::{Asked, Fits, Own, Whose};
 use super::reader::Reader;
@@ -48,6 +48,9 @@ impl Session {
 
     /// Bytes of a node.
     pub(super) fn server_bytes(&mut self, conn: crate::shard::driver::ConnId, bytes: Bytes, cx: &mut Cx<'_>) {
+        if self.reset_received(conn, &bytes, cx) {
+            return;
+        }
         if let Some(lane) = self.lane.as_mut().filter(|l| l.conn == conn) {
             lane.framer.push(bytes);
             if !lane.is_ready() {
@@ -207,6 +210,7 @@ impl Session {
                 if name == "standard_conforming_strings" {
                     self.std_strings = value == "on";
                 }
+                self.lane.iter_mut().for_each(|l| l.set_parameter(&name, &value));
             }
         }
         let own = self
@@ -438,6 +442,7 @@ impl Session {
             }
             Own::Syntax => self.syntax_answered(target, error, cx),
             Own::Modes => self.modes_set(cx),
+            Own::Check => self.lane_lives(cx),
             Own::Tidy if target == Target::Reader => {
                 if let Some(Retry { refuted: true, .. }) = &self.retry {
                     self.retry_on_main(cx);
@@ -476,7 +481,7 @@ impl Session {
                 self.own_error = Some(Bytes::copy_from_slice(bytes_of(chunk, piece)));
             }
             // Nobody waits for it: kept, it would be taken for the answer to something else.
-            Some(Own::Tidy | Own::Types) => {}
+            Some(Own::Tidy | Own::Types | Own::Check) => {}
             Some(Own::Begin | Own::Prepare | Own::Info | Own::Opaque | Own::Modes) | None => {
                 self.relay_error(target, chunk, piece);
             }
@@ -655,6 +660,9 @@ impl Session {
 
     /// A node's connection is gone.
     pub(super) fn server_gone(&mut self, conn: crate::shard::driver::ConnId, why: &str, cx: &mut Cx<'_>) {
+        if self.reset_gone(conn) {
+            return;
+        }
         if self.lane.as_ref().is_some_and(|l| l.conn == conn) {
             return self.lane_gone(why, cx);
         }
@@ -670,13 +678,6 @@ impl Session {
         }
         if matches!(self.stage, Stage::Over) && self.commit.is_none() {
             self.finish_over(cx);
-        }
-    }
-
-    /// A backend whose connection is lost is ended, in case that it does not know.
-    pub(super) fn end_backend(&self, link: &Link, cx: &mut Cx<'_>) {
-        if link.pid != 0 {
-            cx.io.ask(Question::Terminate { node: link.node, pid: link.pid });
         }
     }
 }

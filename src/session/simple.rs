@@ -12,7 +12,7 @@ use super::io::Cx;
 use super::note::{Note, without_nul};
 use super::owed::{Asked, Own, Whose};
 use super::reader::ReaderIs;
-use super::route::{Given, Plan, Retry, Writes};
+use super::route::{Given, Plan, Retry, Writes, changes_logins};
 use super::strings::Syntax;
 use super::transaction::{OPAQUE, Target, Tx, begin_tag};
 use super::{AfterRollback, Request, Session};
@@ -36,7 +36,7 @@ pub struct Simple {
     everywhere: bool,
     /// COPY FROM STDIN: the client's data is awaited.
     copy: bool,
-    /// The current step waits for the reader.
+    /// The current step waits for a backend.
     waiting: bool,
     /// Of the whole string.
     pub(super) syntax: Syntax,
@@ -51,11 +51,6 @@ impl Simple {
     /// The step waits for a reader, or for a lane.
     pub(super) fn waits(&self) -> bool {
         self.waiting
-    }
-
-    /// Its error has been told.
-    pub(super) fn has_failed(&self) -> bool {
-        self.failed
     }
 
     /// The client's message.
@@ -105,6 +100,10 @@ impl Session {
         let steps = if lossy.len() == text.len() { split(&lossy, self.std_strings).statements } else { Vec::new() };
         let steps = if steps.is_empty() { std::iter::once(0..text.len()).collect() } else { steps };
         drop(lossy);
+        // The server parses it first.
+        if steps.len() > 1 && self.tx.target() != Some(Target::Reader) && !self.has_lane(cx) {
+            return false;
+        }
         let (frame, text, steps) = self.roles_with_verifiers(frame, text, steps, cx);
         self.registry.drop_unnamed();
         self.began = Some(cx.io.now());
@@ -160,10 +159,6 @@ impl Session {
             if s.failed || s.next >= s.steps.len() {
                 return self.finish_simple(cx);
             }
-            if !self.has_lane(cx) {
-                self.wait_for_reader();
-                return;
-            }
             match self.step(cx) {
                 Went::Done => {
                     if let Request::Simple(s) = &mut self.request {
@@ -175,7 +170,7 @@ impl Session {
         }
     }
 
-    /// The reader that a step waited for is there, or will not come.
+    /// The backend that a step waited for is there, or will not come.
     pub(super) fn resume_step(&mut self, cx: &mut Cx<'_>) {
         let Request::Simple(s) = &mut self.request else { return };
         if std::mem::take(&mut s.waiting) {
@@ -194,7 +189,11 @@ impl Session {
         };
         let verdict = self.judge(&sql, cx);
         self.bound |= verdict.leaves_state();
-        match self.plan(&given, &verdict, cx) {
+        let plan = self.plan(&given, &verdict, cx);
+        if self.step_needs_lane(&plan, &verdict, cx) && !self.has_lane(cx) {
+            return self.step_waits();
+        }
+        match plan {
             Plan::Begin(modes) => self.simple_begin(&sql, modes, cx),
             Plan::Commit { chain } => self.simple_commit(chain, cx),
             Plan::Rollback { chain } => self.simple_rollback(chain, cx),
@@ -202,6 +201,19 @@ impl Session {
             Plan::Everywhere => self.simple_everywhere(cx),
             Plan::Plain(note) => self.simple_plain(note, &verdict, cx),
             Plan::Write(pending, writes) => self.simple_write(pending, writes, &verdict.class, cx),
+        }
+    }
+
+    /// Main is to do it; what is answered here, and what a reader may do, needs no backend there.
+    fn step_needs_lane(&self, plan: &Plan, verdict: &Verdict, cx: &Cx<'_>) -> bool {
+        let Request::Simple(s) = &self.request else { return true };
+        match (plan, &self.tx) {
+            (_, Tx::Open(o)) => o.on == Target::Lane,
+            (Plan::Begin(_), _) | (Plan::Commit { .. } | Plan::Rollback { .. }, Tx::Begun(_)) => false,
+            (Plan::Plain(_), _) if !verdict.is_read() || s.force_main => true,
+            (Plan::Plain(_), Tx::Idle) => s.is_several() || !self.may_spread(cx),
+            (Plan::Plain(_), Tx::Begun(modes)) => !self.read_only_spread(modes, cx),
+            _ => true,
         }
     }
 
@@ -349,14 +361,15 @@ impl Session {
             Tx::Begun(modes) => {
                 let spread = verdict.is_read() && !force_main && self.read_only_spread(&modes.clone(), cx);
                 let target = if spread { self.reader_is(cx) } else { ReaderIs::None };
-                if target == ReaderIs::Coming {
-                    return self.wait_for_reader();
+                if target == ReaderIs::Coming || (target == ReaderIs::None && !self.has_lane(cx)) {
+                    return self.step_waits();
                 }
                 self.enter_block(if target == ReaderIs::Ready { Target::Reader } else { Target::Lane }, cx);
             }
             Tx::Idle if single && verdict.is_read() && !force_main && self.may_spread(cx) => match self.reader_is(cx) {
                 ReaderIs::Ready => return self.send_read(cx),
-                ReaderIs::Coming => return self.wait_for_reader(),
+                ReaderIs::Coming => return self.step_waits(),
+                ReaderIs::None if !self.has_lane(cx) => return self.step_waits(),
                 ReaderIs::None => {}
             },
             Tx::Idle if single => {}
@@ -382,7 +395,8 @@ impl Session {
         went
     }
 
-    fn wait_for_reader(&mut self) -> Went {
+    /// A reader or a lane is awaited.
+    fn step_waits(&mut self) -> Went {
         if let Request::Simple(s) = &mut self.request {
             s.waiting = true;
         }
@@ -413,8 +427,10 @@ impl Session {
         if writes.rows {
             self.ask_info(false, cx);
         }
+        let logins = writes.ddl && changes_logins(class, pending.statement.sql.memory());
         if let Some(open) = self.tx.open_mut() {
             open.ddl |= writes.ddl;
+            open.logins |= logins;
         }
         let opaque = pending.opaque;
         if opaque {

@@ -8,11 +8,13 @@ use bytes::{Bytes, BytesMut};
 use super::io::{Answer, Cx, Question, TimerKind};
 use super::link::{Link, Login};
 use super::logging::{Host, Name};
+use super::recycle::Had;
 use super::transaction::Target;
 use super::{Session, Stage};
 use crate::auth::{ClientAuth, Method, Role, Secret, Step};
 use crate::config::ClientAuth as ConfiguredAuth;
 use crate::sequencer::NodeId;
+use crate::shard::driver::ConnId;
 use crate::wire::frame::Frame;
 use crate::wire::front::StartupPacket;
 use crate::wire::{PgError, STARTUP_PACKET_MAX, back, read_u32};
@@ -195,19 +197,43 @@ impl Session {
 
     /// The client is who it says: its backend on main is opened, which checks the database and the rest.
     pub(super) fn open_lane(&mut self, cx: &mut Cx<'_>) {
+        if let Some(welcome) = self.known_welcome(cx) {
+            self.std_strings = !welcome.iter().any(|(n, v)| n == "standard_conforming_strings" && v == "off");
+            self.welcome = Some(welcome);
+            return self.wait_for_catalogue(cx);
+        }
         self.stage = Stage::Lane;
         if cx.env.membership.is_held() {
             // Opened when main is known.
             return;
         }
-        let main = Self::main_node(cx);
-        let link = self.open_link(main, Target::Lane, false, cx);
-        self.lane = Some(link);
+        match self.have_backend(Self::main_node(cx), Target::Lane, cx) {
+            Had::Ready(link) => {
+                self.take_over_lane(link, cx);
+                if self.lane_is_usable() {
+                    self.lane_ready(cx);
+                }
+            }
+            Had::Opening(link) => self.lane = Some(link),
+            Had::None => {}
+        }
     }
 
     /// Begins to connect to a node in the client's name. `apply`: for scripts, with settings of its own.
     pub(super) fn open_link(&mut self, node: NodeId, target: Target, apply: bool, cx: &mut Cx<'_>) -> Link {
         let conn = cx.io.connect(node);
+        self.new_link(conn, node, target, apply, cx)
+    }
+
+    /// The same on a connection that has begun to open.
+    pub(super) fn new_link(
+        &mut self,
+        conn: ConnId,
+        node: NodeId,
+        target: Target,
+        apply: bool,
+        cx: &mut Cx<'_>,
+    ) -> Link {
         let mut options = String::from(NO_TIMEOUTS);
         let mut parameters: Vec<(&str, &str)> = vec![("user", &self.user), ("database", &self.database)];
         if apply {
@@ -254,7 +280,10 @@ impl Session {
             }
             match login {
                 Login::More => {}
-                Login::Ready => return self.lane_ready(cx),
+                Login::Ready => {
+                    self.lane_ready(cx);
+                    return self.pump(cx);
+                }
                 // It is starting, stopping or recovering: another one may take its place.
                 Login::Refused { raw, fields } if matches!(fields.sqlstate.as_str(), "57P03" | "57P01" | "57P02") => {
                     self.farewell = Some(raw);
@@ -272,32 +301,36 @@ impl Session {
         }
     }
 
-    fn lane_ready(&mut self, cx: &mut Cx<'_>) {
+    pub(super) fn lane_ready(&mut self, cx: &mut Cx<'_>) {
+        self.remember_welcome(cx);
         if matches!(self.stage, Stage::Ready) {
             return self.lane_reopened(cx);
         }
         if let Some(lane) = &self.lane {
             self.std_strings = lane.parameter("standard_conforming_strings") != Some("off");
         }
+        self.wait_for_catalogue(cx);
+    }
+
+    fn wait_for_catalogue(&mut self, cx: &mut Cx<'_>) {
         if self.has_catalogue(cx) {
             return self.begin_queries(cx);
         }
         self.stage = Stage::Catalogue;
     }
 
-    /// Tells the client what main told the lane, with a cancel key of the proxy's own.
+    /// Tells the client what main told the lane, with a cancel key of the proxy's own. What it has sent already is looked
+    /// at by whoever called (a message of its own may be under way here).
     pub(super) fn begin_queries(&mut self, cx: &mut Cx<'_>) {
         let mut out = BytesMut::with_capacity(1024);
         out.extend_from_slice(back::AUTHENTICATION_OK);
-        if let Some(lane) = &self.lane {
-            for (name, value) in &lane.parameters {
-                back::message(&mut out, b'S', |b| {
-                    b.extend_from_slice(name.as_bytes());
-                    b.extend_from_slice(b"\0");
-                    b.extend_from_slice(value.as_bytes());
-                    b.extend_from_slice(b"\0");
-                });
-            }
+        let told = match (&self.lane, &self.welcome) {
+            (Some(lane), _) => &lane.parameters[..],
+            (None, Some(welcome)) => &welcome[..],
+            (None, None) => &[],
+        };
+        for (name, value) in told {
+            out.extend_from_slice(&back::parameter_status(name, value));
         }
         back::backend_key_data(&mut out, self.cancel_key.0, self.cancel_key.1);
         self.out.push(out.freeze());
@@ -310,7 +343,6 @@ impl Session {
         if !limit.is_zero() {
             cx.io.arm(limit, TimerKind::Idle);
         }
-        self.pump(cx);
     }
 
     /// authentication_timeout has passed before the client could ask its first question.

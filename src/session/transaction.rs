@@ -62,6 +62,8 @@ pub struct Open {
     pub assigned: Option<u64>,
     /// A statement has run that changes catalogues.
     pub ddl: bool,
+    /// One of them changes what logins are like.
+    pub logins: bool,
     /// A statement has run that PREPARE TRANSACTION refuses to follow (NOTIFY, LISTEN, a cursor that may be held).
     pub unpreparable: bool,
     /// The script was started early once, and that was given up.
@@ -84,6 +86,7 @@ impl Open {
             opaque: false,
             assigned: None,
             ddl: false,
+            logins: false,
             unpreparable: false,
             early_off: false,
         }

@@ -3,15 +3,19 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
 use super::driver::{Address, ConnId, Driver, Time};
+use super::pool::{Offer, Pools};
+use super::spill::SpillFile;
 use crate::script::Spill;
 use crate::sequencer::NodeId;
 use crate::session::applier::Applier;
-use crate::session::io::{Io, PoolKey, Question, TimerKind};
+use crate::session::io::{Backend, Io, LaneKey, PoolKey, PoolLimits, Question, TimerKind};
+use crate::session::link::Link;
 use crate::wire::front;
 
 /// Idle appliers kept per node, database and role; more are closed.
@@ -37,6 +41,8 @@ pub enum Owner {
     Server(SessionId),
     /// An idle applier.
     Pooled(PoolKey),
+    /// An idle backend of this node, for the next client.
+    Idle(NodeId),
     /// A CancelRequest that leaves once the connection stands; the session is told when the server has closed it.
     Cancel(SessionId, Bytes),
 }
@@ -59,16 +65,14 @@ pub enum Deferred {
     Ask { session: SessionId, token: u64, question: Question },
 }
 
-/// Makes a transaction's spill file.
-pub type MakeSpill = Box<dyn Fn() -> std::io::Result<Box<dyn Spill>> + Send>;
-
 /// Everything of a shard that sessions act upon.
 pub struct Core<D> {
     /// The operating system.
     pub driver: D,
     /// Addresses of the nodes, by id.
     pub nodes: Vec<Address>,
-    make_spill: MakeSpill,
+    /// Where spill files are made.
+    work_dir: PathBuf,
     owners: Vec<(u32, Owner)>,
     /// Connections beyond the driver's table: they only live to be reported closed.
     strays: HashMap<ConnId, Owner>,
@@ -76,6 +80,8 @@ pub struct Core<D> {
     next: u64,
     #[allow(clippy::vec_box)] // moved whole between here and sessions
     pools: BTreeMap<PoolKey, Vec<Box<Applier>>>,
+    /// Backends of clients.
+    pub backends: Pools,
     /// Sessions whose commit waits for a watermark.
     pub watchers: BTreeSet<SessionId>,
     /// To be done when the session at work has returned.
@@ -86,16 +92,17 @@ pub struct Core<D> {
 
 impl<D: Driver> Core<D> {
     /// A core with nothing under way.
-    pub fn new(driver: D, nodes: Vec<Address>, make_spill: MakeSpill) -> Core<D> {
+    pub fn new(driver: D, nodes: Vec<Address>, work_dir: PathBuf) -> Core<D> {
         Core {
             driver,
             nodes,
-            make_spill,
+            work_dir,
             owners: Vec::new(),
             strays: HashMap::new(),
             timers: BinaryHeap::new(),
             next: 0,
             pools: BTreeMap::new(),
+            backends: Pools::default(),
             watchers: BTreeSet::new(),
             deferred: Vec::new(),
             current: SessionId { slot: u32::MAX, generation: 0 },
@@ -173,22 +180,25 @@ impl<D: Driver> Core<D> {
         }
     }
 
+    /// Closes these idle backends.
+    pub fn close_idle(&mut self, all: Vec<ConnId>) {
+        for conn in all {
+            self.own(conn, Owner::Nobody);
+            self.driver.send(conn, Bytes::from_static(front::TERMINATE));
+            self.driver.close(conn);
+        }
+    }
+
+    /// Closes idle backends of these keys.
+    pub fn drop_backends(&mut self, gone: impl Fn(&LaneKey) -> bool) {
+        let all = self.backends.drop_idle(gone);
+        self.close_idle(all);
+    }
+
     /// Number of idle appliers.
     #[must_use]
     pub fn pooled(&self) -> usize {
         self.pools.values().map(Vec::len).sum()
-    }
-
-    /// Connections that belong to somebody, idle appliers' among them.
-    #[must_use]
-    pub fn owned(&self) -> usize {
-        self.owners.iter().filter(|(_, owner)| *owner != Owner::Nobody).count() + self.strays.len()
-    }
-
-    /// Timers that are armed.
-    #[must_use]
-    pub fn armed(&self) -> usize {
-        self.timers.len()
     }
 }
 
@@ -205,10 +215,6 @@ impl<D: Driver> Io for Core<D> {
         self.driver.queued(conn)
     }
 
-    fn queue_high(&self) -> usize {
-        D::HIGH_WATER
-    }
-
     fn pause(&mut self, conn: ConnId) {
         self.driver.pause(conn);
     }
@@ -218,11 +224,13 @@ impl<D: Driver> Io for Core<D> {
     }
 
     fn close(&mut self, conn: ConnId) {
+        self.backends.gone(conn);
         self.own(conn, Owner::Nobody);
         self.driver.close(conn);
     }
 
     fn abort(&mut self, conn: ConnId) {
+        self.backends.gone(conn);
         self.own(conn, Owner::Nobody);
         self.driver.abort(conn);
     }
@@ -245,7 +253,7 @@ impl<D: Driver> Io for Core<D> {
     }
 
     fn spill(&mut self) -> std::io::Result<Box<dyn Spill>> {
-        (self.make_spill)()
+        Ok(Box::new(SpillFile::create(&self.work_dir)?))
     }
 
     fn random(&mut self, out: &mut [u8]) {
@@ -284,6 +292,31 @@ impl<D: Driver> Io for Core<D> {
         }
         pool.push(applier);
         self.own(conn, Owner::Pooled(key.clone()));
+    }
+
+    fn take_backend(&mut self, key: &LaneKey, limits: &PoolLimits, wait: bool) -> Backend {
+        match self.backends.offer(key, self.current, limits, wait) {
+            Offer::Idle(link, since) => {
+                self.own(link.conn, Owner::Server(self.current));
+                Backend::Idle(link, self.driver.now().since(since))
+            }
+            Offer::Open => {
+                let conn = self.connect(key.node);
+                self.backends.opened(key, conn);
+                Backend::Opening(conn)
+            }
+            Offer::None => Backend::None,
+        }
+    }
+
+    fn leave_queue(&mut self) {
+        self.backends.forget(self.current);
+    }
+
+    fn park_backend(&mut self, link: Box<Link>, limits: &PoolLimits) {
+        self.own(link.conn, Owner::Idle(link.node));
+        let too_many = self.backends.park(link, limits, self.driver.now());
+        self.close_idle(too_many);
     }
 
     fn watch_commits(&mut self) {
@@ -353,7 +386,7 @@ mod tests {
 
     #[test]
     fn closing_an_old_connection_twice_leaves_the_slots_new_one_to_its_owner() {
-        let mut core = Core::new(Silent, Vec::new(), Box::new(|| Err(std::io::ErrorKind::Unsupported.into())));
+        let mut core = Core::new(Silent, Vec::new(), PathBuf::new());
         let session = SessionId { slot: 1, generation: 0 };
         let (old, new) = (ConnId { index: 3, generation: 7 }, ConnId { index: 3, generation: 8 });
         core.own(old, Owner::Server(session));

@@ -21,6 +21,7 @@ pub mod driver;
 pub mod glommio;
 mod limits;
 pub mod listen;
+pub mod pool;
 pub mod reload;
 pub mod ring;
 pub mod run;
@@ -39,7 +40,7 @@ use self::driver::{ConnId, Driver, Event, Peer, Time};
 use crate::cluster::control::{ControlHandle, Reply, Request, Rows, ShardHandle, ShardMessage, Ticket};
 use crate::cluster::membership::Membership;
 use crate::sequencer::NodeId;
-use crate::session::io::{Answer, Cx, Env, Fate, Question};
+use crate::session::io::{Answer, Cx, Env, Fate, Io, Question};
 use crate::session::{Event as SessionEvent, Session};
 
 /// How long last words may take to leave when a shard ends: errors to clients, cancels and farewells to nodes, and the
@@ -74,6 +75,8 @@ pub struct Shard<D: Driver> {
     peers: Vec<ShardHandle>,
     watermarks: Vec<u64>,
     stopping: bool,
+    /// When idle backends are looked through.
+    reap_at: Option<Time>,
     /// What the driver reports; kept for its room.
     events: Vec<Event>,
 }
@@ -95,6 +98,7 @@ impl<D: Driver> Shard<D> {
             peers,
             watermarks,
             stopping: false,
+            reap_at: None,
             events: Vec::new(),
         }
     }
@@ -109,6 +113,7 @@ impl<D: Driver> Shard<D> {
             until = self.turn(until)?;
         }
         self.core.drop_pools(|_| true);
+        self.core.drop_backends(|_| true);
         let end = self.core.driver.now().after(LAST_WORDS);
         // Queued only: the first of these turns hands it to the kernel.
         let mut until = self.turn(Some(Time::default()))?;
@@ -136,7 +141,22 @@ impl<D: Driver> Shard<D> {
             self.settle();
         }
         self.commits_moved();
-        Ok(self.before_sleep())
+        let until = self.before_sleep();
+        Ok(self.reap(until))
+    }
+
+    /// Closes backends that have been idle for too long; when the next one may have been.
+    fn reap(&mut self, until: Option<Time>) -> Option<Time> {
+        let (limits, now) = (self.env.pool_limits(), self.core.driver.now());
+        if self.reap_at.is_some_and(|at| at <= now) {
+            let old = self.core.backends.reap(&limits, now);
+            self.core.close_idle(old);
+            self.reap_at = None;
+        }
+        if self.reap_at.is_none() {
+            self.reap_at = self.core.backends.next_reap(&limits).map(|d| now.after(d));
+        }
+        until.into_iter().chain(self.reap_at).min()
     }
 
     /// Says that this shard waits for watermarks, then looks once more: between the two nothing is lost.
@@ -172,6 +192,8 @@ impl<D: Driver> Shard<D> {
                 Owner::Client(s) => self.tell(s, SessionEvent::Client(bytes)),
                 Owner::Server(s) => self.tell(s, SessionEvent::Server(conn, bytes)),
                 Owner::Pooled(key) => self.core.drop_pooled(&key, conn),
+                // What it says is news to the next client: that one gets another.
+                Owner::Idle(_) => self.core.abort(conn),
                 Owner::Cancel(..) | Owner::Nobody => {}
             },
             Event::Drained { conn } => match self.core.owner(conn) {
@@ -182,6 +204,7 @@ impl<D: Driver> Shard<D> {
             Event::Closed { conn, error } => {
                 let owner = self.core.owner(conn);
                 self.core.own(conn, Owner::Nobody);
+                self.core.backends.gone(conn);
                 match owner {
                     Owner::Client(s) => self.tell(s, SessionEvent::ClientGone),
                     Owner::Server(s) => {
@@ -191,16 +214,22 @@ impl<D: Driver> Shard<D> {
                     }
                     Owner::Pooled(key) => {
                         self.core.drop_pooled(&key, conn);
-                        // Nobody waits for the answer: it has no token.
-                        let ticket = Ticket { shard: self.number, token: 0 };
-                        self.control.ask(ticket, Request::Stands { node: key.node });
+                        self.probe(key.node);
                     }
+                    Owner::Idle(node) => self.probe(node),
                     Owner::Cancel(s, _) => self.tell(s, SessionEvent::CancelDone),
                     Owner::Nobody => {}
                 }
             }
             Event::Woken => {}
         }
+    }
+
+    /// A connection that nobody used has broken: does its node stand?
+    fn probe(&mut self, node: NodeId) {
+        // Nobody waits for the answer: it has no token.
+        let ticket = Ticket { shard: self.number, token: 0 };
+        self.control.ask(ticket, Request::Stands { node });
     }
 
     fn accept(&mut self, conn: ConnId, peer: Peer) {
@@ -233,6 +262,7 @@ impl<D: Driver> Shard<D> {
         session.event(event, &mut Cx { env: &self.env, io: &mut self.core });
         let slot = &mut self.sessions[id.slot as usize];
         if session.is_over() {
+            self.core.backends.forget(id);
             slot.generation = slot.generation.wrapping_add(1);
             self.free.push(id.slot);
             self.live -= 1;
@@ -243,6 +273,9 @@ impl<D: Driver> Shard<D> {
 
     /// What sessions left to be done.
     fn settle(&mut self) {
+        for id in self.core.backends.take_turns() {
+            self.tell(id, SessionEvent::Turn);
+        }
         while let Some(next) = self.core.deferred.pop() {
             match next {
                 Deferred::Cancel { pid, secret } => self.route_cancel(pid, secret),
@@ -295,7 +328,7 @@ impl<D: Driver> Shard<D> {
             match message {
                 ShardMessage::Reply { token, reply } => self.reply(token, reply),
                 ShardMessage::Cancel { pid, secret } => self.cancel(pid, secret),
-                ShardMessage::ForgetDatabase { database } => self.core.drop_pools(|key| *key.database == *database),
+                ShardMessage::ForgetDatabase { database } => self.forget(&database),
                 ShardMessage::Confirm { next } => self.confirm(&next),
                 ShardMessage::Go { epoch } => self.go(epoch),
                 ShardMessage::Reload(new) => {
@@ -307,6 +340,14 @@ impl<D: Driver> Shard<D> {
             }
             self.settle();
         }
+    }
+
+    /// Idle backends of this database are closed (empty: all), and what its clients are told at their login is asked anew.
+    fn forget(&mut self, database: &str) {
+        let is = |name: &str| database.is_empty() || name == database;
+        self.core.drop_pools(|key| is(&key.database));
+        self.core.drop_backends(|key| is(&key.database));
+        self.env.welcomes.borrow_mut().forget();
     }
 
     fn stop(&mut self) {
@@ -330,6 +371,7 @@ impl<D: Driver> Shard<D> {
         if self.env.membership.confirm(next) {
             // Main has no appliers.
             self.core.drop_pools(|key| !next.is_up(key.node) || key.node == next.main);
+            self.core.drop_backends(|key| !next.is_up(key.node) || (key.reader && key.node == next.main));
             if next.main != main {
                 // What was read of the old main's catalogue has its OIDs.
                 self.env.catalogue_versions.raise_all();
@@ -425,21 +467,6 @@ impl<D: Driver> Shard<D> {
     /// Sessions that are not over, one line each; for logs and checkers.
     pub fn summaries(&self) -> Vec<String> {
         self.sessions.iter().filter_map(|s| s.session.as_ref()).map(|s| s.summary()).collect()
-    }
-
-    /// What each session keeps in memory.
-    pub fn held(&self) -> impl Iterator<Item = crate::session::held::Held> + '_ {
-        self.sessions.iter().filter_map(|s| s.session.as_ref()).map(|s| s.held())
-    }
-
-    /// Questions to the control plane that are not answered.
-    pub fn open_questions(&self) -> usize {
-        self.questions.len() + self.catalogues.len()
-    }
-
-    /// Clients of the whole process that count against num_init_children.
-    pub fn counted_clients(&self) -> usize {
-        self.env.clients.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// What sessions act upon.

@@ -21,7 +21,6 @@ use super::glommio::GlommioDriver;
 use super::listen::{Listener, listen_tcp};
 use super::reload;
 use super::ring::RingDriver;
-use super::spill::spill_files;
 use crate::auth::{PoolPasswd, Role, Secret};
 use crate::cluster::control::{
     Control, ControlConfig, ControlHandle, Live, Login, NodeAddress, Reread, RoleRow, ShardHandle, ShardMessage,
@@ -192,6 +191,7 @@ fn shard_thread<D: SocketDriver>(
         verdicts: VerdictCache::new(config.limits.statement_cache).into(),
         catalogues: std::cell::RefCell::default(),
         catalogue_versions: shared.versions.clone(),
+        welcomes: std::cell::RefCell::default(),
         recorder: Recorder::default().into(),
         pool_passwd: shared.pool_passwd.clone(),
         mock_secret: shared.mock_secret,
@@ -244,7 +244,7 @@ fn make_core<D: SocketDriver>(shared: &Shared, listeners: Vec<Listener>) -> Resu
         receive_buffer_size: usize::try_from(config.shards.receive_buffer_size).unwrap_or(64 * 1024),
         connections_max,
     })?;
-    Ok(Core::new(driver, nodes, spill_files(config.cluster.work_dir.clone())))
+    Ok(Core::new(driver, nodes, config.cluster.work_dir.clone()))
 }
 
 /// One listener per address and shard: the kernel spreads clients over them (SO_REUSEPORT).

@@ -59,6 +59,19 @@ pub fn backend_key_data(out: &mut BytesMut, pid: u32, secret: u32) {
     });
 }
 
+/// ParameterStatus.
+#[must_use]
+pub fn parameter_status(name: &str, value: &str) -> Bytes {
+    let mut out = BytesMut::with_capacity(name.len() + value.len() + 7);
+    message(&mut out, b'S', |b| {
+        for text in [name, value] {
+            b.extend_from_slice(text.as_bytes());
+            b.extend_from_slice(b"\0");
+        }
+    });
+    out.freeze()
+}
+
 /// NegotiateProtocolVersion: the newest version spoken here, and the `_pq_.` options not understood.
 ///
 /// The documentation speaks of a minor version; every server sends the major one with it (SendNegotiateProtocolVersion

@@ -86,6 +86,7 @@ pub const TABLES: &[Table] = &[
         text: "How a transaction reaches the replicas, and what happens when a node disagrees or does not answer.",
         keys: REPLICATION,
     },
+    Table { name: "pool", repeated: false, text: "Backends that outlive the client they were opened for.", keys: POOL },
     Table { name: "limits", repeated: false, text: "Bounds of everything that a client can make grow.", keys: LIMITS },
     Table { name: "health_check", repeated: false, text: "How a silent node is noticed.", keys: HEALTH_CHECK },
     Table { name: "logging", repeated: false, text: "What is written to standard error.", keys: LOGGING },
@@ -309,6 +310,65 @@ const REPLICATION: &[Key] = &[
     ),
 ];
 
+const POOL: &[Key] = &[
+    reloaded(
+        "connection_cache",
+        Kind::Bool,
+        "true",
+        "connection_cache",
+        "A client's backends serve the next client of the same role, database and start-up parameters.",
+    ),
+    reloaded(
+        "max_pool",
+        count(0, 100_000),
+        "64",
+        "max_pool",
+        "Idle backends that a shard keeps, in all; the longest idle goes first.",
+    ),
+    reloaded(
+        "min_pool",
+        count(0, 100_000),
+        "0",
+        "",
+        "Of each role, database, node and start-up parameters, this many are kept idle beyond connection_life_time.",
+    ),
+    reloaded(
+        "pool_size",
+        count(0, 100_000),
+        "0",
+        "",
+        "Backends of one role, database and node that a shard opens for clients; 0 is no bound. Who comes when it is reached waits in the order of coming.",
+    ),
+    reloaded(
+        "queue_timeout",
+        time(Seconds, 100, DAY, None),
+        r#""30s""#,
+        "",
+        "How long a client waits for a backend when pool_size is reached, before it is refused with 53300.",
+    ),
+    reloaded(
+        "connection_life_time",
+        time(Seconds, 1000, 30 * DAY, Some("for ever")),
+        r#""5min""#,
+        "connection_life_time",
+        "How long an idle backend is kept.",
+    ),
+    reloaded(
+        "server_check_delay",
+        time(Seconds, 1000, DAY, Some("always ask")),
+        r#""30s""#,
+        "",
+        "A backend that was idle for longer is asked for a sign of life before a client gets it.",
+    ),
+    reloaded(
+        "reset_query_list",
+        Kind::TextList,
+        r#"["DISCARD ALL"]"#,
+        "reset_query_list",
+        "What a backend runs between two clients. ABORT is not needed: one with an open transaction is closed.",
+    ),
+];
+
 const LIMITS: &[Key] = &[
     key(
         "num_init_children",
@@ -381,7 +441,7 @@ const HEALTH_CHECK: &[Key] = &[
         NAME_OR_EMPTY,
         r#""""#,
         "health_check_user",
-        "Role that the check logs in as. Empty: apply_user. A restart after a crash is seen if it is in pg_monitor.",
+        "Role that the check logs in as. Empty: apply_user.",
     ),
     reloaded("health_check_password", Kind::Secret, r#""""#, "health_check_password", "Password of health_check_user."),
     reloaded(

@@ -1,6 +1,6 @@
 # make demo    a sandbox of three servers, and the tutorial played on it
 # make test    format, lints, unit tests, end-to-end tests on real servers, once on each io_driver
-# make sim     SEEDS=10000 runs of the simulator, on all cores
+# make sim     SEEDS=10000 runs of the simulator, on all cores; ARGS=--help says what else it can do
 # make bench   bench/compare: against direct servers, Pgpool-II and PgBouncer
 # make fuzz    each fuzz target for SECONDS seconds (60)
 # make deps    PostgreSQL's server programs and psycopg for the tests, from Debian's packages if they are missing
@@ -39,7 +39,7 @@ check:
 
 SEEDS ?= 1000
 sim:
-	$(CARGO) run --release --locked --example sim -- --seeds 0..$(SEEDS)
+	$(CARGO) run --release --locked --example sim -- --seeds 0..$(SEEDS) $(ARGS)
 
 bench: server-deps bench-deps
 	$(CARGO) build --release --locked

@@ -6,6 +6,7 @@ use pglockstep::sandbox::compare::compare_nodes;
 use pglockstep::sandbox::process::{Signal, signal};
 use pglockstep::wire::error::ErrorFields;
 use std::collections::BTreeSet;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -111,6 +112,7 @@ fn lose_under_load(what: &str, lose: impl FnOnce(&Sandbox)) {
     sandbox.wait_for_log("another node is main");
     std::thread::sleep(WORK);
     stop.store(true, Ordering::Relaxed);
+    signal(sandbox.summary.nodes[0].pid, Signal::CONT);
     let tallies: Vec<Tally> = clients.into_iter().map(|c| c.join().unwrap()).collect();
     let after = count.load(Ordering::Relaxed) - before;
     let (again, longest) = (tallies.iter().map(|t| t.again).sum::<u64>(), tallies.iter().map(|t| t.longest).max());
@@ -141,6 +143,13 @@ fn a_main_that_is_killed_under_load_costs_nothing_that_was_acknowledged() {
 #[test]
 fn a_main_that_is_stopped_under_load_costs_nothing_that_was_acknowledged() {
     lose_under_load("fast stop", |s| signal(s.summary.nodes[0].pid, Signal::INT));
+}
+
+#[test]
+fn a_main_that_lets_nobody_in_is_left_while_its_old_backends_still_answer() {
+    // A stopped postmaster: its backends go on.
+    lose_under_load("SIGSTOP of the postmaster", |s| signal(s.summary.nodes[0].pid, Signal::STOP));
+    lose_under_load("smart stop", |s| signal(s.summary.nodes[0].pid, Signal::TERM));
 }
 
 #[test]
@@ -250,6 +259,29 @@ fn each_session_is_told_the_truth_when_main_is_lost_and_goes_on_if_nothing_of_it
     }
     let comparison = compare_nodes(&sandbox.nodes()[1..], "postgres").unwrap();
     assert!(comparison.is_equal(), "{}", comparison.to_text());
+}
+
+#[test]
+fn pgbench_retries_what_main_took_with_it_and_no_transaction_fails() {
+    let sandbox = sandbox();
+    sandbox.pgbench(&["-i", "-s", "1", "-q"]);
+    for protocol in ["simple", "prepared"] {
+        let main = usize::from(protocol == "prepared");
+        let mut command = sandbox.program("pgbench");
+        command.args(["-n", "-c", "8", "-T", "8", "--max-tries", "20", "-M", protocol]);
+        let running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_secs(3));
+        signal(sandbox.summary.nodes[main].pid, Signal::KILL);
+        let output = running.wait_with_output().unwrap();
+        let told = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !told.contains("aborted"), "{told}\n{}", sandbox.log());
+        assert!(told.contains("number of failed transactions: 0 "), "{told}");
+        println!("{protocol}: {told}");
+    }
+    let client = sandbox.connect_node(2, "postgres");
+    let sums = "SELECT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(delta) FROM pgbench_history) \
+                AND (SELECT sum(bbalance) FROM pgbench_branches) = (SELECT sum(tbalance) FROM pgbench_tellers)";
+    assert_eq!(client.value(sums).unwrap(), "t");
 }
 
 #[test]

@@ -22,8 +22,6 @@ use crate::wire::literal;
 
 /// Questions that are worked on at the same time; more wait.
 const AT_ONCE: usize = 32;
-/// How long a lost backend may take to be gone before its node counts as unreachable.
-const GONE_WITHIN: Duration = Duration::from_secs(20);
 /// How long nodes may take to come up when the proxy starts.
 const STARTUP_WAIT: Duration = Duration::from_secs(10);
 
@@ -543,7 +541,7 @@ impl Plane {
                 Reply::Catalogue { database, rows }
             }
             Request::BackendGone { node, pid } => {
-                let gone = async { backend_gone(&*self.kept(node).await?, pid, GONE_WITHIN).await };
+                let gone = async { backend_gone(&*self.kept(node).await?, pid).await };
                 Reply::BackendGone(gone.await.unwrap_or(false))
             }
             Request::Blocks { node, pid } => {

@@ -4,6 +4,13 @@ use std::time::Duration;
 
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
+/// How long a lost backend may take to be gone before its node counts as unreachable.
+pub const GONE_WITHIN: Duration = Duration::from_secs(20);
+/// How long it may take to go by itself: one that is alive has read the end of its connection by then.
+pub const TERMINATE_AFTER: Duration = Duration::from_secs(1);
+/// Time between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(3);
+
 /// Where a node listens.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NodeAddress {
@@ -141,22 +148,29 @@ pub async fn role(c: &Connection, user: &str) -> Result<Option<RoleRow>, String>
     }))
 }
 
-/// Waits until a backend is gone.
+/// Waits until a backend is gone, and ends it if it does not go by itself: where packets are lost, a server learns that
+/// its client is gone only after hours (tcp_keepalives_idle), and the backend keeps its locks until then.
 ///
 /// # Errors
 /// The node could not be asked.
-pub async fn backend_gone(c: &Connection, pid: u32, limit: Duration) -> Result<bool, String> {
-    let end = tokio::time::Instant::now() + limit;
-    let sql = format!("SELECT 1 FROM pg_stat_activity WHERE pid = {pid}");
-    loop {
-        if c.value(&sql).await?.is_none() {
-            return Ok(true);
-        }
-        if tokio::time::Instant::now() >= end {
+pub async fn backend_gone(c: &Connection, pid: u32) -> Result<bool, String> {
+    let begun = tokio::time::Instant::now();
+    // A process id may be given out again: another start is another backend.
+    let look = format!("SELECT backend_start FROM pg_stat_activity WHERE pid = {pid}");
+    let end = format!("SELECT pg_terminate_backend({pid})");
+    let Some(started) = c.value(&look).await? else { return Ok(true) };
+    let mut terminated = false;
+    while c.value(&look).await?.as_ref() == Some(&started) {
+        if begun.elapsed() >= GONE_WITHIN {
             return Ok(false);
         }
-        tokio::time::sleep(Duration::from_millis(3)).await;
+        if begun.elapsed() >= TERMINATE_AFTER && !terminated {
+            c.value(&end).await?;
+            terminated = true;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
+    Ok(true)
 }
 
 /// The node's incarnation: when its checkpointer was started. `None`: the role may not see it (pg_monitor may).

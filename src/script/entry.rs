@@ -296,6 +296,16 @@ impl Script {
     pub fn resident(&self) -> usize {
         self.resident
     }
+
+    /// Those of them that can be spilled: all but the entries' own size, and what is being gathered of a COPY.
+    #[must_use]
+    pub fn payload(&self) -> usize {
+        let gathered = match self.entries.last() {
+            Some(Entry::Copy { data, .. }) => data.tail.len(),
+            _ => 0,
+        };
+        self.resident.saturating_sub(self.entries.len() * size_of::<Entry>() + gathered)
+    }
 }
 
 #[cfg(test)]

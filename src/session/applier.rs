@@ -156,7 +156,7 @@ impl Applier {
         if begin {
             self.doing = Doing::Feeding;
             self.feed = Feed::default();
-        } else if io.queued(conn) > super::QUEUE_HIGH {
+        } else if io.queued(conn) > io.queue_high() {
             return Ok(());
         }
         // After an error the server skips everything up to Sync: nothing more need be sent.
@@ -168,7 +168,7 @@ impl Applier {
         let mut more = !skip;
         while more {
             more = self.feed.next(script, &mut w)?;
-            if w.written() > super::QUEUE_HIGH {
+            if w.written() > io.queue_high() {
                 break;
             }
         }

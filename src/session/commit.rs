@@ -315,8 +315,11 @@ impl Session {
             Answer::Detached(Ok(())) => self.replicas[i].step = Step::Out,
             Answer::Detached(Err(why)) if commit.is_decided() => {
                 // Main has committed and nothing can undo that; the node stays listed, and a comparison will find it.
-                tracing::error!(node = %self.replicas[i].node, why, "a node that lacks a commit could not be detached");
-                self.replicas[i].step = Step::Out;
+                let r = &mut self.replicas[i];
+                tracing::error!(node = %r.node, why, "a node that lacks a commit could not be detached");
+                r.step = Step::Out;
+                // Nothing more will be heard of it: who waits for this node's watermark must not wait for ever.
+                commit.csn.iter().for_each(|csn| cx.env.sequencer.acknowledge(r.node, *csn));
             }
             Answer::Detached(Err(why)) => {
                 let e = PgError::error("40001", "could not commit: a node differs and cannot be given up")
@@ -523,7 +526,7 @@ impl Session {
             }
         }
         // While a membership is held, some shard may still read from a node that lacks this commit (hazard 40).
-        let held = cx.env.membership.is_held();
+        let held = cx.env.membership.is_held() && !is(Planted::AckBeforeAll);
         if !held && self.replicas.iter().all(|r| matches!(r.step, Step::Done | Step::Out)) {
             self.finish_commit(cx);
         }
@@ -634,7 +637,7 @@ impl Session {
     pub(super) fn promoted(&mut self, cx: &mut Cx<'_>) {
         match &self.commit {
             Some(c) if c.phase != Phase::Promoting => {}
-            Some(c) if c.unjudged => self.main_aborted("40001", cx),
+            Some(c) if c.unjudged || is(Planted::ForgetSent) => self.main_aborted("40001", cx),
             Some(_) => self.survivors_commit(cx),
             None => {}
         }

@@ -177,6 +177,8 @@ pub trait Io {
     fn send(&mut self, conn: ConnId, bytes: Bytes);
     /// Bytes queued and not yet taken by the kernel.
     fn queued(&self, conn: ConnId) -> usize;
+    /// Bytes queued towards one peer above which the other side is not received from.
+    fn queue_high(&self) -> usize;
     /// Stops receiving.
     fn pause(&mut self, conn: ConnId);
     /// Receives again.

@@ -82,6 +82,10 @@ impl Session {
             after = Some(c.after());
             self.drop_commit(cx);
         }
+        if self.farewell.is_none() {
+            // It may never learn that its client is gone, and would keep its locks.
+            self.end_backend(&link, cx);
+        }
         if matches!(self.stage, Stage::Over) {
             return;
         }
@@ -256,15 +260,16 @@ impl Session {
             // It waits for a reader, or for a lane, and no block that it stands in was lost.
             Request::Simple(s) if (s.waits() && open.is_none()) || reads => {}
             Request::Simple(s) => {
-                let again = self.lost.is_none() && !self.out.has_spoken();
-                let frame = again.then(|| s.frame());
-                self.lose_query(frame, failed, cx);
+                // In a block that is lost it is answered as whatever comes after that: ROLLBACK ends it.
+                let frame = (!self.out.has_spoken()).then(|| s.frame());
+                let told = s.has_failed();
+                self.lose_query(frame, told, failed, cx);
             }
             Request::None | Request::Function | Request::ImplicitEnd | Request::ExecuteEnd => {
                 let implicit = open.is_some() && self.lost.is_none();
                 self.registry.drop_unconfirmed();
                 if let Some(l) = &mut link {
-                    self.lose_batches(l, implicit && !failed, cx);
+                    self.lose_batches(l, implicit && !failed, failed, cx);
                 }
                 if self.batch.lose(open.is_some()) {
                     self.tell_lost(failed);
@@ -273,39 +278,41 @@ impl Session {
         }
     }
 
-    fn lose_query(&mut self, again: Option<Frame>, failed: bool, cx: &mut Cx<'_>) {
+    /// `told`: its error has reached the client, and only ReadyForQuery is missing.
+    fn lose_query(&mut self, again: Option<Frame>, told: bool, failed: bool, cx: &mut Cx<'_>) {
         self.request = Request::None;
         self.out.drop_held();
         if let Some(frame) = again {
             self.inbox_bytes += frame.raw.len();
             return self.inbox.push_front(frame);
         }
-        self.tell_lost(failed);
+        if !told {
+            self.tell_lost(failed);
+        }
         self.ready(cx);
     }
 
+    /// `failed`: the block had failed before.
     fn tell_lost(&mut self, failed: bool) {
-        if !failed {
-            self.out.push(main_is_lost().encode());
-        }
+        self.out.push(if failed { is_aborted() } else { main_is_lost() }.encode());
         if let Some(lost) = &mut self.lost {
             lost.failed = true;
         }
     }
 
     /// Batches whose Sync was sent: one error and one ReadyForQuery each, as a server answers when it fails.
-    fn lose_batches(&mut self, link: &mut Link, implicit: bool, cx: &mut Cx<'_>) {
-        let (mut owes, mut told) = (false, false);
+    fn lose_batches(&mut self, link: &mut Link, implicit: bool, failed: bool, cx: &mut Cx<'_>) {
+        let (mut owes, mut told) = (false, failed);
         while let Some(owed) = link.owed.pop() {
             let note = match owed.whose {
                 Whose::Own(_) => continue,
                 Whose::Client(note) | Whose::Local(_, note) => note,
             };
-            owes |= owed.asked != Asked::Sync;
+            owes |= owed.asked != Asked::Sync && !owed.failed;
             if !matches!(owed.asked, Asked::Sync | Asked::Function) {
                 continue;
             }
-            let ends = matches!(note, Note::ImplicitEnd) && implicit;
+            let ends = matches!(note, Note::ImplicitEnd) && implicit && !owed.failed;
             if owes || ends {
                 let e = if told { is_aborted() } else { main_is_lost() };
                 self.out.push(e.encode());

@@ -14,6 +14,7 @@
 //!   [`applier`]: one replica's part in it; [`early`]: large ones start before COMMIT;
 //! - [`lifecycle`]: how requests and sessions end; `lost`: what becomes of them when the lane is lost, or main;
 //! - [`registry`], [`settings`]: what the session has prepared and set; [`prepared`]: by SQL;
+//! - [`held`]: how much a session keeps in memory;
 //! - `logging`: log_connections and log_disconnections.
 //!
 //! Invariants: at most one of lane and reader has replies of the client's outstanding, so replies reach the client in
@@ -26,6 +27,7 @@ pub mod commit;
 pub mod early;
 pub mod extended;
 pub mod function;
+pub mod held;
 pub mod io;
 pub mod lifecycle;
 pub mod link;
@@ -69,11 +71,9 @@ use crate::shard::driver::{ConnId, Peer, Time};
 use crate::wire::frame::{Frame, FrameError, FrontendFramer, HEADER};
 use crate::wire::{PgError, TxStatus, front};
 
-/// Bytes of unread client messages above which the client is not received from.
-pub const INBOX_HIGH: usize = 1 << 20;
-
-/// Bytes queued towards one peer above which the other side is not received from.
-pub const QUEUE_HIGH: usize = 256 * 1024;
+/// Unread client messages above which the client is not received from, as a multiple of what may be queued towards one
+/// peer ([`io::Io::queue_high`]): 1 MiB.
+pub const INBOX_QUEUES: usize = 4;
 
 /// SETs remembered for readers; beyond it the session reads on main.
 pub const REPLAY_MAX: usize = 200;
@@ -503,7 +503,8 @@ impl Session {
             }
         }
         self.pump(cx);
-        if self.inbox_bytes > INBOX_HIGH && !self.client_paused && self.can_wait() {
+        let high = held::inbox_high(cx.io.queue_high());
+        if self.inbox_bytes > high && !self.client_paused && self.can_wait() {
             self.client_paused = true;
             cx.io.pause(self.client);
         }
@@ -533,7 +534,8 @@ impl Session {
             self.inbox_bytes -= frame.raw.len();
             self.inbox.pop_front();
         }
-        if self.client_paused && self.inbox_bytes <= INBOX_HIGH / 2 && !matches!(self.stage, Stage::Over) {
+        let low = held::inbox_high(cx.io.queue_high()) / 2;
+        if self.client_paused && self.inbox_bytes <= low && !matches!(self.stage, Stage::Over) {
             self.client_paused = false;
             cx.io.resume(self.client);
         }
@@ -547,7 +549,7 @@ impl Session {
         if cx.env.membership.is_held() && matches!(self.stage, Stage::Ready) {
             return false;
         }
-        let crowded = |l: &Link| cx.io.queued(l.conn) > QUEUE_HIGH;
+        let crowded = |l: &Link| cx.io.queued(l.conn) > cx.io.queue_high();
         if self.lane.as_ref().is_some_and(crowded) {
             return false;
         }
@@ -732,7 +734,7 @@ impl Session {
         for b in self.out.take() {
             cx.io.send(self.client, b);
         }
-        if !self.servers_paused && cx.io.queued(self.client) > QUEUE_HIGH {
+        if !self.servers_paused && cx.io.queued(self.client) > cx.io.queue_high() {
             self.servers_paused = true;
             for t in [Target::Lane, Target::Reader] {
                 if let Some(conn) = self.link_ref(t).map(|l| l.conn) {

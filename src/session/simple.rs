@@ -53,6 +53,11 @@ impl Simple {
         self.waiting
     }
 
+    /// Its error has been told.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed
+    }
+
     /// The client's message.
     pub(super) fn frame(&self) -> Frame {
         self.frame.clone()

@@ -3,14 +3,12 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
 use super::driver::{Address, ConnId, Driver, Time};
 use super::pool::{Offer, Pools};
-use super::spill::SpillFile;
 use crate::script::Spill;
 use crate::sequencer::NodeId;
 use crate::session::applier::Applier;
@@ -65,14 +63,16 @@ pub enum Deferred {
     Ask { session: SessionId, token: u64, question: Question },
 }
 
+/// Makes a transaction's spill file.
+pub type MakeSpill = Box<dyn Fn() -> std::io::Result<Box<dyn Spill>> + Send>;
+
 /// Everything of a shard that sessions act upon.
 pub struct Core<D> {
     /// The operating system.
     pub driver: D,
     /// Addresses of the nodes, by id.
     pub nodes: Vec<Address>,
-    /// Where spill files are made.
-    work_dir: PathBuf,
+    make_spill: MakeSpill,
     owners: Vec<(u32, Owner)>,
     /// Connections beyond the driver's table: they only live to be reported closed.
     strays: HashMap<ConnId, Owner>,
@@ -92,11 +92,11 @@ pub struct Core<D> {
 
 impl<D: Driver> Core<D> {
     /// A core with nothing under way.
-    pub fn new(driver: D, nodes: Vec<Address>, work_dir: PathBuf) -> Core<D> {
+    pub fn new(driver: D, nodes: Vec<Address>, make_spill: MakeSpill) -> Core<D> {
         Core {
             driver,
             nodes,
-            work_dir,
+            make_spill,
             owners: Vec::new(),
             strays: HashMap::new(),
             timers: BinaryHeap::new(),
@@ -200,6 +200,18 @@ impl<D: Driver> Core<D> {
     pub fn pooled(&self) -> usize {
         self.pools.values().map(Vec::len).sum()
     }
+
+    /// Connections that belong to somebody, idle appliers' among them.
+    #[must_use]
+    pub fn owned(&self) -> usize {
+        self.owners.iter().filter(|(_, owner)| *owner != Owner::Nobody).count() + self.strays.len()
+    }
+
+    /// Timers that are armed.
+    #[must_use]
+    pub fn armed(&self) -> usize {
+        self.timers.len()
+    }
 }
 
 impl<D: Driver> Io for Core<D> {
@@ -213,6 +225,10 @@ impl<D: Driver> Io for Core<D> {
 
     fn queued(&self, conn: ConnId) -> usize {
         self.driver.queued(conn)
+    }
+
+    fn queue_high(&self) -> usize {
+        D::HIGH_WATER
     }
 
     fn pause(&mut self, conn: ConnId) {
@@ -253,7 +269,7 @@ impl<D: Driver> Io for Core<D> {
     }
 
     fn spill(&mut self) -> std::io::Result<Box<dyn Spill>> {
-        Ok(Box::new(SpillFile::create(&self.work_dir)?))
+        (self.make_spill)()
     }
 
     fn random(&mut self, out: &mut [u8]) {
@@ -386,7 +402,7 @@ mod tests {
 
     #[test]
     fn closing_an_old_connection_twice_leaves_the_slots_new_one_to_its_owner() {
-        let mut core = Core::new(Silent, Vec::new(), PathBuf::new());
+        let mut core = Core::new(Silent, Vec::new(), Box::new(|| Err(std::io::ErrorKind::Unsupported.into())));
         let session = SessionId { slot: 1, generation: 0 };
         let (old, new) = (ConnId { index: 3, generation: 7 }, ConnId { index: 3, generation: 8 });
         core.own(old, Owner::Server(session));

@@ -469,6 +469,21 @@ impl<D: Driver> Shard<D> {
         self.sessions.iter().filter_map(|s| s.session.as_ref()).map(|s| s.summary()).collect()
     }
 
+    /// What each session keeps in memory.
+    pub fn held(&self) -> impl Iterator<Item = crate::session::held::Held> + '_ {
+        self.sessions.iter().filter_map(|s| s.session.as_ref()).map(|s| s.held())
+    }
+
+    /// Questions to the control plane that are not answered.
+    pub fn open_questions(&self) -> usize {
+        self.questions.len() + self.catalogues.len()
+    }
+
+    /// Clients of the whole process that count against num_init_children.
+    pub fn counted_clients(&self) -> usize {
+        self.env.clients.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// What sessions act upon.
     pub fn core(&self) -> &Core<D> {
         &self.core

@@ -21,6 +21,7 @@ use super::glommio::GlommioDriver;
 use super::listen::{Listener, listen_tcp};
 use super::reload;
 use super::ring::RingDriver;
+use super::spill::spill_files;
 use crate::auth::{PoolPasswd, Role, Secret};
 use crate::cluster::control::{
     Control, ControlConfig, ControlHandle, Live, Login, NodeAddress, Reread, RoleRow, ShardHandle, ShardMessage,
@@ -244,7 +245,7 @@ fn make_core<D: SocketDriver>(shared: &Shared, listeners: Vec<Listener>) -> Resu
         receive_buffer_size: usize::try_from(config.shards.receive_buffer_size).unwrap_or(64 * 1024),
         connections_max,
     })?;
-    Ok(Core::new(driver, nodes, config.cluster.work_dir.clone()))
+    Ok(Core::new(driver, nodes, spill_files(config.cluster.work_dir.clone())))
 }
 
 /// One listener per address and shard: the kernel spreads clients over them (SO_REUSEPORT).

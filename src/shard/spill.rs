@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+use super::core::MakeSpill;
 use crate::script::Spill;
 
 /// Appended bytes are gathered up to this many before they are written.
@@ -20,6 +21,12 @@ pub struct SpillFile {
     written: u64,
     /// Bytes that follow them.
     gathered: Vec<u8>,
+}
+
+/// Spill files in this directory.
+#[must_use]
+pub fn spill_files(directory: PathBuf) -> MakeSpill {
+    Box::new(move || Ok(Box::new(SpillFile::create(&directory)?)))
 }
 
 impl SpillFile {

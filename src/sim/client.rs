@@ -32,7 +32,18 @@ pub struct Record {
     /// How it ended.
     pub outcome: Outcome,
     /// Lists that were read.
-    pub lists: Vec<(i64, Vec<i64>)>,
+    pub lists: Vec<ListRead>,
+}
+
+/// A list as it was read.
+#[derive(Clone, Debug)]
+pub struct ListRead {
+    /// Which.
+    pub list: i64,
+    /// The transactions that had appended to it, in order.
+    pub entries: Vec<i64>,
+    /// The statement's number.
+    pub token: i64,
 }
 
 /// How far the client is.
@@ -89,7 +100,7 @@ pub struct Client {
     commit_sent: bool,
     acknowledged: bool,
     kept: Option<String>,
-    lists: Vec<(i64, Vec<i64>)>,
+    lists: Vec<ListRead>,
 }
 
 impl Client {
@@ -121,6 +132,12 @@ impl Client {
     #[must_use]
     pub fn doing(&self) -> &'static str {
         self.current.as_ref().map_or("nothing", |p| p.kind)
+    }
+
+    /// A transaction is under way.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.current.is_some()
     }
 
     /// It can do something by itself.
@@ -258,7 +275,7 @@ impl Client {
         let Some(s) = self.awaited_statement() else {
             return self.is_wrong(format!("tag {tag} behind the last answer"));
         };
-        let (expected, read) = (s.tag, s.read);
+        let (expected, read, token) = (s.tag, s.read, s.token);
         let word = tag.split(' ').next().unwrap_or_default();
         let rolled_back = expected == "COMMIT" && word == "ROLLBACK";
         if word != expected && !rolled_back {
@@ -270,7 +287,7 @@ impl Client {
             a.failed |= rolled_back;
             let rows = std::mem::take(&mut a.rows);
             match read {
-                Read::List(k) => self.lists.push((k, rows)),
+                Read::List(list) => self.lists.push(ListRead { list, entries: rows, token }),
                 Read::Accounts if rows.len() as i64 != ACCOUNTS || rows.iter().sum::<i64>() != ACCOUNTS * BALANCE => {
                     self.is_wrong(format!("the accounts have {rows:?}"));
                 }

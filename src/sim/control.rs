@@ -4,6 +4,7 @@
 //! nothing until the limit has passed, one that is down refuses. Membership and sequencer are the real ones, and so is
 //! what decides: when a node is lost ([`Watch`]) and when all shards have confirmed that ([`Handover`]).
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -14,12 +15,11 @@ use crate::cluster::control::{
 };
 use crate::cluster::handover::Handover;
 use crate::cluster::membership::{Membership, SharedMembership};
+use crate::cluster::nodes::{GONE_WITHIN, TERMINATE_AFTER};
 use crate::cluster::watch::{Finding, Probed, Watch};
 use crate::sequencer::{NodeId, Sequencer};
 use crate::session::io::{Fate, Probe};
 
-/// How long a lost backend may take to be gone (as in the real control plane).
-const GONE_WITHIN_US: i64 = 20_000_000;
 /// How long a connection to a node that does not answer is waited for.
 const TIMEOUT_US: i64 = 10_000_000;
 /// Time between health checks of one node.
@@ -60,6 +60,13 @@ struct Pending {
     request: Request,
     asked_us: i64,
     not_before_us: i64,
+    /// The backend that is to be gone has been terminated.
+    terminated: bool,
+}
+
+/// In microseconds. What does not fit is far beyond the end of any run.
+fn us(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 #[derive(Clone, Debug)]
@@ -91,6 +98,8 @@ pub struct SimControl {
     leaving: VecDeque<Leaving>,
     /// Nodes that were taken out, with the reasons.
     pub detached: Vec<(usize, String)>,
+    /// For each shard: what its inbox has no room for yet.
+    outbox: Vec<RefCell<VecDeque<ShardMessage>>>,
 }
 
 impl SimControl {
@@ -106,6 +115,7 @@ impl SimControl {
     ) -> SimControl {
         let watch = Watch::new(Some("0".into()));
         let health = vec![Health { next_us: HEALTH_PERIOD_US, watch }; nodes];
+        let outbox = shards.iter().map(|_| RefCell::default()).collect();
         SimControl {
             queue,
             shards,
@@ -117,22 +127,24 @@ impl SimControl {
             handover: None,
             leaving: VecDeque::new(),
             detached: Vec::new(),
+            outbox,
         }
     }
 
     /// Takes what shards have asked since. `delay`: how long each answer takes at least.
     pub fn collect(&mut self, now_us: i64, mut delay: impl FnMut(&Request) -> i64) {
+        // A shard's turn has made room.
+        (0..self.shards.len()).for_each(|shard| self.push(shard));
         while let Some(message) = self.queue.next_message() {
             match message {
                 ToControl::Ask(ticket, request) => {
                     let not_before_us = now_us + delay(&request);
-                    self.pending.push(Pending { ticket, request, asked_us: now_us, not_before_us });
+                    self.pending.push(Pending { ticket, request, asked_us: now_us, not_before_us, terminated: false });
                 }
                 ToControl::Forget(databases) => {
                     for database in databases {
-                        for shard in &self.shards {
-                            let _ = shard.inbox.push(ShardMessage::ForgetDatabase { database: database.clone() });
-                            shard.doorbell.ring();
+                        for shard in 0..self.shards.len() {
+                            self.tell(shard, ShardMessage::ForgetDatabase { database: database.clone() });
                         }
                     }
                 }
@@ -151,7 +163,7 @@ impl SimControl {
     /// Nothing is asked.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.pending.is_empty() && self.leaving.is_empty()
+        self.pending.is_empty() && self.leaving.is_empty() && self.outbox.iter().all(|o| o.borrow().is_empty())
     }
 
     /// Questions that could be answered now, by their place.
@@ -171,7 +183,7 @@ impl SimControl {
             Request::BackendGone { node, pid } => {
                 let n = &nodes[usize::from(node.0)];
                 if n.answers() && n.backend(*pid).is_some() {
-                    return Some(p.asked_us + GONE_WITHIN_US);
+                    return Some(p.asked_us + us(if p.terminated { GONE_WITHIN } else { TERMINATE_AFTER }));
                 }
                 Some(late(node))
             }
@@ -198,6 +210,14 @@ impl SimControl {
 
     /// Answers one question; says what, for the trace.
     pub fn answer(&mut self, at: usize, now_us: i64, nodes: &mut [SimNode]) -> String {
+        if let Pending { request: Request::BackendGone { node, pid }, terminated: false, .. } = self.pending[at] {
+            let n = &mut nodes[usize::from(node.0)];
+            if let Some(b) = n.backend(pid).filter(|_| n.answers()) {
+                n.node.terminate(b.id);
+                self.pending[at].terminated = true;
+                return format!("node {node}: backend {pid} is not gone by itself: terminated");
+            }
+        }
         let Pending { ticket, request, .. } = self.pending.remove(at);
         let said = format!("{request:?}");
         let reply = match request {
@@ -254,12 +274,20 @@ impl SimControl {
         self.tell(ticket.shard, ShardMessage::Reply { token: ticket.token, reply });
     }
 
+    /// What finds the shard's inbox full waits until there is room, as with the real control plane.
     fn tell(&self, shard: usize, message: ShardMessage) {
-        let shard = &self.shards[shard];
-        // The inbox is far larger than the number of questions that can be open.
-        let full = shard.inbox.push(message);
-        debug_assert!(full.is_ok(), "a shard's inbox is full");
-        shard.doorbell.ring();
+        self.outbox[shard].borrow_mut().push_back(message);
+        self.push(shard);
+    }
+
+    fn push(&self, shard: usize) {
+        let (to, mut outbox) = (&self.shards[shard], self.outbox[shard].borrow_mut());
+        while let Some(message) = outbox.pop_front() {
+            to.doorbell.ring();
+            if let Err(message) = to.inbox.push(message) {
+                return outbox.push_front(message);
+            }
+        }
     }
 
     /// A probe that somebody has asked for.
@@ -275,7 +303,8 @@ impl SimControl {
             Finding::Again(_) => {
                 let not_before_us = now_us + RETRY_DELAY_US;
                 let request = Request::Stands { node };
-                self.pending.push(Pending { ticket, request, asked_us: not_before_us, not_before_us });
+                let asked_us = not_before_us;
+                self.pending.push(Pending { ticket, request, asked_us, not_before_us, terminated: false });
             }
             Finding::Lost(reason) => self.leave(Leaving { node, reason, asked: Some((ticket, true)) }),
         }

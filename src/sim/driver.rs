@@ -83,6 +83,10 @@ pub struct Port {
     bell: Arc<Bell>,
     /// Clients may still come.
     pub listening: bool,
+    /// Bytes that wait for the shard's next turn.
+    pub staged_bytes: usize,
+    /// How often a client, and a node, was not received from since too much was queued.
+    pub held_back: [u64; 2],
 }
 
 /// Rings into the world.
@@ -109,6 +113,8 @@ impl Port {
             random,
             bell: Arc::default(),
             listening: true,
+            staged_bytes: 0,
+            held_back: [0; 2],
         }
     }
 
@@ -174,6 +180,7 @@ impl Port {
     pub fn deliver(&mut self, index: u32, bytes: usize) -> Bytes {
         let conn = self.id(index);
         let bytes = self.conns[index as usize].inward.split_to(bytes).freeze();
+        self.staged_bytes += bytes.len();
         self.staged.push(Event::Received { conn, bytes: bytes.clone() });
         bytes
     }
@@ -232,6 +239,10 @@ pub fn node_address(node: usize) -> Address {
 }
 
 impl Driver for SimDriver {
+    /// Small, so that runs of small messages reach it.
+    const HIGH_WATER: usize = 128;
+    const LOW_WATER: usize = 32;
+
     /// The world moves bytes on by itself; no shard is stopped before it has come to rest.
     fn is_settled(&self) -> bool {
         true
@@ -257,9 +268,11 @@ impl Driver for SimDriver {
     }
 
     fn pause(&mut self, conn: ConnId) {
-        if let Some(c) = self.0.borrow_mut().find(conn) {
-            c.paused = true;
-        }
+        let mut port = self.0.borrow_mut();
+        let Some(c) = port.find(conn) else { return };
+        c.paused = true;
+        let is_node = matches!(c.far, Far::Node(..));
+        port.held_back[usize::from(is_node)] += 1;
     }
 
     fn resume(&mut self, conn: ConnId) {

@@ -9,8 +9,9 @@ use bytes::BytesMut;
 
 use super::client::State;
 use super::control::SimNode;
-use super::driver::{End, Far, Life};
+use super::driver::{Conn, End, Far, Life};
 use super::node::{BackendId, Gone};
+use super::run::Options;
 use super::schedule::Random;
 use super::world::World;
 use crate::sequencer::NodeId;
@@ -23,6 +24,8 @@ pub enum Fault {
     Terminate(usize, BackendId, &'static str),
     /// The connection between the proxy and a backend breaks.
     Cut(usize, u32),
+    /// The same, and the backend learns nothing of it.
+    Lose(usize, u32),
     /// A node crashes.
     Crash(usize),
     /// A node that has crashed comes up again.
@@ -39,13 +42,88 @@ pub enum Fault {
     Vanish(usize),
 }
 
+/// Kinds that are chosen by weight.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// An applier is terminated.
+    Applier,
+    /// Another backend is.
+    Backend,
+    /// [`Fault::Cut`].
+    Cut,
+    /// [`Fault::Crash`], [`Fault::Restart`].
+    Crash,
+    /// [`Fault::Hang`].
+    Hang,
+    /// [`Fault::Slow`].
+    Slow,
+    /// [`Fault::Cancel`].
+    Cancel,
+    /// [`Fault::Vanish`].
+    Vanish,
+    /// [`Fault::Tamper`].
+    Tamper,
+    /// [`Fault::Lose`].
+    Lose,
+}
+
+impl std::str::FromStr for Kind {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Kind, String> {
+        let found = Kind::ALL.iter().find(|k| k.word() == word);
+        let known = || Kind::ALL.map(|k| k.word()).join(", ");
+        found.copied().ok_or_else(|| format!("unknown kind of fault; known are {}", known()))
+    }
+}
+
+impl Kind {
+    /// In the order of their numbers.
+    pub const ALL: [Kind; KINDS] = [
+        Kind::Applier,
+        Kind::Backend,
+        Kind::Cut,
+        Kind::Crash,
+        Kind::Hang,
+        Kind::Slow,
+        Kind::Cancel,
+        Kind::Vanish,
+        Kind::Tamper,
+        Kind::Lose,
+    ];
+
+    /// Its name on the command line.
+    #[must_use]
+    pub fn word(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
+}
+
+/// How many there are.
+const KINDS: usize = Kind::Lose as usize + 1;
+
+/// What they are called in reports: with a number of times, 0 too.
+const NAMES: [&str; 11] = [
+    "applier terminated",
+    "backend terminated",
+    "connection cut",
+    "node crashed",
+    "node restarted",
+    "node hung",
+    "node slow",
+    "client cancelled",
+    "client vanished",
+    "rows deleted on a replica",
+    "connection lost unnoticed",
+];
+
 /// How much goes wrong in a run.
 #[derive(Debug)]
 pub struct Faults {
     /// In how many of a thousand steps one is possible.
     pub rate: usize,
     left: usize,
-    weights: [usize; 9],
+    weights: [usize; KINDS],
     /// Nodes that something has happened to.
     pub struck: BTreeSet<usize>,
     /// The node whose rows are no longer main's.
@@ -55,20 +133,23 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// At most so many.
+    /// As the options want it. One kind may be favoured: it happens more often than all others together, and never not.
     #[must_use]
-    pub fn new(most: usize, random: &mut Random) -> Faults {
-        let mut weights = [0; 9];
+    pub fn new(options: &Options, random: &mut Random) -> Faults {
+        let most = options.faults;
+        let mut weights = [0; KINDS];
         // Each run has kinds of its own: some that never happen, some that often do.
         weights.iter_mut().for_each(|w| *w = [0, 1, 4][random.below(3)]);
-        Faults {
-            rate: [5, 20, 60][random.below(3)],
-            left: random.below(most + 1),
-            weights,
-            struck: BTreeSet::new(),
-            tampered: None,
-            counts: BTreeMap::new(),
+        let (mut rate, mut left) = ([5, 20, 60][random.below(3)], random.below(most + 1));
+        if options.nodes_stay {
+            (weights[Kind::Crash as usize], weights[Kind::Hang as usize]) = (0, 0);
         }
+        if let Some(kind) = options.favour {
+            weights[kind as usize] = 4 * KINDS;
+            (rate, left) = (rate.max(20), left.max(most / 2));
+        }
+        let counts = NAMES.map(|name| (name, 0)).into();
+        Faults { rate, left, weights, struck: BTreeSet::new(), tampered: None, counts }
     }
 
     /// Some may still happen.
@@ -88,6 +169,7 @@ impl Faults {
         let kind = match fault {
             Fault::Terminate(_, _, who) => who,
             Fault::Cut(..) => "connection cut",
+            Fault::Lose(..) => "connection lost unnoticed",
             Fault::Crash(_) => "node crashed",
             Fault::Restart(_) => "node restarted",
             Fault::Hang(_) => "node hung",
@@ -112,24 +194,10 @@ impl World {
         })?;
         let n = self.random.below(self.nodes.len());
         match kind {
-            0 | 1 => {
-                let applier = kind == 0;
-                let backends = self.nodes[n].node.backends();
-                let found: Vec<_> =
-                    backends.iter().filter(|b| (b.application_name == "pglockstep applier") == applier).collect();
-                let b = found.get(self.random.below(found.len()))?;
-                Some(Fault::Terminate(n, b.id, if applier { "applier terminated" } else { "backend terminated" }))
-            }
-            2 => {
-                let s = self.random.below(self.shards.len());
-                let port = self.shards[s].port.borrow();
-                let conns = port.conns().iter().enumerate();
-                let open =
-                    |c: &super::driver::Conn| c.life == Life::Open && matches!(c.far, Far::Node(..)) && c.end.is_none();
-                let found: Vec<usize> = conns.filter(|(_, c)| open(c)).map(|(i, _)| i).collect();
-                drop(port);
-                let i = *found.get(self.random.below(found.len()))?;
-                Some(Fault::Cut(s, u32::try_from(i).unwrap_or(u32::MAX)))
+            0 | 1 => self.choose_backend(n, kind == 0),
+            2 | 9 => {
+                let (s, i) = self.choose_connection()?;
+                Some(if kind == 2 { Fault::Cut(s, i) } else { Fault::Lose(s, i) })
             }
             3 if !self.nodes[n].node.is_up() => Some(Fault::Restart(n)),
             3 if !self.nodes[n].hung && self.may_lose(n) => Some(Fault::Crash(n)),
@@ -205,6 +273,34 @@ impl World {
         &self.nodes[self.main_number()]
     }
 
+    fn choose_backend(&mut self, n: usize, applier: bool) -> Option<Fault> {
+        let backends = self.nodes[n].node.backends();
+        let all: Vec<_> = backends.iter().filter(|b| (b.application_name == "pglockstep applier") == applier).collect();
+        let busy: Vec<_> = all.iter().copied().filter(|b| b.state != "idle").collect();
+        let found = self.rather(busy, all);
+        let b = found.get(self.random.below(found.len()))?;
+        Some(Fault::Terminate(n, b.id, if applier { "applier terminated" } else { "backend terminated" }))
+    }
+
+    /// A connection between a shard and a node.
+    fn choose_connection(&mut self) -> Option<(usize, u32)> {
+        let s = self.random.below(self.shards.len());
+        let port = self.shards[s].port.clone();
+        let port = port.borrow();
+        let open = |c: &Conn| c.life == Life::Open && matches!(c.far, Far::Node(..)) && c.end.is_none();
+        let all: Vec<_> = port.conns().iter().enumerate().filter(|(_, c)| open(c)).collect();
+        let busy: Vec<_> = all.iter().copied().filter(|(_, c)| !c.inward.is_empty() || !c.outward.is_empty()).collect();
+        let found = self.rather(busy, all);
+        let (i, _) = found.get(self.random.below(found.len()))?;
+        Some((s, u32::try_from(*i).unwrap_or(u32::MAX)))
+    }
+
+    /// Half the time only those that are in the middle of something, if there are any: what is idle is lost without
+    /// much effect.
+    fn rather<T>(&mut self, busy: Vec<T>, all: Vec<T>) -> Vec<T> {
+        if busy.is_empty() || self.random.percent(50) { all } else { busy }
+    }
+
     /// Lets it happen.
     pub(super) fn inflict(&mut self, fault: Fault) {
         if let Fault::Terminate(n, ..) | Fault::Crash(n) | Fault::Hang(n) | Fault::Tamper(n) = fault {
@@ -221,7 +317,11 @@ impl World {
                 out.extend_from_slice(front::TERMINATE);
                 self.nodes[n].node.receive(b, &out);
             }
-            Fault::Cut(s, i) => self.cut_connection(s, i),
+            Fault::Cut(s, i) => {
+                let noticed = if self.random.percent(50) { Gone::AtRead } else { Gone::AtWrite };
+                self.cut_connection(s, i, noticed);
+            }
+            Fault::Lose(s, i) => self.cut_connection(s, i, Gone::Never),
             Fault::Crash(n) => {
                 self.nodes[n].node.crash();
                 let cut: Vec<(BackendId, (usize, u32))> =
@@ -257,13 +357,18 @@ impl World {
         }
     }
 
-    fn cut_connection(&mut self, s: usize, i: u32) {
+    /// Of what was on its way to the backend a part still arrives, and is worked off.
+    fn cut_connection(&mut self, s: usize, i: u32, noticed: Gone) {
         let far = self.shards[s].port.borrow_mut().conn(i).far;
         self.break_inward(s, i);
         if let Far::Node(n, Some(b)) = far {
+            let mut port = self.shards[s].port.borrow_mut();
+            let outward = &mut port.conn(i).outward;
+            let arrives = outward.split_to(self.random.below(outward.len() + 1));
+            drop(port);
+            self.nodes[n].node.receive(b, &arrives);
             self.faults.struck.insert(n);
             self.links.remove(&(n, b));
-            let noticed = if self.random.percent(50) { Gone::AtRead } else { Gone::AtWrite };
             self.nodes[n].node.client_gone(b, noticed);
         }
     }

@@ -10,8 +10,17 @@
 //! | [`workload`], [`client`] | what clients ask, and what they must be answered |
 //! | [`faults`] | what goes wrong |
 //! | `check` | what must hold |
+//! | [`history`] | what one server could have answered: cycles in what transactions read and wrote |
 //! | [`run`] | one seed from beginning to end |
 //! | `planted` | bugs that tests switch on |
+//!
+//! What it cannot show, and why:
+//! - what lies outside of sessions, shards, sequencer and membership: the ring driver, TLS, passwords, the control
+//!   plane's SQL, the state file (it is held against real servers by the end-to-end tests);
+//! - mistakes that cost time only: a replica that applies again before it has the commits that it waits for applies
+//!   again once more, until it has them;
+//! - a client's cancel that reaches main when COMMIT is there already: main's answer decides, whatever it is. That no
+//!   cancel is sent then saves the client an error, and the nodes nothing.
 //!
 //! Nothing here reads a clock, a socket or a random number: the seed decides what happens next, and when.
 
@@ -20,6 +29,7 @@ pub mod client;
 pub mod control;
 pub mod driver;
 pub mod faults;
+pub mod history;
 pub mod node;
 pub(crate) mod planted;
 pub mod run;

@@ -24,6 +24,10 @@ pub(crate) enum Planted {
     NeighboursReply,
     /// An applier lost after COMMIT was sent to main is replaced.
     ReplaceAfterMain,
+    /// A commit that a node lacks is acknowledged before all shards have confirmed that the node is out.
+    AckBeforeAll,
+    /// A commit that had been sent to the old main is not finished on the survivors.
+    ForgetSent,
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! One seed, from nothing to the checks; and what is known when it fails.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
+use super::faults::Kind;
 use super::world::World;
 
 /// Steps after which a run counts as stuck.
@@ -21,13 +23,25 @@ pub struct Options {
     /// Statements that name rows by a range: the proxy replicates them by their text so far, which is not enough when
     /// rows come into the range meanwhile.
     pub ranges: bool,
+    /// A kind of fault that happens more often than the others.
+    pub favour: Option<Kind>,
+    /// No node crashes or hangs.
+    pub nodes_stay: bool,
     /// Record lines.
     pub trace: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { clients: 6, transactions: 10, faults: 8, ranges: false, trace: false }
+        Options {
+            clients: 6,
+            transactions: 10,
+            faults: 8,
+            ranges: false,
+            favour: None,
+            nodes_stay: false,
+            trace: false,
+        }
     }
 }
 
@@ -46,6 +60,8 @@ pub struct Report {
     pub faults: BTreeMap<&'static str, u64>,
     /// What the proxy counted.
     pub counted: BTreeMap<&'static str, u64>,
+    /// The trace, if lines were wanted.
+    pub lines: Vec<String>,
 }
 
 /// Why a run failed.
@@ -55,8 +71,6 @@ pub struct Failure {
     pub what: String,
     /// The run.
     pub report: Report,
-    /// The trace, if lines were wanted.
-    pub lines: Vec<String>,
 }
 
 /// Runs one seed.
@@ -67,33 +81,44 @@ pub fn run_seed(seed: u64, options: &Options) -> Result<Report, Box<Failure>> {
     let mut report = Report::default();
     let mut world = match World::new(seed, options) {
         Ok(world) => world,
-        Err(what) => return Err(Box::new(Failure { what, report, lines: Vec::new() })),
+        Err(what) => return Err(Box::new(Failure { what, report })),
     };
     let begun_us = world.now_us;
     let found = play(&mut world, &mut report);
     report.trace_hash = world.trace.value();
     report.time_us = world.now_us - begun_us;
     report.faults = world.faults.counts.clone();
-    for shard in &world.shards {
-        let c = shard.shard.counters();
-        let all = [
-            ("commits", c.commits),
-            ("retries", c.retries),
-            ("divergences", c.divergences),
-            ("early starts", c.early_starts),
-        ];
-        for (name, n) in all {
-            *report.counted.entry(name).or_default() += n;
-        }
-    }
-    *report.counted.entry("nodes detached").or_default() += world.control.detached.len() as u64;
+    report.counted = counted(&world);
     for record in world.clients.iter().flat_map(|c| &c.records) {
         report.outcomes[record.outcome as usize] += 1;
     }
+    report.lines = world.trace.into_lines();
     match found {
         Ok(()) => Ok(report),
-        Err(what) => Err(Box::new(Failure { what, report, lines: world.trace.into_lines() })),
+        Err(what) => Err(Box::new(Failure { what, report })),
     }
+}
+
+fn counted(world: &World) -> BTreeMap<&'static str, u64> {
+    let mut all: BTreeMap<&'static str, u64> = BTreeMap::new();
+    for shard in &world.shards {
+        let c = shard.shard.counters();
+        let held_back = shard.port.borrow().held_back;
+        let of_shard = [
+            ("commits", c.commits),
+            ("scripts applied again", c.retries),
+            ("differences", c.divergences),
+            ("early starts", c.early_starts),
+            ("clients held back", held_back[0]),
+            ("nodes held back", held_back[1]),
+        ];
+        for (name, n) in of_shard {
+            *all.entry(name).or_default() += n;
+        }
+    }
+    all.insert("scripts spilled", world.spilled.load(Ordering::Relaxed));
+    all.insert("nodes detached", world.control.detached.len() as u64);
+    all
 }
 
 fn play(world: &mut World, report: &mut Report) -> Result<(), String> {

@@ -50,13 +50,15 @@ impl Random {
 pub struct Trace {
     hash: u64,
     lines: Option<Vec<String>>,
+    /// What was chosen for this step, and among how many.
+    choice: (usize, usize),
 }
 
 impl Trace {
     /// An empty one.
     #[must_use]
     pub fn new(lines: bool) -> Trace {
-        Trace { hash: 0xCBF2_9CE4_8422_2325, lines: lines.then(Vec::new) }
+        Trace { hash: 0xCBF2_9CE4_8422_2325, lines: lines.then(Vec::new), choice: (0, 0) }
     }
 
     /// Adds bytes to the hash (FNV-1a).
@@ -73,10 +75,16 @@ impl Trace {
         }
     }
 
-    /// Adds a line, if lines are wanted.
+    /// From here on lines belong to a step that was the `number`th (from 1) of `possible`; 0: time was to pass.
+    pub fn chosen(&mut self, number: usize, possible: usize) {
+        self.choice = (number, possible);
+    }
+
+    /// Adds a line, if lines are wanted: when, which of how many possibilities the seed chose, who and what.
     pub fn line(&mut self, now_us: i64, text: impl FnOnce() -> String) {
         if let Some(lines) = &mut self.lines {
-            let mut line = format!("{:>5}.{:06} ", now_us / 1_000_000, now_us % 1_000_000);
+            let (number, possible) = self.choice;
+            let mut line = format!("{:>5}.{:06} {number:>3} of {possible:<3} ", now_us / 1_000_000, now_us % 1_000_000);
             let _ = write!(line, "{}", text());
             lines.push(line);
         }

@@ -1,58 +1,109 @@
 //! Runs of the whole proxy, as it is and with planted bugs.
 
+use super::faults::Kind;
 use super::planted::{Planted, plant};
 use super::run::{Options, run_seed};
 
 #[test]
-fn a_hundred_seeds_hold_and_each_replays_exactly() {
+fn fifty_seeds_hold_and_each_replays_exactly() {
     let options = Options::default();
-    for seed in 0..100 {
+    let mut reached = std::collections::BTreeMap::new();
+    for seed in 0..50 {
         let first = run_seed(seed, &options).unwrap_or_else(|f| panic!("seed {seed}: {}", f.what));
         let second = run_seed(seed, &options).unwrap_or_else(|f| panic!("seed {seed}, again: {}", f.what));
         assert_eq!(first.trace_hash, second.trace_hash, "seed {seed} does not replay");
+        for (what, n) in first.counted {
+            *reached.entry(what).or_insert(0) += n;
+        }
+    }
+    // What has a bound is of no use where it is never reached.
+    for what in ["nodes held back", "scripts spilled", "early starts", "scripts applied again"] {
+        assert!(reached[what] > 0, "no {what} in any run: {reached:?}");
     }
 }
 
-/// How many seeds it took to find the bug, and what was found.
-fn found_after(bug: Planted, most: u64) -> Option<(u64, String)> {
-    let options = Options::default();
-    plant(Some(bug));
-    let found = (0..most).find_map(|seed| run_seed(seed, &options).err().map(|f| (seed + 1, f.what)));
-    plant(None);
-    found
+#[test]
+fn backends_that_never_learn_that_their_client_is_gone_hold_nobody_up() {
+    // Not yet held: the last node that is left was to be given up since it lost its applier behind COMMIT.
+    let options = Options { favour: Some(Kind::Lose), faults: 12, nodes_stay: true, ..Options::default() };
+    let mut lost = 0;
+    for seed in 0..30 {
+        let report = run_seed(seed, &options).unwrap_or_else(|f| panic!("seed {seed}: {}", f.what));
+        lost += report.faults["connection lost unnoticed"];
+    }
+    assert!(lost > 30, "only {lost} connections were lost");
 }
 
-/// Bugs with the number of seeds in which each must be found: some multiple of what it took when this was written.
-///
-/// Not among them is [`Planted::ApplyTwice`]: a backend that goes on with a script after its connection is lost has
-/// never been sent its COMMIT, so all it does is hold locks until it rolls back; what could go wrong is one packet of
-/// script and COMMIT, which is not built. [`Planted::CommitWithoutNeed`] is seen only by a reader on a replica, or
-/// when main is lost.
-/// [`Planted::PoolTooEarly`] and [`Planted::ResendAnswered`] have no bound yet: they took too many seeds for a test.
-const BOUNDS: [(Planted, u64); 6] = [
-    (Planted::ApplyAfterMain, 50),
-    (Planted::BelieveAtOnce, 60),
-    (Planted::BelieveNever, 80),
-    (Planted::AnswerEarly, 10),
-    (Planted::NeighboursReply, 20),
-    (Planted::ReplaceAfterMain, 100),
+/// A planted bug, and with how many seeds it must be found.
+struct Bound {
+    bug: Planted,
+    /// Twice the most that it took from one of several starting points, or more.
+    most: u64,
+    /// A kind of fault without which the bug does nothing: the runs have more of it, so that the test is quick.
+    favour: Option<Kind>,
+}
+
+const fn bound(bug: Planted, most: u64, favour: Option<Kind>) -> Bound {
+    Bound { bug, most, favour }
+}
+
+/// Not among them: [`Planted::CommitWithoutNeed`], which is seen only when main is lost between two commits of which
+/// one rests on the other, or by a reader on a replica that has the second and not the first; and
+/// [`Planted::PoolTooEarly`], [`Planted::ResendAnswered`], [`Planted::AckBeforeAll`] (127 seeds) and
+/// [`Planted::ForgetSent`], which take too many seeds for a test so far.
+const BOUNDS: [Bound; 7] = [
+    bound(Planted::ApplyAfterMain, 50, None),
+    bound(Planted::BelieveAtOnce, 100, None),
+    bound(Planted::BelieveNever, 100, None),
+    bound(Planted::ApplyTwice, 100, None),
+    bound(Planted::AnswerEarly, 20, None),
+    bound(Planted::NeighboursReply, 40, None),
+    bound(Planted::ReplaceAfterMain, 100, Some(Kind::Applier)),
 ];
+
+impl Bound {
+    /// How many seeds it took from this one on, and what was found.
+    fn found_after(&self, first: u64, most: u64) -> Option<(u64, String)> {
+        let options = Options { favour: self.favour, ..Options::default() };
+        plant(Some(self.bug));
+        let run = |n| run_seed(first + n, &options).err().map(|f| (n + 1, f.what));
+        let found = (0..most).find_map(run);
+        plant(None);
+        found
+    }
+}
+
+/// Runs something for each on both halves of the machine: a planted bug is one thread's own.
+fn for_each_bound(f: impl Fn(&Bound) + Sync) {
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some(b) = BOUNDS.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+                    f(b);
+                }
+            });
+        }
+    });
+}
 
 #[test]
 fn planted_bugs_are_found() {
-    for (bug, most) in BOUNDS {
-        assert!(found_after(bug, most).is_some(), "{bug:?} was not found with {most} seeds");
-    }
+    for_each_bound(|b| {
+        assert!(b.found_after(0, b.most).is_some(), "{:?} was not found with {} seeds", b.bug, b.most);
+    });
 }
 
 #[test]
 #[ignore = "a measurement: how many seeds each planted bug needs"]
 fn how_many_seeds_each_planted_bug_needs() {
-    for bug in [Planted::ApplyTwice, Planted::CommitWithoutNeed, Planted::PoolTooEarly, Planted::ResendAnswered]
-        .into_iter()
-        .chain(BOUNDS.map(|(bug, _)| bug))
-    {
-        let begun = std::time::Instant::now();
-        println!("{bug:?} {:?} {:?}", begun.elapsed(), found_after(bug, 300));
-    }
+    const FIRST: [u64; 5] = [0, 100_000, 200_000, 300_000, 400_000];
+    const MOST: u64 = 2000;
+    for_each_bound(|b| {
+        let mut found: Vec<_> = FIRST.iter().map(|first| b.found_after(*first, MOST)).collect();
+        found.sort_by_key(|f| f.as_ref().map_or(u64::MAX, |(n, _)| *n));
+        let needed: Vec<String> = found.iter().map(|f| f.as_ref().map_or("-".into(), |(n, _)| n.to_string())).collect();
+        let what = found.first().and_then(|f| f.as_ref()).map_or("", |(_, what)| what.lines().next().unwrap_or(""));
+        println!("{:<18} median {:>5} of [{}]: {what}", format!("{:?}", b.bug), needed[2], needed.join(", "));
+    });
 }

@@ -36,6 +36,8 @@ pub fn first_rows() -> Vec<String> {
     for i in 1..=FEW {
         all.push(format!("INSERT INTO counters VALUES ({i}, 0)"));
         all.push(format!("INSERT INTO lists VALUES ({i}, 0)"));
+        // So that every read of a list has a row, by which it is known who answered.
+        all.push(format!("INSERT INTO items VALUES ({i}, 0, 0)"));
         all.push(format!("INSERT INTO keys VALUES ({i}, {i})"));
         all.push(format!("INSERT INTO parent VALUES ({i})"));
     }

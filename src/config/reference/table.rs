@@ -441,7 +441,7 @@ const HEALTH_CHECK: &[Key] = &[
         NAME_OR_EMPTY,
         r#""""#,
         "health_check_user",
-        "Role that the check logs in as. Empty: apply_user.",
+        "Role that the check logs in as. Empty: apply_user. A restart after a crash is seen if it is in pg_monitor.",
     ),
     reloaded("health_check_password", Kind::Secret, r#""""#, "health_check_password", "Password of health_check_user."),
     reloaded(

@@ -74,13 +74,15 @@ pub enum Why {
     Visible,
 }
 
-/// When a backend whose client is gone finds out. Both happen on a real server.
+/// When a backend whose client is gone finds out. All of it happens on a real server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Gone {
     /// Only when it has read and done all that had arrived.
     AtRead,
     /// When it next sends something, if that is earlier.
     AtWrite,
+    /// Not at all: packets are lost, and keepalive would take hours. Only pg_terminate_backend() ends it.
+    Never,
 }
 
 /// What a backend has sent.

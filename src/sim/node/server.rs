@@ -110,7 +110,7 @@ impl BackendState {
             Wait::Turn => Some(Why::Turn),
             Wait::Message { idle, .. } if self.terminate || (self.cancel && !idle) => Some(Why::Interrupt),
             Wait::Message { startup, .. } if self.has_message(startup) => Some(Why::Message),
-            Wait::Message { .. } => self.gone.map(|_| Why::ClientGone),
+            Wait::Message { .. } => self.gone.filter(|g| *g != Gone::Never).map(|_| Why::ClientGone),
             Wait::Lock { .. } if !waits_for_lock => Some(Why::Granted),
             Wait::Lock { .. } if interrupted => Some(Why::Interrupt),
             Wait::Lock { check_at } => check_at.filter(|t| now >= *t).map(|_| Why::Timer),

@@ -5,6 +5,9 @@ use crate::sim::client::State;
 use crate::sim::driver::{Far, Life};
 use crate::sim::node::Step;
 
+/// In so many of a thousand steps time passes although something could happen.
+const TIME_PERMILLE: usize = 20;
+
 /// Something that could happen next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Act {
@@ -73,16 +76,19 @@ impl World {
 
     /// Lets one thing happen. False: nothing can, and no time will change that.
     pub fn step(&mut self) -> bool {
+        self.steps += 1;
         self.list();
         let acts = std::mem::take(&mut self.acts);
-        let act = match acts.len() {
-            0 => Act::Time,
-            _ if self.random.below(1000) < 20 => Act::Time,
-            n => acts[self.random.below(n)],
-        };
         let possible = acts.len();
+        let chosen = match possible {
+            0 => None,
+            _ if self.random.below(1000) < TIME_PERMILLE => None,
+            n => Some(self.random.below(n)),
+        };
+        let act = chosen.map_or(Act::Time, |i| acts[i]);
         self.acts = acts;
         self.trace.numbers(&[u64::try_from(self.now_us).unwrap_or(0), possible as u64]);
+        self.trace.chosen(chosen.map_or(0, |i| i + 1), possible);
         match act {
             Act::Turn(s) => self.turn(s),
             Act::Deliver(s, i) => self.deliver(s, i),
@@ -93,10 +99,13 @@ impl World {
             Act::Answer(at) => {
                 let told = self.control.answer(at, self.now_us, &mut self.nodes);
                 self.trace.hash(told.as_bytes());
-                self.trace.line(self.now_us, || format!("control   {told} [1 of {possible}]"));
+                self.trace.line(self.now_us, || format!("control   {told}"));
             }
             Act::Client(c) => self.client_acts(c),
-            Act::Health(n) => self.control.check_health(n, self.now_us, &self.nodes),
+            Act::Health(n) => {
+                self.trace.line(self.now_us, || format!("control   looks at the health of node {n}"));
+                self.control.check_health(n, self.now_us, &self.nodes);
+            }
             Act::Fault => self.fault(),
             Act::Time => return self.pass(possible == 0),
         }
@@ -107,6 +116,7 @@ impl World {
     fn pass(&mut self, idle: bool) -> bool {
         if !idle {
             self.now_us += self.random.between(1, 500);
+            self.trace.line(self.now_us, || "time      passes".into());
             return true;
         }
         let nodes = self.nodes.iter().filter_map(|n| n.node.next_wakeup(self.now_us));
@@ -126,12 +136,17 @@ impl World {
     fn turn(&mut self, s: usize) {
         let now = self.now();
         let shard = &mut self.shards[s];
-        shard.port.borrow_mut().now = now;
+        let given = {
+            let mut port = shard.port.borrow_mut();
+            port.now = now;
+            std::mem::take(&mut port.staged_bytes)
+        };
+        self.largest.turn = self.largest.turn.max(given);
         if let Ok(until) = shard.shard.turn(shard.until) {
             shard.until = until;
         }
         let queued = shard.port.borrow().conns().iter().map(|c| c.outward.len()).max();
-        self.largest_queue = self.largest_queue.max(queued.unwrap_or(0));
+        self.largest.queue = self.largest.queue.max(queued.unwrap_or(0));
         self.trace.line(self.now_us, || format!("shard {s}   takes its turn"));
         let late = self.late;
         let random = &mut self.random;
@@ -147,6 +162,9 @@ impl World {
             let i = self.shards[s].port.borrow_mut().accept(Far::Client(number));
             client.connected((s, i));
         } else {
+            if !client.is_busy() {
+                self.began[number] = self.steps;
+            }
             client.act();
         }
         self.trace.line(self.now_us, || format!("client {number}  goes on with {}", client.doing()));

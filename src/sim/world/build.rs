@@ -4,14 +4,17 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::BytesMut;
 
-use super::{SimShard, World};
+use super::witness::Witness;
+use super::{Largest, SimShard, World};
 use crate::cluster::control::{ControlHandle, ShardHandle};
 use crate::cluster::membership::{Membership, NodeStatus, SharedMembership, View};
 use crate::config::Config;
+use crate::script::Spill;
+use crate::script::store::MemorySpill;
 use crate::sequencer::{NodeId, Sequencer};
 use crate::session::catalogue::Versions;
 use crate::session::io::Env;
@@ -30,10 +33,14 @@ use crate::sql::cache::VerdictCache;
 use crate::telemetry::Recorder;
 use crate::wire::front;
 
-/// Commits that may be under way.
-const WINDOW: usize = 256;
-/// Messages that may wait for a shard.
-const INBOX: usize = 256;
+/// Commits that may be under way, in one run or another.
+const WINDOWS: [usize; 3] = [2, 8, 256];
+/// Messages that may wait for a shard: few, so that it is full at times.
+const INBOX: usize = 4;
+/// How often a script may be applied again, in one run or another.
+const APPLY_RETRIES: [u32; 2] = [8, 60];
+/// Bytes of a script that may be in memory, in one run or another.
+const SCRIPT_LIMITS: [u64; 2] = [300, 64 << 20];
 /// Simulated time at which a run begins: late enough for every clock's skew.
 const START_US: i64 = 5_000_000;
 
@@ -47,7 +54,7 @@ impl World {
         let config = Arc::new(config(&mut random)?);
         let nodes = (0..config.nodes.len()).map(|i| node(i, &mut random)).collect::<Result<Vec<_>, _>>()?;
         let count = 1 + random.below(3);
-        let sequencer = Arc::new(Sequencer::new(nodes.len(), WINDOW, 0));
+        let sequencer = Arc::new(Sequencer::new(nodes.len(), WINDOWS[random.below(3)], 0));
         let up = Membership { epoch: 1, main: NodeId(0), status: vec![NodeStatus::Up; nodes.len()] };
         let membership = Arc::new(SharedMembership::new(up));
         let ports: Vec<_> = (0..count).map(|_| Rc::new(RefCell::new(Port::new(random.split())))).collect();
@@ -59,28 +66,43 @@ impl World {
             })
             .collect();
         let (handle, queue) = ControlHandle::with_queue();
-        let shared = Shared { config, membership, sequencer, versions: Arc::default(), logged_in: Arc::default() };
+        let shared = Shared {
+            config,
+            membership,
+            sequencer,
+            versions: Arc::default(),
+            logged_in: Arc::default(),
+            spilled: Arc::default(),
+        };
         let make = |(number, port)| shared.shard(number, port, nodes.len(), &handle, &handles);
         let shards = ports.into_iter().enumerate().map(make).collect();
-        let Shared { membership, sequencer, .. } = shared;
-        let control = SimControl::new(queue, handles, membership.clone(), sequencer, catalogue(TABLES), nodes.len());
+        let Shared { config, membership, sequencer, spilled, .. } = shared;
+        let control =
+            SimControl::new(queue, handles, membership.clone(), sequencer.clone(), catalogue(TABLES), nodes.len());
         let clients = 1 + random.below(options.clients.max(1));
         let each = 1 + random.below(options.transactions.max(1));
         let modes = (options.ranges, random.percent(50));
         let clients: Vec<Client> = (0..clients).map(|i| Client::new(i, each, modes, random.split())).collect();
-        let faults = Faults::new(options.faults, &mut random);
+        let faults = Faults::new(options, &mut random);
         Ok(World {
             now_us: START_US,
             trace: Trace::new(options.trace),
             shards,
             nodes,
             checked: vec![0; clients.len()],
+            steps: 0,
+            began: vec![0; clients.len()],
+            spans: vec![Vec::new(); clients.len()],
+            witness: Witness::default(),
             clients,
             control,
             membership,
             faults,
             links: BTreeMap::new(),
-            largest_queue: 0,
+            config,
+            sequencer,
+            spilled,
+            largest: Largest::default(),
             whole: [100, 80, 30][random.below(3)],
             late: [0, 5, 50][random.below(3)],
             acts: Vec::new(),
@@ -96,6 +118,7 @@ struct Shared {
     sequencer: Arc<Sequencer>,
     versions: Arc<Versions>,
     logged_in: Arc<AtomicUsize>,
+    spilled: Arc<AtomicU64>,
 }
 
 impl Shared {
@@ -108,7 +131,12 @@ impl Shared {
         all: &[ShardHandle],
     ) -> SimShard {
         let addresses = (0..nodes).map(node_address).collect();
-        let core = Core::new(SimDriver::new(port.clone()), addresses, std::env::temp_dir());
+        let spilled = self.spilled.clone();
+        let make_spill = move || {
+            spilled.fetch_add(1, Ordering::Relaxed);
+            Ok(Box::<MemorySpill>::default() as Box<dyn Spill>)
+        };
+        let core = Core::new(SimDriver::new(port.clone()), addresses, Box::new(make_spill));
         let env = Env {
             config: self.config.clone(),
             membership: View::new(Membership::clone(&self.membership.load())),
@@ -142,6 +170,8 @@ fn config(random: &mut Random) -> Result<Config, String> {
         // Smaller than a file may say: every second transaction starts early.
         config.replication.early_start = 60;
     }
+    config.replication.apply_retries = APPLY_RETRIES[random.below(2)];
+    config.replication.script_limit = SCRIPT_LIMITS[random.below(2)];
     Ok(config)
 }
 

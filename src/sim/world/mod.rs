@@ -5,6 +5,7 @@
 //! | `build` | the world that a seed makes: configuration, nodes with the workload's tables |
 //! | `acts` | what could happen next, and the choice among it |
 //! | `network` | bytes and connections on their way |
+//! | `witness` | which node has answered what |
 //!
 //! [`World::step`] lists everything that could happen, in a fixed order, and lets the seed choose one. Nothing else
 //! moves, and time passes only when that is chosen, or when nothing else is left.
@@ -12,11 +13,13 @@
 mod acts;
 mod build;
 mod network;
+mod witness;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use super::client::{Client, State};
 use super::control::{SimControl, SimNode};
@@ -25,15 +28,29 @@ use super::faults::Faults;
 use super::node::BackendId;
 use super::schedule::{Random, Trace};
 use crate::cluster::membership::SharedMembership;
+use crate::config::Config;
+use crate::sequencer::Sequencer;
 use crate::shard::Shard;
 use crate::shard::driver::Time;
 use acts::Act;
+use witness::Witness;
 
 /// One shard and the world's end of its driver.
 pub(super) struct SimShard {
     pub shard: Shard<SimDriver>,
     pub port: Rc<RefCell<Port>>,
     until: Option<Time>,
+}
+
+/// The most of everything that has a bound.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Largest {
+    /// Bytes queued on one connection.
+    pub queue: usize,
+    /// Bytes that one turn of a shard was given.
+    pub turn: usize,
+    /// Bytes of messages of one client that wait.
+    pub inbox: usize,
 }
 
 /// Everything.
@@ -49,10 +66,20 @@ pub struct World {
     pub(super) faults: Faults,
     /// Records of each client that have been checked.
     pub(super) checked: Vec<usize>,
+    /// Steps so far: the order of everything.
+    pub(super) steps: u64,
+    /// The step with which each client's current transaction began.
+    pub(super) began: Vec<u64>,
+    /// First and last step of each client's transactions that have ended.
+    pub(super) spans: Vec<Vec<(u64, u64)>>,
+    pub(super) witness: Witness,
     /// Which connection a backend serves.
     pub(super) links: BTreeMap<(usize, BackendId), (usize, u32)>,
-    /// Most bytes that a shard has had queued on one connection.
-    pub(super) largest_queue: usize,
+    pub(super) config: Arc<Config>,
+    pub(super) sequencer: Arc<Sequencer>,
+    /// Scripts that went on in a spill file.
+    pub(super) spilled: Arc<AtomicU64>,
+    pub(super) largest: Largest,
     /// How unevenly bytes are cut: percent of deliveries that are whole.
     whole: usize,
     late: usize,

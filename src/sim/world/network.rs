@@ -92,6 +92,7 @@ impl World {
         self.trace.line(self.now_us, || format!("node {n}    {step:?}"));
         let Step::Backend(id, _) = step else { return };
         let output = self.nodes[n].node.take_output(id);
+        self.witness.sent(n, id, &output.bytes, output.closed);
         let Some((s, i)) = self.links.get(&(n, id)).copied() else { return };
         let mut port = self.shards[s].port.borrow_mut();
         let c = port.conn(i);

@@ -1,0 +1,45 @@
+//! What a session keeps in memory, for whoever checks the bounds.
+
+use super::{INBOX_QUEUES, Session};
+
+/// Sizes. Each has a bound, whatever the client does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Held {
+    /// Bytes of the client's messages that have not been looked at: [`INBOX_QUEUES`] queues, and what comes before the
+    /// driver has stopped receiving.
+    pub inbox: usize,
+    /// Bytes of texts and values of the script in memory: `script_limit`. (Its entries themselves, a hundred bytes or
+    /// two each, always stay in memory and are counted against the limit first; of a COPY one chunk is gathered.)
+    pub script: usize,
+    /// Entries of the script.
+    pub entries: usize,
+    /// Named prepared statements: `prepared_statements`.
+    pub statements: usize,
+    /// SETs remembered for readers: [`super::REPLAY_MAX`].
+    pub settings: usize,
+    /// Appliers in hand: at most one per replica.
+    pub appliers: usize,
+}
+
+impl Session {
+    /// What it keeps in memory now.
+    #[must_use]
+    pub fn held(&self) -> Held {
+        let open = self.tx.open().map(|o| &o.script);
+        let script = self.commit.as_ref().and_then(|c| c.script()).or(open);
+        Held {
+            inbox: self.inbox_bytes,
+            script: script.map_or(0, |s| s.payload()),
+            entries: script.map_or(0, |s| s.entries().len()),
+            statements: self.registry.len(),
+            settings: self.replay.len(),
+            appliers: self.replicas.iter().filter(|r| r.applier.is_some()).count(),
+        }
+    }
+}
+
+/// Bytes of unread client messages above which the client is not received from.
+#[must_use]
+pub const fn inbox_high(queue_high: usize) -> usize {
+    INBOX_QUEUES * queue_high
+}

@@ -1,0 +1,73 @@
+//! Which node has answered which statement: seen in the rows that leave it, by their last column.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::BytesMut;
+
+use crate::session::transaction::Columns;
+use crate::sim::node::BackendId;
+use crate::wire::read_u32;
+
+/// Looks at everything that nodes send.
+#[derive(Debug, Default)]
+pub(in crate::sim) struct Witness {
+    /// What has come of each backend's next message.
+    torn: BTreeMap<(usize, BackendId), BytesMut>,
+    places: BTreeMap<i64, BTreeSet<usize>>,
+}
+
+impl Witness {
+    /// A backend has sent something.
+    pub fn sent(&mut self, node: usize, backend: BackendId, bytes: &[u8], closed: bool) {
+        let buffer = self.torn.entry((node, backend)).or_default();
+        buffer.extend_from_slice(bytes);
+        while let Some(length) = buffer.get(1..).and_then(read_u32) {
+            let length = length as usize + 1;
+            if buffer.len() < length {
+                break;
+            }
+            let message = buffer.split_to(length);
+            let last = (message[0] == b'D').then(|| Columns::new(&message)).flatten().and_then(Iterator::last);
+            let token = last.flatten().and_then(|v| std::str::from_utf8(v).ok()).and_then(|v| v.parse().ok());
+            if let Some(token) = token {
+                self.places.entry(token).or_default().insert(node);
+            }
+        }
+        if closed {
+            self.torn.remove(&(node, backend));
+        }
+    }
+
+    /// The node that has answered the statement with this number; `None` if several have, or none.
+    pub fn place(&self, token: i64) -> Option<usize> {
+        let nodes = self.places.get(&token)?;
+        nodes.first().copied().filter(|_| nodes.len() == 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(columns: &[&str]) -> Vec<u8> {
+        let mut body = vec![0, u8::try_from(columns.len()).unwrap()];
+        for c in columns {
+            body.extend_from_slice(&u32::try_from(c.len()).unwrap().to_be_bytes());
+            body.extend_from_slice(c.as_bytes());
+        }
+        let length = u32::try_from(body.len() + 4).unwrap();
+        [&b"D"[..], &length.to_be_bytes()[..], &body].concat()
+    }
+
+    #[test]
+    fn the_last_column_of_a_torn_row_tells_who_answered_and_two_answers_tell_nothing() {
+        let mut w = Witness::default();
+        let bytes = row(&["5", "17"]);
+        w.sent(1, BackendId(3), &bytes[..4], false);
+        assert_eq!(w.place(17), None);
+        w.sent(1, BackendId(3), &bytes[4..], false);
+        assert_eq!((w.place(17), w.place(5)), (Some(1), None));
+        w.sent(2, BackendId(3), &bytes, true);
+        assert_eq!(w.place(17), None);
+    }
+}

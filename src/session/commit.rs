@@ -214,6 +214,10 @@ impl Session {
             self.tx = super::transaction::Tx::Open(open);
             return self.roll_back_lane(super::AfterRollback::Commit { after, error: e.encode() }, cx);
         }
+        // A pipelining client's ROLLBACK TO and COMMIT may come at once: nobody has looked in between.
+        if self.sent_what_was_taken_back(&open) {
+            self.drop_replicas(cx);
+        }
         let writes = open.has_writes();
         let gid = self.two_phase_name(&open, writes, cx);
         let (need, xid, ddl, logins) = (open.need, open.xid().unwrap_or(0), open.ddl, open.logins);

@@ -45,7 +45,7 @@ impl Session {
             && open.xid().is_some()
     }
 
-    fn sent_what_was_taken_back(&self, open: &Open) -> bool {
+    pub(super) fn sent_what_was_taken_back(&self, open: &Open) -> bool {
         let begun = self.replicas.iter().filter_map(|r| r.applier.as_ref()).map(|a| a.begun()).max().unwrap_or(0);
         open.script.taken_back_to().is_some_and(|n| n < begun)
     }

@@ -43,6 +43,9 @@ pub struct Batch {
     pub(super) force_main: bool,
     /// COPY FROM STDIN: the client's data is awaited.
     pub(super) copy: bool,
+    /// An Execute of COPY FROM STDIN has not been answered yet. Only the answer tells what the messages behind it are:
+    /// data, or (Sync, Flush) nothing, or the next requests. So they wait; the server flushes either answer by itself.
+    pub(super) copy_asked: bool,
     /// A BEGIN stands in this batch, or stood in it, that makes its implicit transaction the client's.
     begun: bool,
     /// The one statement of this batch goes to every replica after main.
@@ -71,6 +74,7 @@ impl Batch {
         self.sent = false;
         self.begun = false;
         self.copy = false;
+        self.copy_asked = false;
         self.everywhere = None;
         !std::mem::replace(&mut self.skipping, true)
     }
@@ -93,6 +97,14 @@ struct Survey {
     begin: Option<TxModes>,
 }
 
+impl Survey {
+    /// A transaction begins with the batch, or what goes to every node.
+    fn may_begin(&self) -> bool {
+        let more = !self.complete || self.executes > 1;
+        more || self.writes || self.control || self.begin.is_some() || self.everywhere.is_some()
+    }
+}
+
 /// A statement of the batch, or one that was prepared before.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
@@ -112,6 +124,9 @@ fn has_own_types(types: &[u32]) -> bool {
 impl Session {
     /// A message of the extended protocol. False: it must wait.
     pub(super) fn extended(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
+        if self.batch.copy_asked {
+            return false;
+        }
         if self.batch.copy && matches!(frame.tag, b'S' | b'H') {
             return true;
         }
@@ -176,8 +191,10 @@ impl Session {
         if !self.barrier(other, cx) {
             return false;
         }
-        // What stands before the batch on its own link is answered before a read may be held back.
-        if target == Target::Reader && !self.barrier(target, cx) {
+        // What stands before the batch on its own link is answered before a read may be held back, and before a
+        // transaction begins: what that says of the session's state (an error, ReadyForQuery) is not about this one.
+        let begins = matches!(self.tx, Tx::Idle) && survey.may_begin();
+        if (target == Target::Reader || begins) && !self.barrier(target, cx) {
             return false;
         }
         // Something may have been sent before a COMMIT in the same batch, and the client's Sync is still to come.
@@ -345,11 +362,11 @@ impl Session {
         if let Some(l) = self.link(target) {
             if p.name.is_empty() {
                 l.unnamed = Some(version);
-                l.fresh.push(Fresh::Unnamed);
+                l.prepares(Fresh::Unnamed);
             } else {
                 let name: Arc<str> = Arc::from(p.name);
                 l.statements.insert(name.clone(), version);
-                l.fresh.push(Fresh::Named(name));
+                l.prepares(Fresh::Named(name));
             }
         }
         self.send_client(target, frame.raw.clone(), Asked::Parse, note, cx);
@@ -385,11 +402,11 @@ impl Session {
         }
         if name.is_empty() {
             l.unnamed = Some(statement.version);
-            l.fresh.push(Fresh::Unnamed);
+            l.prepares(Fresh::Unnamed);
         } else {
             let key: Arc<str> = Arc::from(name);
             l.statements.insert(key.clone(), statement.version);
-            l.fresh.push(Fresh::Named(key));
+            l.prepares(Fresh::Named(key));
             let mut out = BytesMut::new();
             front::close(&mut out, b'S', name);
             self.forward(target, out.freeze(), Asked::Close, Whose::Own(Own::Tidy), cx);
@@ -436,7 +453,10 @@ impl Session {
         };
         let verdict = self.known(&portal.statement, cx).verdict;
         self.bound |= verdict.leaves_state();
-        match self.plan(&given, &verdict, cx) {
+        let plan = self.plan(&given, &verdict, cx);
+        let copies = verdict.class == Class::CopyFrom { stdin: true };
+        self.batch.copy_asked = copies && matches!(plan, Plan::Plain(_) | Plan::Write(..));
+        match plan {
             Plan::Begin(modes) => self.execute_begin(&given.sql, modes, cx),
             Plan::Commit { chain } => self.execute_commit(chain, cx),
             Plan::Rollback { chain } => self.execute_rollback(chain, cx),
@@ -641,6 +661,7 @@ impl Session {
         let implicit = self.tx.open().is_some_and(|o| o.implicit);
         if let Some(sql) = batch.everywhere.filter(|_| !batch.skipping) {
             self.everywhere = Some(sql);
+            self.request = Request::ImplicitEnd;
         }
         if implicit {
             self.request = Request::ImplicitEnd;
@@ -674,20 +695,8 @@ impl Session {
     /// An error was told in this batch: the rest is skipped.
     pub(super) fn batch_failed(&mut self) {
         self.batch.skipping = true;
-    }
-
-    /// CopyInResponse to an Execute. What the client had sent behind it (a Sync) the server ignores while it copies.
-    pub(super) fn extended_copy_begins(&mut self, target: Target) {
-        if let Some(l) = self.link(target) {
-            l.owed.keep_head();
-        }
-        self.batch.open = true;
-        self.batch.target = Some(target);
-        self.batch.sent = true;
-        self.batch.copy = true;
-        if matches!(self.request, Request::ImplicitEnd) {
-            self.request = Request::None;
-        }
+        self.batch.copy = false;
+        self.batch.copy_asked = false;
     }
 
     fn send_client(&mut self, target: Target, raw: Bytes, asked: Asked, note: Note, cx: &mut Cx<'_>) {

@@ -75,8 +75,12 @@ pub struct Link {
     pub unnamed: Option<u64>,
     /// Own statements that it has prepared, by name.
     pub own: Vec<&'static str>,
-    /// What was prepared since the last ReadyForQuery: after an error nobody knows which of it is there.
-    pub fresh: Vec<Fresh>,
+    /// What is being prepared, and in which unit (of messages up to a ReadyForQuery): after an error nobody knows which
+    /// of it is there.
+    pub fresh: Vec<(u64, Fresh)>,
+    /// Units that were sent whole, and that were answered.
+    pub units_sent: u64,
+    units_done: u64,
     /// Something was sent since the last Sync, Query or Flush: replies may sit in the server's buffer.
     pub unflushed: bool,
     /// Extended messages were sent since the last Sync.
@@ -114,6 +118,8 @@ impl Link {
             unnamed: None,
             own: Vec::new(),
             fresh: Vec::new(),
+            units_sent: 0,
+            units_done: 0,
             unflushed: false,
             unsynced: false,
             replayed: 0,
@@ -144,7 +150,7 @@ impl Link {
     /// An error has skipped an unknown part of what was sent: what was prepared since the last ReadyForQuery counts as
     /// missing. (Preparing again closes first, so a statement that is there after all does no harm.)
     pub fn forget_fresh(&mut self) {
-        for f in self.fresh.drain(..) {
+        for (_, f) in self.fresh.drain(..) {
             match f {
                 Fresh::Own(name) => self.own.retain(|n| *n != name),
                 Fresh::Named(name) => {
@@ -168,6 +174,7 @@ impl Link {
         self.statements.clear();
         self.unnamed = None;
         self.replayed = 0;
+        (self.units_sent, self.units_done) = (0, 0);
     }
 
     /// A ParameterStatus.
@@ -176,6 +183,18 @@ impl Link {
             Some((_, v)) => value.clone_into(v),
             None => self.parameters.push((name.to_owned(), value.to_owned())),
         }
+    }
+
+    /// Something is prepared in the unit that is being sent.
+    pub fn prepares(&mut self, what: Fresh) {
+        self.fresh.push((self.units_sent, what));
+    }
+
+    /// ReadyForQuery: what was prepared in its unit is there. The client may have sent others behind it.
+    pub fn unit_done(&mut self) {
+        self.units_done += 1;
+        let done = self.units_done;
+        self.fresh.retain(|(unit, _)| *unit >= done);
     }
 
     /// The server's word for a parameter, as it told last.

@@ -267,7 +267,7 @@ impl Session {
             }
             Request::None | Request::Function | Request::ImplicitEnd | Request::ExecuteEnd => {
                 let implicit = open.is_some() && self.lost.is_none();
-                self.registry.drop_unconfirmed();
+                self.registry.drop_unconfirmed(usize::MAX);
                 if let Some(l) = &mut link {
                     self.lose_batches(l, implicit && !failed, failed, cx);
                 }

@@ -629,6 +629,7 @@ impl Session {
         let Some(link) = self.link(target) else { return };
         link.owed.push(asked, whose);
         let flushes = matches!(asked, Asked::Query | Asked::Sync | Asked::Function);
+        link.units_sent += u64::from(flushes);
         link.unflushed = !flushes;
         link.unsynced = !flushes;
         let conn = link.conn;
@@ -660,7 +661,7 @@ impl Session {
         let mut out = BytesMut::new();
         if !link.own.contains(&name) {
             link.own.push(name);
-            link.fresh.push(link::Fresh::Own(name));
+            link.prepares(link::Fresh::Own(name));
             // Closed first: after an error nobody knows whether an earlier Parse of it was done.
             front::close(&mut out, b'S', name);
             link.owed.push(Asked::Close, Whose::Own(Own::Tidy));

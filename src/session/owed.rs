@@ -123,6 +123,8 @@ pub struct Skipped {
     pub query: bool,
     /// The queue now begins with a Sync that is already under way.
     pub sync_sent: bool,
+    /// So many Parse and Close of the client's named statements will not be done.
+    pub names: usize,
 }
 
 /// The queue of one server connection.
@@ -219,9 +221,11 @@ impl OwedQueue {
         }
     }
 
-    /// After an error: drops everything up to the next Sync, as the server does.
+    /// After an error: drops the head, and everything up to the next Sync, as the server does.
     pub fn skip_to_sync(&mut self) -> Skipped {
-        let mut skipped = Skipped::default();
+        let names =
+            |o: &Owed| usize::from(matches!(o.whose, Whose::Client(Note::Named) | Whose::Local(_, Note::Named)));
+        let mut skipped = Skipped { names: self.queue.pop_front().as_ref().map_or(0, names), ..Skipped::default() };
         while let Some(head) = self.queue.front() {
             if head.asked == Asked::Sync && !matches!(head.whose, Whose::Local(..)) {
                 skipped.sync_sent = true;
@@ -232,14 +236,10 @@ impl OwedQueue {
             }
             skipped.query |=
                 matches!(head.asked, Asked::Query | Asked::Function) && !matches!(head.whose, Whose::Local(..));
+            skipped.names += names(head);
             self.queue.pop_front();
         }
         skipped
-    }
-
-    /// Forgets all but the head: the server has entered COPY mode and ignores what was sent behind it.
-    pub fn keep_head(&mut self) {
-        self.queue.truncate(1);
     }
 
     /// Forgets everything (the connection is gone).
@@ -277,8 +277,7 @@ mod tests {
         q.push(Asked::Sync, client());
         q.push(Asked::Parse, client());
         assert_eq!(q.fits(b'E'), Fits::FailsToSync);
-        q.pop();
-        assert_eq!(q.skip_to_sync(), Skipped { query: false, sync_sent: true });
+        assert_eq!(q.skip_to_sync(), Skipped { query: false, sync_sent: true, names: 0 });
         assert_eq!(q.len(), 2);
         assert_eq!(q.fits(b'Z'), Fits::Completes);
     }
@@ -287,9 +286,9 @@ mod tests {
     fn a_query_behind_a_failed_extended_request_is_known_to_be_skipped() {
         let mut q = OwedQueue::default();
         q.push(Asked::Execute, Whose::Own(Own::Begin));
+        q.push(Asked::Parse, Whose::Client(Note::Named));
         q.push(Asked::Query, client());
-        q.pop();
-        assert_eq!(q.skip_to_sync(), Skipped { query: true, sync_sent: false });
+        assert_eq!(q.skip_to_sync(), Skipped { query: true, sync_sent: false, names: 1 });
         assert!(q.is_empty());
     }
 }

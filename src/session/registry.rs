@@ -39,10 +39,18 @@ pub struct Portal {
 /// What has been sent and not been answered yet: an error skips it.
 #[derive(Debug)]
 enum Unconfirmed {
-    /// Parse of a named statement.
-    Parsed(Arc<str>),
+    /// Parse of a named statement, and what had the name before (the server will refuse it then).
+    Parsed(Arc<str>, Option<Arc<Prepared>>),
     /// Close of a named statement.
     Closed(Arc<str>, Arc<Prepared>),
+}
+
+impl Unconfirmed {
+    fn name(&self) -> &Arc<str> {
+        match self {
+            Unconfirmed::Parsed(name, _) | Unconfirmed::Closed(name, _) => name,
+        }
+    }
 }
 
 /// Names in use. Bounded by `prepared_statements`.
@@ -76,10 +84,10 @@ impl Registry {
             return;
         }
         let name: Arc<str> = Arc::from(name);
+        let before = self.statements.insert(name.clone(), statement);
         if !confirmed {
-            self.unconfirmed.push_back(Unconfirmed::Parsed(name.clone()));
+            self.unconfirmed.push_back(Unconfirmed::Parsed(name, before));
         }
-        self.statements.insert(name, statement);
     }
 
     /// The server has answered the oldest unanswered Parse or Close of a named statement.
@@ -87,12 +95,21 @@ impl Registry {
         self.unconfirmed.pop_front();
     }
 
-    /// After an error: statements whose Parse was not answered do not exist, those whose Close was not still do.
-    pub fn drop_unconfirmed(&mut self) {
-        while let Some(last) = self.unconfirmed.pop_back() {
-            match last {
-                Unconfirmed::Parsed(name) => self.statements.remove(&name),
-                Unconfirmed::Closed(name, statement) => self.statements.insert(name, statement),
+    /// After an error: of the oldest so many that were not answered, what was parsed does not exist, and what was closed
+    /// still does. A client that pipelines may have sent others behind the next Sync.
+    pub fn drop_unconfirmed(&mut self, count: usize) {
+        let failed: Vec<Unconfirmed> = self.unconfirmed.drain(..count.min(self.unconfirmed.len())).collect();
+        for one in failed.into_iter().rev() {
+            let (name, before) = match one {
+                Unconfirmed::Parsed(name, before) => (name, before),
+                Unconfirmed::Closed(name, statement) => (name, Some(statement)),
+            };
+            if self.unconfirmed.iter().any(|u| *u.name() == name) {
+                continue;
+            }
+            match before {
+                Some(statement) => self.statements.insert(name, statement),
+                None => self.statements.remove(&name),
             };
         }
     }
@@ -183,8 +200,19 @@ mod tests {
         assert!(r.close("a"));
         r.insert("a", statement(3), false);
         r.insert("c", statement(4), false);
-        r.drop_unconfirmed();
+        r.drop_unconfirmed(usize::MAX);
         let version = |n: &str| r.statement(n).map(|p| p.version);
         assert_eq!((version("a"), version("b"), version("c")), (Some(1), Some(2), None));
+    }
+
+    #[test]
+    fn a_parse_that_fails_leaves_what_had_its_name_and_what_was_parsed_behind_the_next_sync() {
+        let mut r = Registry::default();
+        r.insert("a", statement(1), true);
+        r.insert("a", statement(2), false);
+        r.insert("b", statement(3), false);
+        r.drop_unconfirmed(1);
+        let version = |n: &str| r.statement(n).map(|p| p.version);
+        assert_eq!((version("a"), version("b")), (Some(1), Some(3)));
     }
 }

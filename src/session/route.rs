@@ -283,6 +283,8 @@ impl Session {
     /// Opens a transaction on a link: settings first if they may have changed, then BEGIN, both in front of the
     /// statement that needs it, in one packet.
     pub(super) fn open_transaction(&mut self, target: Target, implicit: bool, modes: TxModes, cx: &mut Cx<'_>) {
+        // What was sent early in a transaction that has just ended is no part of this one.
+        self.drop_replicas(cx);
         if target == Target::Lane && self.settings_dirty {
             self.settings_rows.clear();
             self.send_own(target, ("_pgls_g", super::settings::QUERY), Own::Settings, cx);

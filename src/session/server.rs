@@ -188,7 +188,6 @@ impl Session {
         let Some(link) = self.link(Target::Reader) else { return };
         let skip = link.owed.head().is_some_and(|h| h.asked != Asked::Query && h.asked != Asked::Sync);
         if skip {
-            link.owed.pop();
             link.owed.skip_to_sync();
             link.forget_fresh();
         }
@@ -198,7 +197,7 @@ impl Session {
         if let Some(r) = &mut self.retry {
             r.refuted = true;
         }
-        self.registry.drop_unconfirmed();
+        self.registry.drop_unconfirmed(usize::MAX);
     }
 
     fn asynchronous(&mut self, target: Target, chunk: &Bytes, piece: &Piece) {
@@ -241,7 +240,7 @@ impl Session {
             }
             Whose::Client(note) => match piece.tag {
                 b'D' => {
-                    let digest = matches!(note, Note::Write(p) if !p.opaque);
+                    let digest = matches!(note, Note::Write(p) if !p.opaque && !p.noted);
                     self.passing = Passing::Relay { digest };
                     if digest {
                         self.rows.part(bytes_of(chunk, piece), piece.last);
@@ -352,6 +351,9 @@ impl Session {
     fn suspended(&mut self, note: Note, cx: &mut Cx<'_>) {
         if let Note::Write(mut p) = note {
             self.rows.take();
+            if p.noted {
+                return;
+            }
             p.opaque = true;
             p.counted = false;
             self.add_write(*p, b"", true, cx);
@@ -374,7 +376,7 @@ impl Session {
     fn ready_for_query(&mut self, target: Target, asked: Asked, whose: Whose, status: TxStatus, cx: &mut Cx<'_>) {
         if let Some(link) = self.link(target) {
             link.status = status;
-            link.fresh.clear();
+            link.unit_done();
         }
         match whose {
             Whose::Client(note) => {
@@ -394,9 +396,9 @@ impl Session {
                         }
                         self.retry = None;
                         if let Some(sql) = self.everywhere.take() {
-                            self.request = Request::ImplicitEnd;
                             return self.start_everywhere(sql, super::commit::After::SyncEnd, cx);
                         }
+                        self.request = Request::None;
                         self.ready(cx);
                     }
                     _ => self.step_done(target, status, cx),
@@ -490,10 +492,9 @@ impl Session {
             return;
         }
         let Some(link) = self.link(target) else { return };
-        link.owed.pop();
         let skipped = link.owed.skip_to_sync();
         link.forget_fresh();
-        self.registry.drop_unconfirmed();
+        self.registry.drop_unconfirmed(skipped.names);
         if skipped.query {
             self.forward(target, Bytes::from_static(front::SYNC), Asked::Sync, Whose::Client(Note::Nothing), cx);
         } else if !skipped.sync_sent {

@@ -660,6 +660,9 @@ impl Session {
     /// A message of the client in COPY mode (or one that came too late for it, which PostgreSQL ignores).
     pub(super) fn copy_frame(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
         let simple = matches!(&self.request, Request::Simple(s) if s.copy);
+        if self.batch.copy_asked {
+            return false;
+        }
         if !simple && !self.batch.copy {
             return true;
         }
@@ -705,11 +708,10 @@ impl Session {
                 self.script_written(begun, cx);
             }
         }
-        if let Request::Simple(s) = &mut self.request {
-            s.copy = true;
-            return;
+        match &mut self.request {
+            Request::Simple(s) => s.copy = true,
+            _ => self.batch.copy = std::mem::take(&mut self.batch.copy_asked),
         }
-        self.extended_copy_begins(target);
     }
 }
 

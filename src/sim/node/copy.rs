@@ -47,6 +47,7 @@ impl Session {
             while let Some(end) = memchr::memchr(b'\n', &data) {
                 let line: Vec<u8> = data.drain(..=end).take(end).collect();
                 rows.push(copy_line(&table, &columns, &line)?);
+                self.interrupts()?;
             }
         }
         if !data.is_empty() {

@@ -78,14 +78,16 @@ impl Session {
         self.abort();
     }
 
-    /// Waits for a whole message. `None`: the client is gone.
+    /// Waits for a whole message. `None`: the client is gone. `idle`: outside of any statement, where a cancel means
+    /// nothing; within one it is noticed later.
     pub async fn read(&self, startup: bool, idle: bool) -> Res<Option<(u8, Bytes)>> {
-        if idle {
-            self.me().cancel = false;
-        }
+        let mut cancel = !idle && self.me().cancel;
+        self.me().cancel = false;
         self.pause(Wait::Message { startup, idle }).await;
+        cancel |= std::mem::take(&mut self.me().cancel);
         self.interrupts()?;
         let mut me = self.me();
+        me.cancel = cancel && !idle;
         if !me.has_message(startup) {
             debug_assert!(me.gone.is_some(), "woken without a message");
             return Ok(None);

@@ -108,7 +108,9 @@ impl BackendState {
         let interrupted = self.terminate || self.cancel;
         match self.wait {
             Wait::Turn => Some(Why::Turn),
-            Wait::Message { idle, .. } if self.terminate || (self.cancel && !idle) => Some(Why::Interrupt),
+            // A cancel is not looked at while a message is read (ProcessClientReadInterrupt in postgres.c, and
+            // HOLD_CANCEL_INTERRUPTS in CopyGetData).
+            Wait::Message { .. } if self.terminate => Some(Why::Interrupt),
             Wait::Message { startup, .. } if self.has_message(startup) => Some(Why::Message),
             Wait::Message { .. } => self.gone.filter(|g| *g != Gone::Never).map(|_| Why::ClientGone),
             Wait::Lock { .. } if !waits_for_lock => Some(Why::Granted),

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::BytesMut;
 
-use super::client::State;
 use super::control::SimNode;
 use super::driver::{Conn, End, Far, Life};
 use super::node::{BackendId, Gone};
@@ -208,8 +207,7 @@ impl World {
             8 if self.may_tamper(n) && self.random.percent(30) => Some(Fault::Tamper(n)),
             6 | 7 => {
                 let c = self.random.below(self.clients.len());
-                let busy =
-                    matches!(self.clients[c].state, State::Waiting | State::Idle) && self.clients[c].conn.is_some();
+                let busy = self.clients[c].state.is_at_work() && self.clients[c].conn.is_some();
                 let cancels = kind == 6 && self.clients[c].key.is_some();
                 if !busy {
                     return None;

@@ -32,15 +32,19 @@ impl World {
             if records.len() == self.checked[c] {
                 continue;
             }
-            self.checked[c] = records.len();
-            self.spans[c].push((self.began[c], self.steps));
-            let Some(Record { plan, outcome: Outcome::Acknowledged, .. }) = records.last() else { continue };
-            let Some(Effect::Marker(m)) = plan.effects.first() else { continue };
-            let row = vec![Value::Int(i64::try_from(c).unwrap_or(-1)), Value::Int(*m)];
-            for (n, node) in self.nodes.iter().enumerate() {
-                let is_up = up.is_up(NodeId(u8::try_from(n).unwrap_or(u8::MAX)));
-                if is_up && !node.node.rows("marker").contains(&row) {
-                    return Err(format!("client {c} was told that {m} is committed, and node {n} does not have it"));
+            let from = std::mem::replace(&mut self.checked[c], records.len());
+            for record in &records[from..] {
+                self.spans[c].push((self.began[c], self.steps));
+                let Record { plan, outcome: Outcome::Acknowledged, .. } = record else { continue };
+                let Some(Effect::Marker(m)) = plan.effects.first() else { continue };
+                let row = vec![Value::Int(i64::try_from(c).unwrap_or(-1)), Value::Int(*m)];
+                for (n, node) in self.nodes.iter().enumerate() {
+                    let is_up = up.is_up(NodeId(u8::try_from(n).unwrap_or(u8::MAX)));
+                    if is_up && !node.node.rows("marker").contains(&row) {
+                        return Err(format!(
+                            "client {c} was told that {m} is committed, and node {n} does not have it"
+                        ));
+                    }
                 }
             }
         }
@@ -110,6 +114,7 @@ impl World {
         self.check_left_over()?;
         self.check_markers()?;
         self.check_counters()?;
+        super::workload::check_sums(&self.main().node, self.records().map(|(c, r)| (c.number, r)))?;
         self.check_history()
     }
 

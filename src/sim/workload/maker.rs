@@ -1,0 +1,204 @@
+//! Which transaction comes next, and in which requests it is sent.
+
+use super::{Arg, Effect, How, Plan, Read, Request, Statement};
+use crate::sim::schedule::Random;
+
+/// Makes a client's transactions.
+#[derive(Debug)]
+pub struct Maker {
+    pub(super) client: i64,
+    /// The number of the transaction that is being made.
+    pub(super) next: i64,
+    token: i64,
+    pub(super) random: Random,
+    pub(super) ranges: bool,
+    hot: bool,
+}
+
+/// How a block begins, and whether its statements see one snapshot.
+pub(super) type Mode = (&'static str, bool);
+
+/// Blocks that write.
+const WRITES: [Mode; 3] = [
+    ("BEGIN", false),
+    ("BEGIN ISOLATION LEVEL READ COMMITTED", false),
+    ("BEGIN ISOLATION LEVEL REPEATABLE READ", true),
+];
+/// Blocks that only read.
+const READS: [Mode; 4] = [
+    ("BEGIN READ ONLY", false),
+    ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", true),
+    ("BEGIN", false),
+    ("BEGIN ISOLATION LEVEL REPEATABLE READ", true),
+];
+/// Blocks whose reads belong together.
+const SNAPSHOTS: [Mode; 2] =
+    [("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", true), ("BEGIN ISOLATION LEVEL REPEATABLE READ", true)];
+
+/// What a block of statements allows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Shape {
+    /// All ways of sending it.
+    Any,
+    /// It needs a block.
+    Block,
+    /// Each statement waits for the answer to the one before.
+    Steps,
+}
+
+impl Maker {
+    /// For the client of this number. `ranges`: some statements name rows by a range; `hot`: nearly all
+    /// write the same few rows.
+    #[must_use]
+    pub fn new(client: usize, ranges: bool, hot: bool, random: Random) -> Maker {
+        let client = i64::try_from(client).unwrap_or(0);
+        Maker { client, next: 0, token: client * 100_000, random, ranges, hot }
+    }
+
+    pub(super) fn few(&mut self) -> i64 {
+        self.one_of(super::FEW)
+    }
+
+    /// From 1 to `most`; in a hot run one of the first two.
+    pub(super) fn one_of(&mut self, most: i64) -> i64 {
+        self.random.between(1, if self.hot { most.min(2) } else { most })
+    }
+
+    /// A statement that ends something.
+    pub fn control(&mut self, sql: &str, tag: &'static str) -> Statement {
+        self.plain(sql, tag, &[])
+    }
+
+    /// A statement that returns no rows.
+    pub(super) fn plain(&mut self, sql: impl Into<String>, tag: &'static str, values: &[i64]) -> Statement {
+        let values = values.iter().map(|v| Arg::Int(*v)).collect();
+        Statement {
+            sql: sql.into(),
+            values,
+            tag,
+            token: 0,
+            columns: 0,
+            rows: None,
+            binary: true,
+            read: Read::Nothing,
+            copy: None,
+            savepoint: None,
+        }
+    }
+
+    /// A statement with so many columns, the last of which is a number of its own: the parameter behind `values`.
+    pub(super) fn rows(
+        &mut self,
+        sql: impl Into<String>,
+        tag: &'static str,
+        values: &[i64],
+        columns: usize,
+        read: Read,
+    ) -> Statement {
+        self.token += 1;
+        let mut s = self.plain(sql, tag, values);
+        s.values.push(Arg::Int(self.token));
+        Statement { token: self.token, columns, read, ..s }
+    }
+
+    /// A write, with or without RETURNING.
+    pub(super) fn write(&mut self, sql: &str, tag: &'static str, values: &[i64]) -> Statement {
+        if self.random.percent(50) {
+            let sql = format!("{sql} RETURNING ${}", values.len() + 1);
+            return self.rows(sql, tag, values, 1, Read::Nothing);
+        }
+        self.plain(sql, tag, values)
+    }
+
+    /// The next transaction.
+    pub fn plan(&mut self) -> Plan {
+        self.next += 1;
+        let mut effects = vec![Effect::Marker(self.next)];
+        let mut shape = Shape::Any;
+        let (kind, mut body) = match self.random.below(32) {
+            0..=3 => ("transfer", self.transfer()),
+            4 | 5 => {
+                let (k, body) = self.counter();
+                return self.pack("counter", body, Shape::Any, &WRITES, vec![Effect::Counter(k)]);
+            }
+            6 => ("counters", self.counters(&mut effects)),
+            7 | 8 => ("unique", self.unique()),
+            9 | 10 => {
+                let (body, early) = self.savepoints();
+                shape = if early { Shape::Block } else { Shape::Steps };
+                ("savepoint", body)
+            }
+            11 | 12 => ("family", self.family()),
+            13..=15 => ("keys", self.keys()),
+            16 | 17 => ("ledger", self.ledger()),
+            18..=20 => ("load", self.load(&mut effects)),
+            21..=24 => {
+                shape = Shape::Steps;
+                ("append", self.append(&mut effects))
+            }
+            25 | 26 => return self.snapshot(),
+            27 | 28 => {
+                let body = (0..self.random.between(1, 2)).map(|_| self.read()).collect();
+                return self.pack("read", body, Shape::Any, &READS, Vec::new());
+            }
+            _ => {
+                let body = (0..self.random.between(2, 4)).map(|_| self.read()).collect();
+                return self.pack("read only", body, Shape::Block, &READS, Vec::new());
+            }
+        };
+        // Behind a savepoint it would be taken back with it.
+        let at = if kind == "savepoint" { 0 } else { self.random.below(body.len() + 1) };
+        let marker = self.marker();
+        body.insert(at, marker);
+        self.pack(kind, body, shape, &WRITES, effects)
+    }
+
+    /// Reads that must fit each other.
+    fn snapshot(&mut self) -> Plan {
+        let body = if self.random.percent(60) { self.all_lists() } else { self.all_ledgers() };
+        self.pack("snapshot", body, Shape::Block, &SNAPSHOTS, Vec::new())
+    }
+
+    fn how(&mut self) -> How {
+        if self.random.percent(35) { How::Simple } else { How::Extended }
+    }
+
+    /// Puts statements into requests: a block or an implicit transaction, step by step or at once.
+    fn pack(
+        &mut self,
+        kind: &'static str,
+        body: Vec<Statement>,
+        shape: Shape,
+        modes: &[Mode],
+        effects: Vec<Effect>,
+    ) -> Plan {
+        let how = self.how();
+        let (begin, snapshot) = modes[self.random.below(modes.len())];
+        let way = if shape == Shape::Steps { 9 } else { self.random.below(10) };
+        let id = self.client * 1000 + self.next;
+        let mut plan = Plan { kind, requests: Vec::new(), early: false, snapshot, effects, id };
+        let alone = body.len() == 1 && shape == Shape::Any;
+        if way < if alone { 7 } else { 3 } && shape == Shape::Any {
+            plan.snapshot = false;
+            plan.requests.push(Request { statements: body, how });
+            return plan;
+        }
+        let mut all = vec![self.plain(begin, "BEGIN", &[])];
+        all.extend(body);
+        all.push(self.plain("COMMIT", "COMMIT", &[]));
+        if way < 5 {
+            if shape == Shape::Any && self.random.percent(25) {
+                // A transaction of its own, behind the block and in front of the same Sync.
+                all.extend(self.tail());
+            }
+            plan.requests.push(Request { statements: all, how });
+            return plan;
+        }
+        plan.early = way < 7;
+        for s in all {
+            let how = if self.random.percent(20) { self.how() } else { how };
+            plan.requests.push(Request { statements: vec![s], how });
+        }
+        plan
+    }
+}

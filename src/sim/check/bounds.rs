@@ -47,7 +47,8 @@ impl World {
                 ("sessions wait for watermarks", core.watchers.len()),
                 ("questions are open", shard.open_questions()),
                 ("things are deferred", core.deferred.len()),
-                ("connections are owned beside the pool's", core.owned() - core.pooled()),
+                ("connections are owned beside the pools'", core.owned() - core.pooled() - core.backends.idle()),
+                ("sessions wait for a backend", core.backends.waiting()),
                 ("clients are counted", shard.counted_clients()),
             ];
             if let Some((what, n)) = left.into_iter().find(|(_, n)| *n > 0) {

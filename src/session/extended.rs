@@ -16,7 +16,7 @@ use super::note::Note;
 use super::owed::{Asked, Own, Whose};
 use super::prepared::{no_statement, too_many};
 use super::reader::ReaderIs;
-use super::registry::{Portal, Prepared};
+use super::registry::Prepared;
 use super::route::{Given, Plan, Retry, changes_logins};
 use super::simple::{already_in_progress, no_block_to_chain, no_transaction};
 use super::transaction::{Target, Tx, begin_tag};
@@ -25,7 +25,7 @@ use crate::sql::cache::Verdict;
 use crate::sql::class::{Class, TxModes};
 use crate::wire::frame::Frame;
 use crate::wire::front::{Bind, Parse, read_execute, read_target};
-use crate::wire::{PgError, back, front};
+use crate::wire::{PgError, Severity, back, front, read_u16};
 
 /// The batch that is being relayed.
 #[derive(Debug, Default)]
@@ -55,6 +55,11 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// An error has been told, and no Sync has come since.
+    pub(super) fn skips(&self) -> bool {
+        self.skipping
+    }
+
     /// A batch that no reader may serve.
     pub(super) fn on_main() -> Batch {
         Batch { force_main: true, ..Batch::default() }
@@ -128,6 +133,7 @@ impl Session {
             return false;
         }
         if self.batch.copy && matches!(frame.tag, b'S' | b'H') {
+            self.ignored_syncs += usize::from(frame.tag == b'S');
             return true;
         }
         if self.batch.skipping && frame.tag != b'S' {
@@ -157,7 +163,7 @@ impl Session {
         }
     }
 
-    fn target(&self) -> Target {
+    pub(super) fn target(&self) -> Target {
         self.batch.target.unwrap_or(Target::Lane)
     }
 
@@ -338,18 +344,25 @@ impl Session {
             verdict,
         });
         let limit = cx.env.config.limits.prepared_statements;
-        if !p.name.is_empty() && self.registry.statement(p.name).is_some() {
-            // Which link knows the name is the proxy's affair (StorePreparedStatement in prepare.c).
-            let e = PgError::error("42P05", format!("prepared statement \"{}\" already exists", p.name));
-            return self.refuse_in_batch(&e, cx);
+        if let Some(existing) = self.registry.statement(p.name).filter(|_| !p.name.is_empty()).cloned() {
+            // The server will refuse it (StorePreparedStatement in prepare.c), if it finds nothing else to say; which
+            // link knows the name is the proxy's affair.
+            let target = self.target();
+            self.prepare_on(target, p.name, &existing, cx);
+            let note = Note::Replaced(Arc::from(p.name), prepared);
+            self.send_client(target, frame.raw.clone(), Asked::Parse, note, cx);
+            return true;
         }
         if !p.name.is_empty() && self.registry.len() >= limit {
             return self.refuse_in_batch(&too_many(limit), cx);
         }
         let class = prepared.verdict.class.clone();
         let control = is_control(&class);
-        self.registry.insert(p.name, prepared, p.name.is_empty());
-        let note = if p.name.is_empty() { Note::Nothing } else { Note::Named };
+        if let Some(went) = self.begin_in_failed(&class, cx) {
+            return went;
+        }
+        self.registry.insert(p.name, prepared, false);
+        let note = if p.name.is_empty() { Note::Unnamed } else { Note::Named };
         if control {
             self.local(Bytes::from_static(back::PARSE_COMPLETE), Asked::Parse, note, cx);
             return true;
@@ -379,17 +392,29 @@ impl Session {
         let Some(statement) = self.registry.statement(b.statement).cloned() else {
             return self.refuse_in_batch(&no_statement(b.statement), cx);
         };
-        let portal = Portal { statement: statement.clone(), bind: frame.raw.slice_ref(b.rest), noted: false };
-        self.registry.insert_portal(b.portal, portal);
-        if is_control(&statement.verdict.class) {
-            self.local(Bytes::from_static(back::BIND_COMPLETE), Asked::Bind, Note::Nothing, cx);
+        let control = is_control(&statement.verdict.class);
+        let taken = self.registry.portal(b.portal).filter(|_| !b.portal.is_empty());
+        if taken.is_some_and(|p| control || is_control(&p.statement.verdict.class)) {
+            // No server knows both of them (CreatePortal in portalmem.c).
+            let e = PgError::error("42P03", format!("cursor \"{}\" already exists", b.portal));
+            return self.refuse_in_batch(&e, cx);
+        }
+        if let Some(e) = supplied(b.statement, b.rest).filter(|_| control) {
+            return self.refuse_in_batch(&e, cx);
+        }
+        if let Some(went) = self.begin_in_failed(&statement.verdict.class, cx) {
+            return went;
+        }
+        self.registry.insert_portal(b.portal, statement.clone(), frame.raw.slice_ref(b.rest));
+        if control {
+            self.local(Bytes::from_static(back::BIND_COMPLETE), Asked::Bind, Note::Bound, cx);
             return true;
         }
         if target == Target::Lane {
             self.bring_named(&statement.sql, &statement.verdict.class, cx);
         }
         self.prepare_on(target, b.statement, &statement, cx);
-        self.send_client(target, frame.raw.clone(), Asked::Bind, Note::Nothing, cx);
+        self.send_client(target, frame.raw.clone(), Asked::Bind, Note::Bound, cx);
         true
     }
 
@@ -433,15 +458,49 @@ impl Session {
         if self.registry.portal(name).is_some_and(|p| is_control(&p.statement.verdict.class)) {
             self.local(Bytes::from_static(back::NO_DATA), Asked::DescribePortal, Note::Nothing, cx);
         } else {
+            if self.registry.portal(name).is_none() {
+                self.forget_own_portal(name, cx);
+            }
             self.send_client(target, frame.raw.clone(), Asked::DescribePortal, Note::Nothing, cx);
         }
         true
+    }
+
+    /// The client asks for an unnamed portal that it has not made: it must not find one of the proxy's own (a BEGIN's).
+    fn forget_own_portal(&mut self, name: &str, cx: &mut Cx<'_>) {
+        if name.is_empty() {
+            let mut out = BytesMut::new();
+            front::close(&mut out, b'P', "");
+            self.forward(self.target(), out.freeze(), Asked::Close, Whose::Own(Own::Tidy), cx);
+        }
+    }
+
+    /// The proxy has opened a block around the batch, and a server would not have: what a statement says to that which
+    /// needs one (`RequireTransactionBlock`, `WarnNoTransactionBlock` in xact.c).
+    pub(super) fn lacks_block(&self, verdict: &Verdict, sql: &[u8]) -> Option<PgError> {
+        if self.batch.begun || self.tx.open().is_none_or(|o| !o.implicit) {
+            return None;
+        }
+        let what = match &verdict.class {
+            Class::Declare if !crate::sql::class::holds_cursor(&String::from_utf8_lossy(sql), self.std_strings) => {
+                "DECLARE CURSOR"
+            }
+            Class::Lock => "LOCK TABLE",
+            Class::Set { local: true, .. } => "SET LOCAL",
+            Class::SetTransaction => "SET TRANSACTION",
+            Class::SetConstraints => "SET CONSTRAINTS",
+            _ => return None,
+        };
+        let e = PgError::error("25P01", format!("{what} can only be used in transaction blocks"));
+        let warns = !matches!(verdict.class, Class::Declare | Class::Lock);
+        Some(if warns { PgError { severity: Severity::Warning, ..e } } else { e })
     }
 
     fn execute(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
         let Some((name, _)) = read_execute(frame.body()) else { return self.malformed("Execute", cx) };
         let Some(portal) = self.registry.portal(name).cloned() else {
             // A cursor's portal, or one of a statement prepared by SQL.
+            self.forget_own_portal(name, cx);
             self.send_client(self.target(), frame.raw.clone(), Asked::Execute, Note::Nothing, cx);
             return true;
         };
@@ -467,6 +526,11 @@ impl Session {
                 true
             }
             Plan::Plain(note) => {
+                match self.lacks_block(&verdict, &given.sql) {
+                    Some(e) if e.severity == Severity::Error => return self.refuse_in_batch(&e, cx),
+                    Some(w) => self.local(w.encode(), Asked::Execute, Note::Nothing, cx),
+                    None => {}
+                }
                 if self.tx.target() == Some(Target::Reader) && !verdict.fits_read_only() {
                     let e = PgError::error(
                         "25006",
@@ -523,9 +587,27 @@ impl Session {
         }
     }
 
+    /// BEGIN is answered here, but a block that has failed refuses it too, and only main knows whether it has.
+    /// `None`: it has not. Otherwise whether the message has been dealt with.
+    fn begin_in_failed(&mut self, class: &Class, cx: &mut Cx<'_>) -> Option<bool> {
+        let block = matches!(class, Class::Begin(_)) && self.tx.open().is_some_and(|o| !o.implicit);
+        if !block {
+            return None;
+        }
+        if !self.barrier(self.target(), cx) {
+            return Some(false);
+        }
+        let failed = self.tx.open().is_some_and(|o| o.failed);
+        let text = "current transaction is aborted, commands ignored until end of transaction block";
+        failed.then(|| self.refuse_in_batch(&PgError::error("25P02", text), cx))
+    }
+
     fn execute_begin(&mut self, sql: &Bytes, modes: TxModes, cx: &mut Cx<'_>) -> bool {
         match &mut self.tx {
-            Tx::Idle => self.tx = Tx::Begun(modes),
+            Tx::Idle => {
+                self.tx = Tx::Begun(modes);
+                self.tx_since = self.registry.batch();
+            }
             // The block that was opened for the batch becomes the client's when BEGIN's turn comes, if it does: what
             // fails before it has no block to leave open, what fails behind it has (BeginTransactionBlock, xact.c).
             Tx::Open(o) if o.implicit && !self.batch.begun => {
@@ -657,6 +739,7 @@ impl Session {
 
     fn sync(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
         let target = self.target();
+        self.registry.batch_ends();
         let batch = std::mem::take(&mut self.batch);
         let implicit = self.tx.open().is_some_and(|o| o.implicit);
         if let Some(sql) = batch.everywhere.filter(|_| !batch.skipping) {
@@ -697,6 +780,17 @@ impl Session {
         self.batch.skipping = true;
         self.batch.copy = false;
         self.batch.copy_asked = false;
+        self.reconsider_syncs();
+    }
+
+    /// A COPY has failed. Whether the Syncs that came with its data stood before or behind what made it fail only the
+    /// server knows, which has not seen them: they count as behind, so that none of them waits for ever.
+    pub(super) fn reconsider_syncs(&mut self) {
+        for _ in 0..std::mem::take(&mut self.ignored_syncs) {
+            let frame = Frame { tag: b'S', raw: Bytes::from_static(front::SYNC) };
+            self.inbox_bytes += frame.raw.len();
+            self.inbox.push_front(frame);
+        }
     }
 
     fn send_client(&mut self, target: Target, raw: Bytes, asked: Asked, note: Note, cx: &mut Cx<'_>) {
@@ -723,6 +817,9 @@ impl Session {
     }
 
     fn malformed(&mut self, what: &str, cx: &mut Cx<'_>) -> bool {
+        if !self.barriers(cx) {
+            return false;
+        }
         let e = PgError::fatal("08P01", format!("invalid {what} message"));
         self.fatal(&e, cx);
         true
@@ -751,6 +848,23 @@ impl Session {
             self.forward(on, out.freeze(), Asked::Parse, Whose::Own(Own::Tidy), cx);
         }
         true
+    }
+}
+
+/// What a Bind says that supplies parameters to a statement without any (`exec_bind_message` in postgres.c).
+fn supplied(statement: &str, rest: &[u8]) -> Option<PgError> {
+    let formats = usize::from(read_u16(rest)?);
+    let parameters = usize::from(read_u16(rest.get(2 + 2 * formats..)?)?);
+    let e = |text| Some(PgError::error("08P01", text));
+    match (formats, parameters) {
+        (0 | 1, 0) => None,
+        (_, 0) => e(format!("bind message has {formats} parameter formats but 0 parameters")),
+        _ if formats > 1 && formats != parameters => {
+            e(format!("bind message has {formats} parameter formats but {parameters} parameters"))
+        }
+        _ => e(format!(
+            "bind message supplies {parameters} parameters, but prepared statement \"{statement}\" requires 0"
+        )),
     }
 }
 

@@ -161,11 +161,13 @@ impl Session {
                 .hint("Call the function with SELECT.");
             self.out.push(e.encode());
             self.fail_transaction(cx);
+            self.registry.batch_ends();
             self.ready(cx);
             return true;
         };
         self.began = Some(cx.io.now());
         self.enter_block(Target::Lane, cx);
+        self.registry.batch_ends();
         if *does != Does::Moves {
             self.ask_info(false, cx);
         }

@@ -7,15 +7,33 @@ use super::link::Link;
 use super::transaction::{Target, Tx};
 use super::{Request, Session, Stage};
 use crate::telemetry::{Phase, StatementClass};
-use crate::wire::{PgError, back, front};
+use crate::wire::{PgError, TxStatus, back, front};
 
 impl Session {
     /// ReadyForQuery: the only place that sends one. What was asked has been answered.
     pub(super) fn ready(&mut self, cx: &mut Cx<'_>) {
-        self.out.push(back::ready(self.status()));
+        let earlier = self.registry.answering() < self.tx_since;
+        let status = if earlier { TxStatus::Idle } else { self.status() };
+        self.registry.batch_answered(status == TxStatus::Idle);
+        self.tell_parameters();
+        self.out.push(back::ready(status));
         if let (Some(began), Some(by)) = (self.began.take(), self.served_by.take()) {
             let class = if by == Target::Reader { StatementClass::Read } else { StatementClass::Main };
             cx.env.recorder.borrow_mut().record(class, Phase::Total, cx.io.now().since(began));
+        }
+    }
+
+    /// ParameterStatus of what has changed since the client was told last (`ReportChangedGUCOptions` in guc.c, which goes
+    /// by name).
+    fn tell_parameters(&mut self) {
+        let changed = std::mem::take(&mut self.changed);
+        for (name, value) in changed.into_values() {
+            match self.told.iter_mut().find(|(n, _)| *n == name) {
+                Some((_, told)) if *told == value => continue,
+                Some((_, told)) => told.clone_from(&value),
+                None => self.told.push((name.clone(), value.clone())),
+            }
+            self.out.push(back::parameter_status(&name, &value));
         }
     }
 

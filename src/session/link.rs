@@ -147,6 +147,14 @@ impl Link {
         matches!(self.state, State::Ready)
     }
 
+    /// Nothing is prepared any more.
+    pub fn forget_all(&mut self) {
+        self.own.clear();
+        self.fresh.clear();
+        self.statements.clear();
+        self.unnamed = None;
+    }
+
     /// An error has skipped an unknown part of what was sent: what was prepared since the last ReadyForQuery counts as
     /// missing. (Preparing again closes first, so a statement that is there after all does no harm.)
     pub fn forget_fresh(&mut self) {
@@ -169,10 +177,7 @@ impl Link {
 
     /// The client that it served is forgotten: nothing is prepared any more.
     pub fn forget_client(&mut self) {
-        self.own.clear();
-        self.fresh.clear();
-        self.statements.clear();
-        self.unnamed = None;
+        self.forget_all();
         self.replayed = 0;
         (self.units_sent, self.units_done) = (0, 0);
     }

@@ -267,7 +267,7 @@ impl Session {
             }
             Request::None | Request::Function | Request::ImplicitEnd | Request::ExecuteEnd => {
                 let implicit = open.is_some() && self.lost.is_none();
-                self.registry.drop_unconfirmed(usize::MAX);
+                self.registry.drop_all_unconfirmed();
                 if let Some(l) = &mut link {
                     self.lose_batches(l, implicit && !failed, failed, cx);
                 }
@@ -283,6 +283,7 @@ impl Session {
         self.request = Request::None;
         self.out.drop_held();
         if let Some(frame) = again {
+            self.registry.batch_repeated();
             self.inbox_bytes += frame.raw.len();
             return self.inbox.push_front(frame);
         }
@@ -361,6 +362,7 @@ impl Session {
             lost.failed = true;
         }
         if frame.tag == b'Q' {
+            self.registry.batch_ends();
             self.ready(cx);
         } else {
             self.batch_failed();

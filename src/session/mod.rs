@@ -49,7 +49,7 @@ pub mod startup;
 pub mod strings;
 pub mod transaction;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -193,6 +193,8 @@ pub struct Session {
     lane: Option<Link>,
     reader: Reader,
     tx: Tx,
+    /// Number of the batch in which that was begun: what answers earlier ones does not tell of it.
+    tx_since: u64,
     request: Request,
     batch: extended::Batch,
     registry: Registry,
@@ -271,6 +273,15 @@ pub struct Session {
     everywhere: Option<Bytes>,
     /// The transaction that is being ended by ROLLBACK had only read: the client asked for COMMIT.
     commit_as_rollback: bool,
+    /// Syncs that came while the client was sending COPY data, which the server ignores.
+    ignored_syncs: usize,
+    /// Parameters that main has reported since the client's last ReadyForQuery, by lower-case name. As a server does
+    /// since version 14, the client is told of those that have changed in front of the next one.
+    changed: BTreeMap<String, (String, String)>,
+    /// What the client was told of each parameter last.
+    told: Vec<(String, String)>,
+    /// The client's stream cannot be cut into messages any more; told when what came before is answered.
+    broken: Option<PgError>,
 }
 
 impl Stage {
@@ -327,6 +338,7 @@ impl Session {
             lane: None,
             reader: Reader::None,
             tx: Tx::Idle,
+            tx_since: 0,
             request: Request::None,
             batch: extended::Batch::default(),
             registry: Registry::default(),
@@ -376,6 +388,10 @@ impl Session {
             told_types: Vec::new(),
             everywhere: None,
             commit_as_rollback: false,
+            ignored_syncs: 0,
+            changed: BTreeMap::new(),
+            told: Vec::new(),
+            broken: None,
         }
     }
 
@@ -483,6 +499,9 @@ impl Session {
                 None => return,
             }
         }
+        if self.broken.is_some() {
+            return;
+        }
         if !rest.is_empty() {
             self.framer.push(rest);
         }
@@ -498,7 +517,11 @@ impl Session {
                     if self.admitted && matches!(e, FrameError::TooLarge { .. }) {
                         error = error.hint("max_message_size sets this limit.");
                     }
-                    return self.fatal(&error, cx);
+                    if !self.admitted || self.in_copy() {
+                        return self.fatal(&error, cx);
+                    }
+                    self.broken = Some(error);
+                    break;
                 }
             }
         }
@@ -534,11 +557,22 @@ impl Session {
             self.inbox_bytes -= frame.raw.len();
             self.inbox.pop_front();
         }
+        if self.inbox.is_empty() && self.broken.is_some() && self.is_quiet() {
+            // What came before it has been answered.
+            if let Some(error) = self.broken.take() {
+                return self.fatal(&error, cx);
+            }
+        }
         let low = held::inbox_high(cx.io.queue_high()) / 2;
         if self.client_paused && self.inbox_bytes <= low && !matches!(self.stage, Stage::Over) {
             self.client_paused = false;
             cx.io.resume(self.client);
         }
+    }
+
+    /// The client is sending COPY data.
+    fn in_copy(&self) -> bool {
+        self.batch.copy || matches!(&self.request, Request::Simple(s) if s.in_copy())
     }
 
     fn may_go_on(&self, cx: &Cx<'_>) -> bool {
@@ -571,6 +605,8 @@ impl Session {
                 true
             }
             b'd' | b'c' | b'f' => self.copy_frame(frame, cx),
+            // Behind an error in a batch the server reads on to Sync, whatever comes (`ignore_till_sync` in postgres.c).
+            b'Q' | b'F' if self.batch.skips() => true,
             _ if matches!(self.request, Request::Simple(_)) => {
                 // In COPY mode the server ignores Sync and Flush and fails on anything else: it is told.
                 self.copy_frame(frame, cx)
@@ -578,6 +614,7 @@ impl Session {
             b'Q' => self.simple_query(frame, cx),
             b'P' | b'B' | b'D' | b'E' | b'C' | b'S' | b'H' => self.extended(frame, cx),
             b'F' => self.function_call(frame, cx),
+            _ if !self.barriers(cx) => false,
             tag => {
                 let e = PgError::fatal("08P01", format!("invalid frontend message type {tag}"));
                 self.fatal(&e, cx);
@@ -605,6 +642,11 @@ impl Session {
                 _ => None,
             },
         }
+    }
+
+    /// Nothing is owed by any link.
+    pub(super) fn barriers(&mut self, cx: &mut Cx<'_>) -> bool {
+        self.barrier(Target::Lane, cx) & self.barrier(Target::Reader, cx)
     }
 
     /// Nothing is owed by that link. If something is and sits in the server's buffer, it is asked to flush.

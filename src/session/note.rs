@@ -1,9 +1,12 @@
 //! What the completion of a client's request means for its session.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::function::Call;
 use super::prepared::Preparing;
+use super::registry::Prepared;
 use crate::script::Statement;
 use crate::sql::class::TxModes;
 use crate::sql::literals::{Now, time_literals, timestamp};
@@ -31,8 +34,14 @@ pub enum Note {
     Forgets(Forgets),
     /// Parse or Close of one of the client's named statements.
     Named,
+    /// Parse of the unnamed statement.
+    Unnamed,
     /// PREPARE: it is one of the session's statements as soon as its parameter types are known.
     PreparedBySql(Box<Preparing>),
+    /// Parse of a name that is taken has succeeded: something that only the server saw had deallocated it.
+    Replaced(Arc<str>, Arc<Prepared>),
+    /// The client's portal is there.
+    Bound,
     /// A temporary object was made: it lives on main alone. Its name, lower-case, if that is plain.
     Temporary(Option<String>),
     /// BEGIN in a batch that is a transaction already: that is the client's from here on, with these modes.

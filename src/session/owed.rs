@@ -123,8 +123,6 @@ pub struct Skipped {
     pub query: bool,
     /// The queue now begins with a Sync that is already under way.
     pub sync_sent: bool,
-    /// So many Parse and Close of the client's named statements will not be done.
-    pub names: usize,
 }
 
 /// The queue of one server connection.
@@ -223,9 +221,8 @@ impl OwedQueue {
 
     /// After an error: drops the head, and everything up to the next Sync, as the server does.
     pub fn skip_to_sync(&mut self) -> Skipped {
-        let names =
-            |o: &Owed| usize::from(matches!(o.whose, Whose::Client(Note::Named) | Whose::Local(_, Note::Named)));
-        let mut skipped = Skipped { names: self.queue.pop_front().as_ref().map_or(0, names), ..Skipped::default() };
+        self.queue.pop_front();
+        let mut skipped = Skipped::default();
         while let Some(head) = self.queue.front() {
             if head.asked == Asked::Sync && !matches!(head.whose, Whose::Local(..)) {
                 skipped.sync_sent = true;
@@ -236,7 +233,6 @@ impl OwedQueue {
             }
             skipped.query |=
                 matches!(head.asked, Asked::Query | Asked::Function) && !matches!(head.whose, Whose::Local(..));
-            skipped.names += names(head);
             self.queue.pop_front();
         }
         skipped
@@ -277,7 +273,7 @@ mod tests {
         q.push(Asked::Sync, client());
         q.push(Asked::Parse, client());
         assert_eq!(q.fits(b'E'), Fits::FailsToSync);
-        assert_eq!(q.skip_to_sync(), Skipped { query: false, sync_sent: true, names: 0 });
+        assert_eq!(q.skip_to_sync(), Skipped { query: false, sync_sent: true });
         assert_eq!(q.len(), 2);
         assert_eq!(q.fits(b'Z'), Fits::Completes);
     }
@@ -288,7 +284,7 @@ mod tests {
         q.push(Asked::Execute, Whose::Own(Own::Begin));
         q.push(Asked::Parse, Whose::Client(Note::Named));
         q.push(Asked::Query, client());
-        assert_eq!(q.skip_to_sync(), Skipped { query: true, sync_sent: false, names: 1 });
+        assert_eq!(q.skip_to_sync(), Skipped { query: true, sync_sent: false });
         assert!(q.is_empty());
     }
 }

@@ -152,7 +152,7 @@ impl Session {
         if self.retry.is_some() && self.tx.target() != Some(Target::Reader) {
             // Nothing of the answer has left.
             self.out.drop_held();
-            self.registry.drop_unconfirmed(usize::MAX);
+            self.registry.drop_all_unconfirmed();
             return self.retry_on_main(cx);
         }
         if link.owed.is_empty() && self.tx.target() != Some(Target::Reader) {

@@ -32,6 +32,8 @@ pub struct Portal {
     pub statement: Arc<Prepared>,
     /// The client's Bind behind its names.
     pub bind: Bytes,
+    /// Number of the batch in which it was bound.
+    batch: u64,
     /// Its write was already noted when it was suspended.
     pub noted: bool,
 }
@@ -41,26 +43,24 @@ pub struct Portal {
 enum Unconfirmed {
     /// Parse of a named statement, and what had the name before (the server will refuse it then).
     Parsed(Arc<str>, Option<Arc<Prepared>>),
+    /// Parse of the unnamed statement, and what that was before.
+    Unnamed(Option<Arc<Prepared>>),
     /// Close of a named statement.
     Closed(Arc<str>, Arc<Prepared>),
-}
-
-impl Unconfirmed {
-    fn name(&self) -> &Arc<str> {
-        match self {
-            Unconfirmed::Parsed(name, _) | Unconfirmed::Closed(name, _) => name,
-        }
-    }
 }
 
 /// Names in use. Bounded by `prepared_statements`.
 #[derive(Debug, Default)]
 pub struct Registry {
     statements: HashMap<Arc<str>, Arc<Prepared>>,
-    /// In the order of their messages.
-    unconfirmed: VecDeque<Unconfirmed>,
+    /// In the order of their messages, each with the number of its batch.
+    unconfirmed: VecDeque<(u64, Unconfirmed)>,
     unnamed: Option<Arc<Prepared>>,
     portals: HashMap<Arc<str>, Portal>,
+    /// Portals whose Bind has not been answered yet, in the order of their Bind messages.
+    unbound: VecDeque<(u64, Arc<str>)>,
+    /// Syncs and Queries that the client has sent, and those that were answered.
+    batches: (u64, u64),
     next: u64,
 }
 
@@ -80,13 +80,16 @@ impl Registry {
     /// Adds a statement. Unless `confirmed`, it exists for good once its Parse has been answered ([`Self::confirm`]).
     pub fn insert(&mut self, name: &str, statement: Arc<Prepared>, confirmed: bool) {
         if name.is_empty() {
-            self.unnamed = Some(statement);
+            let before = self.unnamed.replace(statement);
+            if !confirmed {
+                self.unconfirmed.push_back((self.batches.0, Unconfirmed::Unnamed(before)));
+            }
             return;
         }
         let name: Arc<str> = Arc::from(name);
         let before = self.statements.insert(name.clone(), statement);
         if !confirmed {
-            self.unconfirmed.push_back(Unconfirmed::Parsed(name, before));
+            self.unconfirmed.push_back((self.batches.0, Unconfirmed::Parsed(name, before)));
         }
     }
 
@@ -95,29 +98,69 @@ impl Registry {
         self.unconfirmed.pop_front();
     }
 
-    /// After an error: of the oldest so many that were not answered, what was parsed does not exist, and what was closed
-    /// still does. A client that pipelines may have sent others behind the next Sync.
-    pub fn drop_unconfirmed(&mut self, count: usize) {
-        let failed: Vec<Unconfirmed> = self.unconfirmed.drain(..count.min(self.unconfirmed.len())).collect();
-        for one in failed.into_iter().rev() {
-            let (name, before) = match one {
-                Unconfirmed::Parsed(name, before) => (name, before),
-                Unconfirmed::Closed(name, statement) => (name, Some(statement)),
-            };
-            if self.unconfirmed.iter().any(|u| *u.name() == name) {
-                continue;
+    /// The server has answered the oldest unanswered Bind.
+    pub fn confirm_portal(&mut self) {
+        self.unbound.pop_front();
+    }
+
+    /// After an error: statements whose Parse and portals whose Bind was not answered do not exist, statements whose
+    /// Close was not still do. Batches behind the one that failed may have been sent already: they are not skipped.
+    pub fn drop_unconfirmed(&mut self) {
+        self.drop_skipped(self.batches.1, false);
+    }
+
+    /// The same when nothing that is under way will be answered: in the batches behind it neither.
+    pub fn drop_all_unconfirmed(&mut self) {
+        self.drop_skipped(u64::MAX, false);
+    }
+
+    /// The same after an error of a Parse of the unnamed statement, which drops the old one before it can fail
+    /// (`exec_parse_message` in postgres.c).
+    pub fn drop_unnamed_too(&mut self) {
+        self.drop_skipped(self.batches.1, true);
+    }
+
+    fn drop_skipped(&mut self, failed: u64, unnamed_too: bool) {
+        let skipped = self.unbound.iter().take_while(|(batch, _)| *batch <= failed).count();
+        for (batch, name) in self.unbound.drain(..skipped) {
+            if self.portals.get(&name).is_some_and(|p| p.batch == batch) {
+                self.portals.remove(&name);
             }
-            match before {
-                Some(statement) => self.statements.insert(name, statement),
-                None => self.statements.remove(&name),
-            };
         }
+        let skipped = self.unconfirmed.iter().take_while(|(batch, _)| *batch <= failed).count();
+        let mut unnamed = None;
+        let skipped: Vec<_> = self.unconfirmed.drain(..skipped).collect();
+        for (_, last) in skipped.into_iter().rev() {
+            match last {
+                Unconfirmed::Unnamed(before) => unnamed = Some(before.filter(|_| !unnamed_too)),
+                Unconfirmed::Parsed(name, before) => self.set_back(name, before),
+                Unconfirmed::Closed(name, statement) => self.set_back(name, Some(statement)),
+            }
+        }
+        let Some(unnamed) = unnamed else { return };
+        let later = self.unconfirmed.iter_mut().find_map(|(_, u)| match u {
+            Unconfirmed::Unnamed(before) => Some(before),
+            _ => None,
+        });
+        *later.unwrap_or(&mut self.unnamed) = unnamed;
+    }
+
+    /// A name means again what it meant, unless it was used once more behind the batch that failed.
+    fn set_back(&mut self, name: Arc<str>, before: Option<Arc<Prepared>>) {
+        let used = |u: &Unconfirmed| matches!(u, Unconfirmed::Parsed(n, _) | Unconfirmed::Closed(n, _) if *n == name);
+        if self.unconfirmed.iter().any(|(_, u)| used(u)) {
+            return;
+        }
+        match before {
+            Some(statement) => self.statements.insert(name, statement),
+            None => self.statements.remove(&name),
+        };
     }
 
     /// Close of a named statement has been sent. False: there is none of this name.
     pub fn close(&mut self, name: &str) -> bool {
         let Some((name, statement)) = self.statements.remove_entry(name) else { return false };
-        self.unconfirmed.push_back(Unconfirmed::Closed(name, statement));
+        self.unconfirmed.push_back((self.batches.0, Unconfirmed::Closed(name, statement)));
         true
     }
 
@@ -165,9 +208,42 @@ impl Registry {
         self.portals.get_mut(name)
     }
 
-    /// Bind.
-    pub fn insert_portal(&mut self, name: &str, portal: Portal) {
-        self.portals.insert(Arc::from(name), portal);
+    /// Bind. The portal exists for good once that has been answered ([`Self::confirm_portal`]).
+    pub fn insert_portal(&mut self, name: &str, statement: Arc<Prepared>, bind: Bytes) {
+        let name: Arc<str> = Arc::from(name);
+        self.unbound.push_back((self.batches.0, name.clone()));
+        self.portals.insert(name, Portal { statement, bind, batch: self.batches.0, noted: false });
+    }
+
+    /// A Sync or a Query of the client's.
+    pub fn batch_ends(&mut self) {
+        self.batches.0 += 1;
+    }
+
+    /// Number of the batch that the client is sending.
+    #[must_use]
+    pub fn batch(&self) -> u64 {
+        self.batches.0
+    }
+
+    /// Number of the oldest batch that is not answered.
+    #[must_use]
+    pub fn answering(&self) -> u64 {
+        self.batches.1
+    }
+
+    /// A batch that had ended is run once more.
+    pub fn batch_repeated(&mut self) {
+        self.batches.0 -= 1;
+    }
+
+    /// It was answered. `idle`: outside a transaction block, so that the portals bound before it are gone.
+    pub fn batch_answered(&mut self, idle: bool) {
+        self.batches.1 += 1;
+        let answered = self.batches.1;
+        if idle {
+            self.portals.retain(|_, p| p.batch >= answered);
+        }
     }
 
     /// Close of a portal.
@@ -200,19 +276,48 @@ mod tests {
         assert!(r.close("a"));
         r.insert("a", statement(3), false);
         r.insert("c", statement(4), false);
-        r.drop_unconfirmed(usize::MAX);
+        r.drop_all_unconfirmed();
         let version = |n: &str| r.statement(n).map(|p| p.version);
         assert_eq!((version("a"), version("b"), version("c")), (Some(1), Some(2), None));
     }
 
     #[test]
-    fn a_parse_that_fails_leaves_what_had_its_name_and_what_was_parsed_behind_the_next_sync() {
+    fn a_parse_that_fails_leaves_what_had_its_name() {
         let mut r = Registry::default();
         r.insert("a", statement(1), true);
         r.insert("a", statement(2), false);
-        r.insert("b", statement(3), false);
-        r.drop_unconfirmed(1);
-        let version = |n: &str| r.statement(n).map(|p| p.version);
-        assert_eq!((version("a"), version("b")), (Some(1), Some(3)));
+        r.drop_unconfirmed();
+        assert_eq!(r.statement("a").map(|p| p.version), Some(1));
+    }
+
+    #[test]
+    fn an_error_takes_nothing_back_of_the_batches_behind_it() {
+        let mut r = Registry::default();
+        r.insert("", statement(1), true);
+        r.insert("", statement(2), false);
+        r.insert_portal("p", statement(2), Bytes::new());
+        r.batch_ends();
+        r.insert("", statement(3), false);
+        r.insert("n", statement(4), false);
+        r.insert_portal("p", statement(3), Bytes::new());
+        r.batch_ends();
+        r.drop_unconfirmed();
+        r.batch_answered(true);
+        let version = |r: &Registry, n: &str| r.statement(n).map(|p| p.version);
+        assert_eq!((version(&r, ""), version(&r, "n")), (Some(3), Some(4)));
+        assert_eq!(r.portal("p").map(|p| p.statement.version), Some(3));
+        r.drop_unconfirmed();
+        assert_eq!((version(&r, ""), version(&r, "n")), (Some(1), None));
+        assert!(r.portal("p").is_none());
+    }
+
+    #[test]
+    fn portals_end_with_the_answer_outside_a_block_to_the_batch_that_bound_them() {
+        let mut r = Registry::default();
+        r.insert_portal("old", statement(1), Bytes::new());
+        r.batch_ends();
+        r.insert_portal("new", statement(1), Bytes::new());
+        r.batch_answered(true);
+        assert!(r.portal("old").is_none() && r.portal("new").is_some());
     }
 }

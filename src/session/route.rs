@@ -104,6 +104,11 @@ impl Session {
             Class::Begin(modes) => Plan::Begin(modes.clone()),
             Class::Commit { chain } => Plan::Commit { chain: *chain },
             Class::Rollback { chain } => Plan::Rollback { chain: *chain },
+            Class::Savepoint(_) | Class::RollbackTo(_) | Class::Release(_)
+                if self.tx.open().is_some_and(|o| o.implicit) =>
+            {
+                Plan::Refused(only_in_blocks(class))
+            }
             Class::Savepoint(n) => Plan::Plain(Note::Savepoint(n.clone())),
             Class::RollbackTo(n) => Plan::Plain(Note::RollbackTo(n.clone())),
             Class::Release(n) => Plan::Plain(Note::Release(n.clone())),
@@ -130,9 +135,8 @@ impl Session {
                 Plan::Write(p, rows)
             }
             Class::Truncate => self.dml_uncounted(given, verdict),
-            Class::SetConstraints => {
-                Plan::Write(self.pending(given, verdict, false, false), Writes { rows: false, ddl: false })
-            }
+            // Alone it does nothing but warn, so no transaction is opened for it.
+            Class::SetConstraints => Plan::Plain(Note::Write(self.pending(given, verdict, false, false))),
             Class::Set { local, name } => self.setting(given, name, *local),
             Class::Reset(name) => self.setting(given, name, false),
             Class::SetSessionCharacteristics => self.setting(given, "", false),
@@ -291,6 +295,11 @@ impl Session {
             self.sync_own(target, Own::Settings, cx);
         }
         self.send_own(target, begin_statement(&modes), Own::Begin, cx);
+        if matches!(self.tx, Tx::Idle) {
+            // A Query begins when everything before it has been answered.
+            let simple = matches!(self.request, super::Request::Simple(_));
+            self.tx_since = if simple { self.registry.answering() } else { self.registry.batch() };
+        }
         self.tx = Tx::Open(Box::new(Open::new(target, implicit, modes)));
     }
 
@@ -347,4 +356,15 @@ impl Session {
         let bind = front::BIND_NOTHING_BINARY;
         self.send_own_in(Target::Lane, ("_pgls_i", INFO), Own::Info, portal, bind, cx);
     }
+}
+
+/// SAVEPOINT and its like where a string or a batch has opened the transaction (`DefineSavepoint`, `RollbackToSavepoint`,
+/// `ReleaseSavepoint` in xact.c).
+pub(super) fn only_in_blocks(class: &Class) -> PgError {
+    let what = match class {
+        Class::Savepoint(_) => "SAVEPOINT",
+        Class::Release(_) => "RELEASE SAVEPOINT",
+        _ => "ROLLBACK TO SAVEPOINT",
+    };
+    PgError::error("25P01", format!("{what} can only be used in transaction blocks"))
 }

@@ -197,7 +197,7 @@ impl Session {
         if let Some(r) = &mut self.retry {
             r.refuted = true;
         }
-        self.registry.drop_unconfirmed(usize::MAX);
+        self.registry.drop_all_unconfirmed();
     }
 
     fn asynchronous(&mut self, target: Target, chunk: &Bytes, piece: &Piece) {
@@ -210,7 +210,9 @@ impl Session {
                     self.std_strings = value == "on";
                 }
                 self.lane.iter_mut().for_each(|l| l.set_parameter(&name, &value));
+                self.changed.insert(name.to_ascii_lowercase(), (name, value));
             }
+            return;
         }
         let own = self
             .link_ref(target)
@@ -380,7 +382,8 @@ impl Session {
         }
         match whose {
             Whose::Client(note) => {
-                if let Some(open) = self.tx.open_mut().filter(|o| o.on == target) {
+                let of_this = self.registry.answering() >= self.tx_since;
+                if let Some(open) = self.tx.open_mut().filter(|o| o.on == target && of_this) {
                     open.failed = status == TxStatus::Failed;
                     if target == Target::Lane {
                         open.need = cx.env.sequencer.newest();
@@ -390,7 +393,7 @@ impl Session {
                     (Note::ImplicitEnd, _) => self.implicit_end(cx),
                     (Note::Call(call), _) => self.function_done(&call, cx),
                     (_, Asked::Sync) if !matches!(self.request, Request::Simple(_)) => {
-                        if status == TxStatus::Idle && self.tx.target() == Some(target) {
+                        if status == TxStatus::Idle && self.tx.target() == Some(target) && of_this {
                             // The transaction ended on the server without the session's doing.
                             self.tx = Tx::Idle;
                         }
@@ -472,6 +475,7 @@ impl Session {
     fn fails(&mut self, target: Target, chunk: &Bytes, piece: &Piece, to_sync: bool, cx: &mut Cx<'_>) {
         let Some(head) = self.link(target).and_then(|l| l.owed.head_mut()) else { return };
         head.failed = true;
+        let unnamed = matches!(head.whose, Whose::Client(Note::Unnamed));
         let own = match head.whose {
             Whose::Own(own) => Some(own),
             Whose::Client(_) | Whose::Local(..) => None,
@@ -484,6 +488,8 @@ impl Session {
             }
             // Nobody waits for it: kept, it would be taken for the answer to something else.
             Some(Own::Tidy | Own::Types | Own::Check) => {}
+            // What it was asked about has failed, and the client knows.
+            Some(Own::Opaque) if self.tx.open().is_some_and(|o| o.failed) => {}
             Some(Own::Begin | Own::Prepare | Own::Info | Own::Opaque | Own::Modes) | None => {
                 self.relay_error(target, chunk, piece);
             }
@@ -494,7 +500,11 @@ impl Session {
         let Some(link) = self.link(target) else { return };
         let skipped = link.owed.skip_to_sync();
         link.forget_fresh();
-        self.registry.drop_unconfirmed(skipped.names);
+        if unnamed {
+            self.registry.drop_unnamed_too()
+        } else {
+            self.registry.drop_unconfirmed()
+        }
         if skipped.query {
             self.forward(target, Bytes::from_static(front::SYNC), Asked::Sync, Whose::Client(Note::Nothing), cx);
         } else if !skipped.sync_sent {
@@ -555,8 +565,15 @@ impl Session {
             Note::Setting(s) => self.setting_done(*s, cx),
             Note::Ended { chain } => self.transaction_ended(chain),
             Note::Forgets(what) => self.forget(&what, cx),
-            Note::Named => self.registry.confirm(),
+            Note::Named | Note::Unnamed => self.registry.confirm(),
             Note::PreparedBySql(p) => self.preparing = Some(p),
+            Note::Replaced(name, statement) => {
+                if let Some(l) = self.link(target) {
+                    l.statements.insert(name.clone(), statement.version);
+                }
+                self.registry.insert(&name, statement, true);
+            }
+            Note::Bound => self.registry.confirm_portal(),
             Note::Temporary(name) => {
                 self.temporary = true;
                 self.main_only = true;
@@ -612,10 +629,7 @@ impl Session {
 
     fn forget_own_statements(&mut self) {
         if let Some(l) = &mut self.lane {
-            l.own.clear();
-            l.fresh.clear();
-            l.statements.clear();
-            l.unnamed = None;
+            l.forget_all();
         }
     }
 

@@ -12,7 +12,7 @@ use super::io::Cx;
 use super::note::{Note, without_nul};
 use super::owed::{Asked, Own, Whose};
 use super::reader::ReaderIs;
-use super::route::{Given, Plan, Retry, Writes, changes_logins};
+use super::route::{Given, Plan, Retry, Writes, changes_logins, only_in_blocks};
 use super::strings::Syntax;
 use super::transaction::{OPAQUE, Target, Tx, begin_tag};
 use super::{AfterRollback, Request, Session};
@@ -111,6 +111,7 @@ impl Session {
         }
         let (frame, text, steps) = self.roles_with_verifiers(frame, text, steps, cx);
         self.registry.drop_unnamed();
+        self.registry.batch_ends();
         self.began = Some(cx.io.now());
         self.out.begin();
         self.request = Request::Simple(Simple {
@@ -358,6 +359,11 @@ impl Session {
     fn simple_plain(&mut self, note: Note, verdict: &Verdict, cx: &mut Cx<'_>) -> Went {
         let Request::Simple(s) = &self.request else { return Went::Done };
         let (single, force_main) = (s.steps.len() == 1, s.force_main);
+        match self.lacks_block(verdict, &s.text).filter(|_| single) {
+            Some(e) if e.severity == Severity::Error => return self.refuse(&e, cx),
+            Some(w) => self.out.push(w.encode()),
+            None => {}
+        }
         match &self.tx {
             Tx::Open(o) if o.on == Target::Reader && !verdict.fits_read_only() => {
                 return self.refuse(&not_on_reader(), cx);
@@ -378,6 +384,9 @@ impl Session {
                 ReaderIs::None => {}
             },
             Tx::Idle if single => {}
+            Tx::Idle if matches!(note, Note::Savepoint(_) | Note::RollbackTo(_) | Note::Release(_)) => {
+                return self.refuse(&only_in_blocks(&verdict.class), cx);
+            }
             Tx::Idle => self.enter_block(Target::Lane, cx),
         }
         self.mark_unpreparable(&verdict.class);
@@ -506,7 +515,9 @@ impl Session {
     pub(super) fn step_failed(&mut self) {
         if let Request::Simple(s) = &mut self.request {
             s.failed = true;
-            s.copy = false;
+            if std::mem::take(&mut s.copy) {
+                self.reconsider_syncs();
+            }
         }
     }
 
@@ -642,9 +653,14 @@ impl Session {
             return if retry.refuted { self.run_refuted(cx) } else { self.run_steps(cx) };
         }
         for f in retry.frames.into_iter().rev() {
+            if let Some(p) = front::Parse::read(f.body()).filter(|_| f.tag == b'P') {
+                // Main is asked whether it can be prepared; that the reader could does not count.
+                self.registry.remove(p.name);
+            }
             self.inbox_bytes += f.raw.len();
             self.inbox.push_front(f);
         }
+        self.registry.batch_repeated();
         self.batch = super::extended::Batch::on_main();
         self.pump(cx);
     }
@@ -664,7 +680,8 @@ impl Session {
             return false;
         }
         if !simple && !self.batch.copy {
-            return true;
+            // Data may be sent ahead of the server's word that it is wanted; what comes when it is not is ignored.
+            return self.batch.skips() || self.barrier(self.target(), cx);
         }
         match frame.tag {
             b'd' => {
@@ -685,12 +702,16 @@ impl Session {
                     s.copy = false;
                 }
                 self.batch.copy = false;
+                self.ignored_syncs = 0;
                 if let Some(lane) = &mut self.lane {
+                    // By the extended protocol what it is answered with stays in the server's buffer.
+                    lane.unflushed = true;
                     let conn = lane.conn;
                     cx.io.send(conn, frame.raw.clone());
                 }
             }
-            b'S' | b'H' => {}
+            b'S' => self.ignored_syncs += 1,
+            b'H' => {}
             tag => {
                 let e = format!("unexpected message type 0x{tag:02X} during COPY from stdin");
                 self.fatal(&PgError::fatal("08P01", e), cx);

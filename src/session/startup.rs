@@ -332,8 +332,10 @@ impl Session {
         for (name, value) in told {
             out.extend_from_slice(&back::parameter_status(name, value));
         }
+        self.told = told.to_vec();
         back::backend_key_data(&mut out, self.cancel_key.0, self.cancel_key.1);
         self.out.push(out.freeze());
+        self.registry.batch_ends();
         self.ready(cx);
         self.stage = Stage::Ready;
         self.admitted = true;

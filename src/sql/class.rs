@@ -234,6 +234,14 @@ fn only_locks(w: &Words<'_>) -> bool {
         && (0..w.tokens.len()).all(|i| !w.is(i, "update") || locks(i))
 }
 
+/// A DECLARE makes a cursor that outlives its transaction.
+#[must_use]
+pub fn holds_cursor(sql: &str, std_strings: bool) -> bool {
+    let w = Words::new(sql, std_strings);
+    let query = (0..w.tokens.len()).find(|i| w.is(*i, "for")).unwrap_or(w.tokens.len());
+    (1..query).any(|i| w.is(i, "hold") && w.is(i - 1, "with"))
+}
+
 fn select(w: &Words<'_>) -> Class {
     if w.pair("into", &["temp", "temporary"]) {
         return Class::CreateTemp;
@@ -596,6 +604,13 @@ mod tests {
         ] {
             assert!(!at_once(sql), "{sql}");
         }
+    }
+
+    #[test]
+    fn a_cursor_with_hold_is_told_from_others() {
+        assert!(holds_cursor("declare c scroll cursor with hold for select 1", true));
+        assert!(!holds_cursor("declare c cursor without hold for select 1 for update", true));
+        assert!(!holds_cursor("declare c cursor for select 1 as with, hold", true));
     }
 
     #[test]

@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 /// Time for random cases in a short run.
 const SHORT: Duration = Duration::from_secs(20);
 /// Seeds of a short run, if they fit into that time.
-const SHORT_SEEDS: std::ops::Range<u64> = 0..400;
+const SHORT_SEEDS: std::ops::Range<u64> = 0..140;
 /// A reply that is late by this much counts as missing while a failure is made smaller.
 const SHRINKING_PATIENCE: Duration = Duration::from_secs(3);
 

@@ -66,6 +66,8 @@ pub struct Conn {
     pub end: Option<End>,
     /// The shard does not receive.
     pub paused: bool,
+    /// Until then (simulated microseconds) nothing of it gets through, while other connections' bytes do.
+    pub lags_until: i64,
     was_high: bool,
 }
 
@@ -100,6 +102,16 @@ impl Doorbell for Bell {
 }
 
 impl Port {
+    /// No connection lags any more.
+    pub fn end_lags(&mut self) {
+        self.conns.iter_mut().for_each(|c| c.lags_until = 0);
+    }
+
+    /// When the next connection that lags does so no longer.
+    pub fn next_lag(&self, now_us: i64) -> Option<i64> {
+        self.conns.iter().filter(|c| c.life != Life::Free).map(|c| c.lags_until).filter(|t| *t > now_us).min()
+    }
+
     /// A port without connections.
     #[must_use]
     pub fn new(random: Random) -> Port {
@@ -127,6 +139,7 @@ impl Port {
             outward: BytesMut::new(),
             end: None,
             paused: false,
+            lags_until: 0,
             was_high: false,
         };
         if let Some(index) = self.free.pop() {

@@ -25,6 +25,8 @@ pub enum Fault {
     Cut(usize, u32),
     /// The same, and the backend learns nothing of it.
     Lose(usize, u32),
+    /// Nothing of the connection gets through until then, while others' bytes do (simulated microseconds).
+    Lag(usize, u32, i64),
     /// A node crashes.
     Crash(usize),
     /// A node that has crashed comes up again.
@@ -64,6 +66,8 @@ pub enum Kind {
     Tamper,
     /// [`Fault::Lose`].
     Lose,
+    /// [`Fault::Lag`].
+    Lag,
 }
 
 impl std::str::FromStr for Kind {
@@ -89,6 +93,7 @@ impl Kind {
         Kind::Vanish,
         Kind::Tamper,
         Kind::Lose,
+        Kind::Lag,
     ];
 
     /// Its name on the command line.
@@ -98,11 +103,14 @@ impl Kind {
     }
 }
 
+/// A connection lags for at most this long.
+const LAG_MAX_US: i64 = 20_000;
+
 /// How many there are.
-const KINDS: usize = Kind::Lose as usize + 1;
+const KINDS: usize = Kind::Lag as usize + 1;
 
 /// What they are called in reports: with a number of times, 0 too.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "applier terminated",
     "backend terminated",
     "connection cut",
@@ -114,6 +122,7 @@ const NAMES: [&str; 11] = [
     "client vanished",
     "rows deleted on a replica",
     "connection lost unnoticed",
+    "connection lags",
 ];
 
 /// How much goes wrong in a run.
@@ -169,6 +178,7 @@ impl Faults {
             Fault::Terminate(_, _, who) => who,
             Fault::Cut(..) => "connection cut",
             Fault::Lose(..) => "connection lost unnoticed",
+            Fault::Lag(..) => "connection lags",
             Fault::Crash(_) => "node crashed",
             Fault::Restart(_) => "node restarted",
             Fault::Hang(_) => "node hung",
@@ -197,6 +207,10 @@ impl World {
             2 | 9 => {
                 let (s, i) = self.choose_connection()?;
                 Some(if kind == 2 { Fault::Cut(s, i) } else { Fault::Lose(s, i) })
+            }
+            10 => {
+                let (s, i) = self.choose_connection()?;
+                Some(Fault::Lag(s, i, self.now_us + self.random.between(500, LAG_MAX_US)))
             }
             3 if !self.nodes[n].node.is_up() => Some(Fault::Restart(n)),
             3 if !self.nodes[n].hung && self.may_lose(n) => Some(Fault::Crash(n)),
@@ -320,6 +334,7 @@ impl World {
                 self.cut_connection(s, i, noticed);
             }
             Fault::Lose(s, i) => self.cut_connection(s, i, Gone::Never),
+            Fault::Lag(s, i, until) => self.shards[s].port.borrow_mut().conn(i).lags_until = until,
             Fault::Crash(n) => {
                 self.nodes[n].node.crash();
                 let cut: Vec<(BackendId, (usize, u32))> =
@@ -383,6 +398,9 @@ impl World {
     /// No more faults: nodes that are slow, hang or are down are so no longer.
     pub(super) fn end_faults(&mut self) {
         self.faults.stop();
+        for s in &self.shards {
+            s.port.borrow_mut().end_lags();
+        }
         for n in 0..self.nodes.len() {
             self.nodes[n].pace = 100;
             self.relieve_node(n);

@@ -37,6 +37,9 @@ impl World {
             }
             for (i, c) in port.conns().iter().enumerate() {
                 let i = u32::try_from(i).unwrap_or(u32::MAX);
+                if c.lags_until > self.now_us {
+                    continue;
+                }
                 match c.life {
                     Life::Free => continue,
                     Life::Connecting => {
@@ -126,7 +129,9 @@ impl World {
             self.shards.iter().filter_map(|s| s.until).map(|t| i64::try_from(t.0.div_ceil(1000)).unwrap_or(i64::MAX));
         let control = self.control.next_wakeup(self.now_us, &self.nodes);
         let slow = slow.then_some(self.now_us + 200);
-        let next = nodes.chain(timers).chain(control).chain(slow).chain(Some(self.control.next_health())).min();
+        let lags = self.shards.iter().filter_map(|s| s.port.borrow().next_lag(self.now_us));
+        let health = Some(self.control.next_health());
+        let next = nodes.chain(timers).chain(control).chain(slow).chain(lags).chain(health).min();
         let Some(next) = next else { return false };
         self.now_us = self.now_us.max(next);
         self.trace.line(self.now_us, || "time      passes: nothing else is possible".into());

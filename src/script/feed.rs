@@ -36,6 +36,14 @@ impl Feed {
         }
     }
 
+    /// Nothing more will be written. A server that awaits the data of a COPY would take no Sync for an answer (one that
+    /// skips to Sync after an error takes this for nothing).
+    pub fn break_off(&mut self, w: &mut PacketWriter<'_>) {
+        if self.chunk.take().is_some() {
+            w.copy_fail();
+        }
+    }
+
     /// Writes the next piece: an entry, or a chunk of COPY data. False: there is none (yet).
     ///
     /// # Errors
@@ -113,6 +121,21 @@ mod tests {
             let at_once = take(&mut Feed::default(), &script, &mut answers_at_once);
             assert!(sent == at_once && answers == answers_at_once && at_once.len() > 200_000);
         }
+    }
+
+    /// The server ignores Sync while it awaits the data, and neither side would ever say another word.
+    #[test]
+    fn a_copy_that_is_broken_off_is_told_so() {
+        let room = &mut Room { limit: 1000, spill: &mut make_spill };
+        let (mut script, mut feed) = (Script::default(), Feed::default());
+        let Entry::Statement(copy) = entry("copy t from stdin") else { unreachable!() };
+        script.copy_begin(copy, room).unwrap();
+        take(&mut feed, &script, &mut VecDeque::new());
+        let (mut prepared, mut answers) = (Prepared::default(), VecDeque::new());
+        let mut w = PacketWriter::new(&mut prepared, &mut answers);
+        feed.break_off(&mut w);
+        feed.break_off(&mut w);
+        assert_eq!(w.finish().concat(), crate::wire::front::COPY_FAIL);
     }
 
     #[test]

@@ -124,6 +124,11 @@ impl<'a> PacketWriter<'a> {
         self.buffer.extend_from_slice(front::COPY_DONE);
     }
 
+    /// The data ends here, and the COPY with it.
+    pub fn copy_fail(&mut self) {
+        self.buffer.extend_from_slice(front::COPY_FAIL);
+    }
+
     /// Ends the packet so that the server answers.
     pub fn sync(&mut self) {
         self.buffer.extend_from_slice(front::SYNC);

@@ -165,6 +165,9 @@ impl Applier {
         if begin {
             w.own(BEGIN);
         }
+        if skip && self.complete.is_some() {
+            self.feed.break_off(&mut w);
+        }
         let mut more = !skip;
         while more {
             more = self.feed.next(script, &mut w)?;

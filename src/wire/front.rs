@@ -97,6 +97,8 @@ pub const SYNC: &[u8] = b"S\0\0\0\x04";
 pub const FLUSH: &[u8] = b"H\0\0\0\x04";
 /// Terminate.
 pub const TERMINATE: &[u8] = b"X\0\0\0\x04";
+/// CopyFail, without a word why.
+pub const COPY_FAIL: &[u8] = b"f\0\0\0\x05\0";
 /// CopyDone.
 pub const COPY_DONE: &[u8] = b"c\0\0\0\x04";
 

@@ -46,6 +46,8 @@ impl World {
                         acts.push(Act::Connect(s, i));
                         continue;
                     }
+                    // What is sent to a peer that is gone comes back as an error, whether or not the shard receives.
+                    Life::Open if c.paused && c.end.is_some() && !c.outward.is_empty() => acts.push(Act::Ended(s, i)),
                     Life::Open if !c.inward.is_empty() => {
                         if !c.paused {
                             acts.push(Act::Deliver(s, i));

@@ -180,6 +180,8 @@ impl Session {
         self.farewell = None;
         self.own_error = None;
         self.own_row.clear();
+        // Rows of an answer that will not be completed are no part of the next one's digest.
+        self.rows.take();
         self.commit_tag.clear();
         self.settings_rows.clear();
         self.settings_dirty = true;

@@ -133,7 +133,7 @@ impl Session {
             return false;
         }
         if self.batch.copy && matches!(frame.tag, b'S' | b'H') {
-            self.ignored_syncs += usize::from(frame.tag == b'S');
+            self.ignored_syncs += usize::from(frame.tag == b'S' && self.copy_data);
             return true;
         }
         if self.batch.skipping && frame.tag != b'S' {
@@ -516,7 +516,10 @@ impl Session {
         let copies = verdict.class == Class::CopyFrom { stdin: true };
         self.batch.copy_asked = copies && matches!(plan, Plan::Plain(_) | Plan::Write(..));
         match plan {
-            Plan::Begin(modes) => self.execute_begin(&given.sql, modes, cx),
+            Plan::Begin(modes) => match self.begin_in_failed(&verdict.class, cx) {
+                Some(went) => went,
+                None => self.execute_begin(&given.sql, modes, cx),
+            },
             Plan::Commit { chain } => self.execute_commit(chain, cx),
             Plan::Rollback { chain } => self.execute_rollback(chain, cx),
             Plan::Refused(e) => self.refuse_in_batch(&e, cx),
@@ -738,6 +741,10 @@ impl Session {
     }
 
     fn sync(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
+        // A Sync alone is answered here, and not before what a reader still owes to the batch before it.
+        if !self.batch.open && !self.barrier(Target::Reader, cx) {
+            return false;
+        }
         let target = self.target();
         self.registry.batch_ends();
         let batch = std::mem::take(&mut self.batch);

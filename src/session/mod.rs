@@ -273,8 +273,11 @@ pub struct Session {
     everywhere: Option<Bytes>,
     /// The transaction that is being ended by ROLLBACK had only read: the client asked for COMMIT.
     commit_as_rollback: bool,
-    /// Syncs that came while the client was sending COPY data, which the server ignores.
+    /// Syncs that came while the client was sending COPY data, which the server ignores. Those that came before the first
+    /// of it do not count: no data can have made the COPY fail before them.
     ignored_syncs: usize,
+    /// CopyData of the COPY that is under way has been sent on.
+    copy_data: bool,
     /// Parameters that main has reported since the client's last ReadyForQuery, by lower-case name. As a server does
     /// since version 14, the client is told of those that have changed in front of the next one.
     changed: BTreeMap<String, (String, String)>,
@@ -389,6 +392,7 @@ impl Session {
             everywhere: None,
             commit_as_rollback: false,
             ignored_syncs: 0,
+            copy_data: false,
             changed: BTreeMap::new(),
             told: Vec::new(),
             broken: None,

@@ -692,6 +692,7 @@ impl Session {
                 );
                 let conn = lane.conn;
                 cx.io.send(conn, frame.raw.clone());
+                self.copy_data = true;
                 if replicated {
                     let added = self.with_script(cx, |open, room| open.script.copy_data(&frame.raw, room));
                     self.script_written(added, cx);
@@ -710,7 +711,7 @@ impl Session {
                     cx.io.send(conn, frame.raw.clone());
                 }
             }
-            b'S' => self.ignored_syncs += 1,
+            b'S' => self.ignored_syncs += usize::from(self.copy_data),
             b'H' => {}
             tag => {
                 let e = format!("unexpected message type 0x{tag:02X} during COPY from stdin");
@@ -729,6 +730,7 @@ impl Session {
                 self.script_written(begun, cx);
             }
         }
+        self.copy_data = false;
         match &mut self.request {
             Request::Simple(s) => s.copy = true,
             _ => self.batch.copy = std::mem::take(&mut self.batch.copy_asked),

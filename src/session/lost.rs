@@ -252,7 +252,9 @@ impl Session {
             // In the middle of a message nothing can be told.
             return self.fatal(&bound_to_main(), cx);
         }
-        let explicit = open.as_ref().filter(|o| !o.implicit);
+        // A BEGIN whose turn to be answered has not come makes it the client's: what was sent behind it counts on that.
+        let begins = link.as_ref().is_some_and(|l| l.owed.begins_block());
+        let explicit = open.as_ref().filter(|o| !o.implicit || begins);
         let failed = open.as_ref().is_some_and(|o| o.failed);
         if let Some(o) = explicit {
             self.lost = Some(Lost { modes: o.modes.clone(), failed });

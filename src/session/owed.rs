@@ -163,6 +163,12 @@ impl OwedQueue {
         self.queue.iter().any(|o| !matches!(o.whose, Whose::Own(_)))
     }
 
+    /// A BEGIN is among what is still to be answered.
+    #[must_use]
+    pub fn begins_block(&self) -> bool {
+        self.queue.iter().any(|o| matches!(o.whose, Whose::Local(_, Note::Begun(_))))
+    }
+
     /// How many replies are owed.
     #[must_use]
     pub fn len(&self) -> usize {

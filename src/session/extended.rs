@@ -635,6 +635,8 @@ impl Session {
             return false;
         }
         self.batch.open = false;
+        // Of a block that was lost with main, the client knows that it has failed.
+        let lost = self.lost.take().is_some();
         match std::mem::take(&mut self.tx) {
             Tx::Idle if chain => return self.refuse_in_batch(&no_block_to_chain("COMMIT"), cx),
             Tx::Idle => {
@@ -643,10 +645,10 @@ impl Session {
             }
             Tx::Begun(modes) => {
                 self.tx = if chain { Tx::Begun(modes) } else { Tx::Idle };
-                self.out.push(back::command_complete("COMMIT"));
+                self.out.push(back::command_complete(if lost { "ROLLBACK" } else { "COMMIT" }));
             }
-            Tx::Open(open) if open.failed || open.on == Target::Reader => {
-                let failed = open.failed;
+            Tx::Open(open) if open.failed || lost || open.on == Target::Reader => {
+                let failed = open.failed || lost;
                 self.tx = Tx::Open(open);
                 self.commit_as_rollback = !failed;
                 self.batch.sent = false;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::io::{Cx, Question, TimerKind};
+use super::io::{Cx, TimerKind};
 use super::link::Link;
 use super::transaction::{Target, Tx};
 use super::{Request, Session, Stage};
@@ -84,6 +84,8 @@ impl Session {
             cx.io.close(self.client);
             self.client_gone = true;
         }
+        // Nobody reads any more what servers were kept back for; the answer to a COMMIT is still needed.
+        self.client_drained(cx);
         self.log_end(cx);
         if self.counted {
             cx.env.clients.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
@@ -109,6 +111,10 @@ impl Session {
 
     pub(super) fn close_link(&self, link: &Link, cx: &mut Cx<'_>) {
         if link.owed.is_empty() && link.is_ready() {
+            if !link.is_idle() {
+                // It holds locks, and would go on to if this farewell should be lost.
+                link.end_backend(cx.io);
+            }
             cx.io.send(link.conn, Bytes::from_static(front::TERMINATE));
             cx.io.close(link.conn);
             return;
@@ -118,7 +124,7 @@ impl Session {
         // left to end the backend.
         if link.is_ready() {
             cx.io.cancel(link.node, link.pid, &link.secret);
-            cx.io.ask(Question::Terminate { node: link.node, pid: link.pid });
+            link.end_backend(cx.io);
         }
         cx.io.abort(link.conn);
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::io::{Io, Question};
 use super::owed::OwedQueue;
 use crate::auth::{Credentials, NodeAuth, NodeStep};
 use crate::sequencer::NodeId;
@@ -173,6 +174,13 @@ impl Link {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.status == TxStatus::Idle
+    }
+
+    /// Has the backend ended by the control plane: its connection is lost or may be, and it would not know.
+    pub fn end_backend(&self, io: &mut dyn Io) {
+        if self.pid != 0 {
+            io.ask(Question::Terminate { node: self.node, pid: self.pid });
+        }
     }
 
     /// The client that it served is forgotten: nothing is prepared any more.

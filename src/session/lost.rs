@@ -84,7 +84,7 @@ impl Session {
         }
         if self.farewell.is_none() {
             // It may never learn that its client is gone, and would keep its locks.
-            self.end_backend(&link, cx);
+            link.end_backend(cx.io);
         }
         if matches!(self.stage, Stage::Over) {
             return;
@@ -240,7 +240,7 @@ impl Session {
             }
         };
         self.drop_replicas(cx);
-        self.registry.drop_portals();
+        self.registry.drop_servers_portals();
         self.lose_requests(link, open, cx);
     }
 
@@ -272,10 +272,8 @@ impl Session {
             Request::None | Request::Function | Request::ImplicitEnd | Request::ExecuteEnd => {
                 let implicit = open.is_some() && self.lost.is_none();
                 self.registry.drop_all_unconfirmed();
-                if let Some(l) = &mut link {
-                    self.lose_batches(l, implicit && !failed, failed, cx);
-                }
-                if self.batch.lose(open.is_some()) {
+                let goes_on = link.as_mut().is_some_and(|l| self.lose_batches(l, implicit && !failed, failed, cx));
+                if self.batch.lose(open.is_some() && !goes_on) {
                     self.tell_lost(failed);
                 }
             }
@@ -305,12 +303,17 @@ impl Session {
         }
     }
 
-    /// Batches whose Sync was sent: one error and one ReadyForQuery each, as a server answers when it fails.
-    fn lose_batches(&mut self, link: &mut Link, implicit: bool, failed: bool, cx: &mut Cx<'_>) {
-        let (mut owes, mut told) = (false, failed);
+    /// Batches whose Sync was sent: one error and one ReadyForQuery each, as a server answers when it fails. True: of
+    /// the batch that is under way no server has heard (COMMIT waits for its turn): it goes on.
+    fn lose_batches(&mut self, link: &mut Link, implicit: bool, failed: bool, cx: &mut Cx<'_>) -> bool {
+        let (mut owes, mut told, mut local) = (false, failed, Vec::new());
         while let Some(owed) = link.owed.pop() {
             let note = match owed.whose {
                 Whose::Own(_) => continue,
+                Whose::Local(bytes, Note::Nothing) if owed.asked != Asked::Sync => {
+                    local.push(bytes);
+                    continue;
+                }
                 Whose::Client(note) | Whose::Local(_, note) => note,
             };
             owes |= owed.asked != Asked::Sync && !owed.failed;
@@ -318,7 +321,10 @@ impl Session {
                 continue;
             }
             let ends = matches!(note, Note::ImplicitEnd) && implicit && !owed.failed;
-            if owes || ends {
+            let answers = std::mem::take(&mut local);
+            if !owes && !ends {
+                answers.into_iter().for_each(|b| self.out.push(b));
+            } else {
                 let e = if told { is_aborted() } else { main_is_lost() };
                 self.out.push(e.encode());
                 told = true;
@@ -333,6 +339,11 @@ impl Session {
             self.ready(cx);
         }
         self.batch.owes |= owes;
+        let goes_on = !owes && !local.is_empty();
+        if goes_on {
+            local.into_iter().for_each(|b| self.out.push(b));
+        }
+        goes_on
     }
 
     /// A message of a client whose transaction block was lost with main. `None`: it is treated as any other.
@@ -354,6 +365,11 @@ impl Session {
             return None;
         }
         let ends = matches!(class, Class::Commit { .. });
+        if ends && failed && frame.tag != b'Q' {
+            // Executed, it ends the block and says ROLLBACK.
+            self.tx = Tx::Begun(modes);
+            return None;
+        }
         if ends {
             self.lost = None;
         }
@@ -401,8 +417,9 @@ impl Session {
                 }
                 b'E' => {
                     let portal = read_execute(f.body()).map_or("", |(p, _)| p);
-                    let class = bound.iter().rev().find(|(n, _)| n == portal).and_then(|(_, c)| c.clone());
-                    return Some(class.unwrap_or(Class::Empty));
+                    let here = bound.iter().rev().find(|(n, _)| n == portal).and_then(|(_, c)| c.clone());
+                    let before = || Some(self.registry.portal(portal)?.statement.verdict.class.clone());
+                    return Some(here.or_else(before).unwrap_or(Class::Empty));
                 }
                 b'S' | b'H' => return Some(Class::Empty),
                 _ => {}

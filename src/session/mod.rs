@@ -791,7 +791,7 @@ impl Session {
         }
     }
 
-    fn client_drained(&mut self, cx: &mut Cx<'_>) {
+    pub(super) fn client_drained(&mut self, cx: &mut Cx<'_>) {
         if self.servers_paused {
             self.servers_paused = false;
             for t in [Target::Lane, Target::Reader] {

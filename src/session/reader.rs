@@ -148,7 +148,7 @@ impl Session {
         let Reader::Ready(link) = std::mem::replace(&mut self.reader, Reader::Lane) else { return };
         tracing::warn!(node = %link.node, why, "a reader was lost");
         cx.io.ask(Question::Stands { node: link.node });
-        self.end_backend(&link, cx);
+        link.end_backend(cx.io);
         if self.retry.is_some() && self.tx.target() != Some(Target::Reader) {
             // Nothing of the answer has left.
             self.out.drop_held();

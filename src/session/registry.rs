@@ -251,6 +251,11 @@ impl Registry {
         self.portals.remove(name);
     }
 
+    /// Portals that a server had are gone with it; those of BEGIN, COMMIT and ROLLBACK no server has.
+    pub fn drop_servers_portals(&mut self) {
+        self.portals.retain(|_, p| super::extended::is_control(&p.statement.verdict.class));
+    }
+
     /// Portals end with their transaction.
     pub fn drop_portals(&mut self) {
         self.portals.clear();

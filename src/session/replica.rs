@@ -352,7 +352,10 @@ impl Session {
 
     /// The applier's connection has broken.
     pub(super) fn applier_lost(&mut self, i: usize, why: &str, cx: &mut Cx<'_>) {
-        let Some(decided) = self.commit.as_ref().map(|c| c.is_decided()) else { return self.drop_early(i, cx) };
+        let Some(decided) = self.commit.as_ref().map(|c| c.is_decided()) else {
+            self.replicas[i].applier.iter().for_each(|a| a.link.end_backend(cx.io));
+            return self.drop_early(i, cx);
+        };
         let r = &mut self.replicas[i];
         let Some(applier) = r.applier.take() else { return };
         cx.io.ask(Question::Stands { node: r.node });
@@ -363,6 +366,7 @@ impl Session {
             }
             Step::Done | Step::Out | Step::Leaving { .. } => {}
             _ if decided && !is(Planted::ReplaceAfterMain) => {
+                applier.link.end_backend(cx.io);
                 let what = format!("its backend was lost after COMMIT had been sent to main ({why})");
                 self.detach_replica(i, what, cx);
             }
@@ -370,7 +374,7 @@ impl Session {
             _ if r.losses >= cx.env.config.replication.apply_retries => {
                 let e = PgError::error("40001", format!("could not commit: node {} loses its backends", r.node))
                     .detail(format!("The script was sent {} times; the last time: {why}.", r.losses + 1));
-                discard(&applier, cx);
+                applier.link.end_backend(cx.io);
                 self.refuse_commit(e.encode(), cx);
             }
             _ => {
@@ -418,7 +422,7 @@ impl Session {
 /// busy or waits for a lock would not notice, so it is ended by the control plane too.
 pub(super) fn discard(applier: &Applier, cx: &mut Cx<'_>) {
     cx.io.abort(applier.link.conn);
-    if applier.link.pid != 0 && !matches!(applier.doing, Doing::Idle | Doing::Applied) {
-        cx.io.ask(Question::Terminate { node: applier.link.node, pid: applier.link.pid });
+    if !matches!(applier.doing, Doing::Idle | Doing::Applied) {
+        applier.link.end_backend(cx.io);
     }
 }

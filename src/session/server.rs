@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use super::io::{Cx, Question};
-use super::link::{Link, parameter, violation};
+use super::io::Cx;
+use super::link::{parameter, violation};
 use super::note::{Forgets, Note, PendingSetting, PendingWrite};
 use super::owed::{Asked, Fits, Own, Whose};
 use super::reader::Reader;
@@ -693,13 +693,6 @@ impl Session {
         }
         if matches!(self.stage, Stage::Over) && self.commit.is_none() {
             self.finish_over(cx);
-        }
-    }
-
-    /// A backend whose connection is lost is ended, in case that it does not know.
-    pub(super) fn end_backend(&self, link: &Link, cx: &mut Cx<'_>) {
-        if link.pid != 0 {
-            cx.io.ask(Question::Terminate { node: link.node, pid: link.pid });
         }
     }
 }

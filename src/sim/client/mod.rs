@@ -93,6 +93,8 @@ struct Flight {
     /// A COMMIT is under way, or what commits by itself.
     commit_sent: bool,
     acknowledged: bool,
+    /// ROLLBACK had to clear it up.
+    given_up: bool,
     kept: Option<i64>,
     lists: Vec<ListRead>,
     /// A ledger's balance, as it was read or as its entries add up to.
@@ -223,6 +225,7 @@ impl Client {
                 awaited: VecDeque::new(),
                 commit_sent: false,
                 acknowledged: false,
+                given_up: false,
                 kept: None,
                 lists: Vec::new(),
                 ledgers: Vec::new(),
@@ -250,6 +253,7 @@ impl Client {
         let s = self.maker.control(sql, "ROLLBACK");
         if let Some(f) = self.flights.front_mut() {
             f.commit_sent = false;
+            f.given_up |= sql == "ROLLBACK";
         }
         let how = if self.random.percent(50) { How::Simple } else { How::Extended };
         self.send_control(s, how);
@@ -290,7 +294,7 @@ impl Client {
         }
         let more = f.sent < f.plan.requests.len();
         let explicit = f.plan.is_explicit();
-        let done = f.acknowledged || (!explicit && !a.failed);
+        let done = f.acknowledged || (!explicit && !a.failed && !f.given_up);
         let savepoint = a.request.statements.first().and_then(|s| s.savepoint).filter(|_| !f.plan.early);
         match status {
             b'I' if a.unknown => self.ended(Outcome::Unknown),

@@ -12,8 +12,10 @@
 //! | `lock` | one proxy per work directory |
 //! | `nodes` | SQL on nodes: roles, catalogues, backends, probes |
 //! | `detach` | the thread's part in losing a node: probes, the durable word, the hand-over |
-//! | `control` | the thread: questions of shards, signals |
+//! | `control` | the thread: what it is told, start and stop, signals |
+//! | `answers` | the questions of shards, and their answers |
 
+mod answers;
 pub mod control;
 mod detach;
 pub mod handover;

@@ -82,7 +82,7 @@ pub struct Applier {
     tag: String,
     feed: Feed,
     /// The script grows no more: when all of it has been sent, the packet ends, with SET CONSTRAINTS if so.
-    complete: Option<bool>,
+    pub(super) complete: Option<bool>,
 }
 
 impl Applier {

@@ -15,11 +15,10 @@
 use bytes::{Bytes, BytesMut};
 
 use super::Session;
-use super::io::{Answer, Cx, Fate, Probe, Question, TimerKind};
+use super::io::{Answer, Cx, Probe, Question, TimerKind};
 use super::owed::{Asked, Own, Whose};
 use super::replica::{Replica, Step};
 use super::transaction::{Open, Target};
-use crate::cluster::control::Standing;
 use crate::config::OnDivergence;
 use crate::script::{Entry, Script};
 use crate::sequencer::Csn;
@@ -27,9 +26,6 @@ use crate::shard::driver::Time;
 use crate::sim::planted::{Planted, is};
 use crate::telemetry::{Phase as Measured, StatementClass};
 use crate::wire::{PgError, front};
-
-/// How often a transaction's fate is asked for again while main stands.
-const FATE_RETRIES: u32 = 3;
 
 /// What the client is told when the transaction is committed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,7 +51,7 @@ pub enum Work {
 
 /// How far the commit is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Phase {
+pub(super) enum Phase {
     /// SET CONSTRAINTS ALL IMMEDIATE on main.
     Constraints,
     /// The replicas apply.
@@ -87,27 +83,27 @@ pub struct Commit {
     pub(super) work: Work,
     /// Newest commit that had been sent to main before main's last answer to this transaction.
     pub(super) need: u64,
-    xid: u64,
-    ddl: bool,
+    pub(super) xid: u64,
+    pub(super) ddl: bool,
     /// It changes what logins are like.
     logins: bool,
     pub(super) constraints: bool,
     pub(super) csn: Option<Csn>,
-    phase: Phase,
+    pub(super) phase: Phase,
     /// Main prepares it first, under this name.
-    gid: Option<String>,
+    pub(super) gid: Option<String>,
     /// That has not been answered yet: main has not judged the transaction (hazard 70).
-    unjudged: bool,
+    pub(super) unjudged: bool,
     /// The lane's backend.
-    pid: u32,
+    pub(super) pid: u32,
     /// How often its fate could not be had.
-    asked: u32,
+    pub(super) asked: u32,
     /// Main has committed, and has not been lost since.
-    main_has: bool,
+    pub(super) main_has: bool,
     started: Time,
     phase_started: Time,
     /// The client is told that nobody knows (main vanished for good after COMMIT was sent).
-    unknown: bool,
+    pub(super) unknown: bool,
     lasting: Vec<Entry>,
 }
 
@@ -506,7 +502,7 @@ impl Session {
         }
     }
 
-    fn commit_on_replicas(&mut self, cx: &mut Cx<'_>) {
+    pub(super) fn commit_on_replicas(&mut self, cx: &mut Cx<'_>) {
         let Some(commit) = &mut self.commit else { return };
         for r in &mut self.replicas {
             if !matches!(r.step, Step::Applied) {
@@ -533,117 +529,6 @@ impl Session {
         let held = cx.env.membership.is_held() && !is(Planted::AckBeforeAll);
         if !held && self.replicas.iter().all(|r| matches!(r.step, Step::Done | Step::Out)) {
             self.finish_commit(cx);
-        }
-    }
-
-    /// The lane broke while a commit that outlives it was under way.
-    pub(super) fn main_lost(&mut self, lane: &super::link::Link, cx: &mut Cx<'_>) {
-        let Some(commit) = &mut self.commit else { return };
-        if matches!(commit.phase, Phase::Main | Phase::Prepare) {
-            commit.pid = lane.pid;
-            self.ask_main(cx);
-        }
-    }
-
-    /// What became of the transaction is known once its backend is gone.
-    fn ask_main(&mut self, cx: &mut Cx<'_>) {
-        let node = cx.env.membership.load().main;
-        let Some(commit) = &mut self.commit else { return };
-        let token = cx.io.ask(Question::BackendGone { node, pid: commit.pid });
-        commit.phase = Phase::MainGoing { token };
-    }
-
-    /// The lane's old backend is seen gone, or not: what became of the transaction?
-    fn main_gone(&mut self, gone: bool, cx: &mut Cx<'_>) {
-        let Some(commit) = &mut self.commit else { return };
-        let database = self.database.to_string();
-        let question = match (&commit.gid, gone) {
-            // What main has judged is finished; what it was not heard to judge is not (hazard 70).
-            (Some(gid), true) => Question::Prepared { database, gid: gid.clone(), commit: !commit.unjudged },
-            (None, true) => Question::Fate { node: cx.env.membership.load().main, database, xid: commit.xid },
-            (_, false) => return self.main_fate(Fate::Unknown, cx),
-        };
-        let token = cx.io.ask(question);
-        commit.phase = Phase::MainFate { token };
-    }
-
-    fn main_fate(&mut self, fate: Fate, cx: &mut Cx<'_>) {
-        let Some(commit) = &mut self.commit else { return };
-        let main = cx.env.membership.load().main;
-        match fate {
-            // Nothing is prepared: PREPARE was not done, or COMMIT PREPARED was.
-            Fate::Nothing if !commit.unjudged => self.main_fate(Fate::Committed, cx),
-            Fate::Aborted | Fate::Nothing => self.main_aborted("57P01", cx),
-            Fate::Committed => {
-                if let Some(csn) = commit.csn {
-                    cx.env.sequencer.acknowledge(main, csn);
-                }
-                commit.main_has = true;
-                self.survivors_commit(cx);
-            }
-            Fate::Unknown => {
-                let token = cx.io.ask(Question::Stands { node: main });
-                commit.phase = Phase::MainAsked { token };
-            }
-        }
-    }
-
-    /// The transaction's fate could not be had; main was probed.
-    fn main_stands(&mut self, standing: &Standing, cx: &mut Cx<'_>) {
-        let main = cx.env.membership.load().main;
-        let Some(commit) = &mut self.commit else { return };
-        match standing {
-            Standing::Stands if commit.asked < FATE_RETRIES => {
-                commit.asked += 1;
-                self.ask_main(cx);
-            }
-            Standing::Stands => {
-                let reason = "what became of a transaction could not be found out".to_owned();
-                let token = cx.io.ask(Question::Detach { node: main, reason });
-                commit.phase = Phase::MainLeaving { token };
-            }
-            Standing::Stays(_) => self.main_unknown(cx),
-            // The shard has confirmed that before this answer came.
-            Standing::Out => {}
-        }
-    }
-
-    /// Nobody can say what main has done, and no other node can take its place.
-    fn main_unknown(&mut self, cx: &mut Cx<'_>) {
-        let Some(commit) = &mut self.commit else { return };
-        if let Some(csn) = commit.csn {
-            cx.env.sequencer.acknowledge(cx.env.membership.load().main, csn);
-        }
-        commit.unknown = true;
-        self.survivors_commit(cx);
-    }
-
-    fn main_aborted(&mut self, state: &'static str, cx: &mut Cx<'_>) {
-        if let Some(csn) = self.commit.as_mut().and_then(|c| c.csn.take()) {
-            cx.env.sequencer.abort(csn);
-        }
-        let e = PgError::error(state, "main was lost, or the connection to it, before the transaction could commit");
-        self.refuse_commit(e.encode(), cx);
-    }
-
-    /// Main has committed, or counts as if it had: the replicas do.
-    fn survivors_commit(&mut self, cx: &mut Cx<'_>) {
-        let Some(commit) = &mut self.commit else { return };
-        commit.phase = Phase::Replicas;
-        if commit.ddl {
-            self.version.raise();
-        }
-        self.commit_on_replicas(cx);
-    }
-
-    /// All shards have confirmed that main is lost: what had been sent to it is finished, but for what it had not
-    /// judged.
-    pub(super) fn promoted(&mut self, cx: &mut Cx<'_>) {
-        match &self.commit {
-            Some(c) if c.phase != Phase::Promoting => {}
-            Some(c) if c.unjudged || is(Planted::ForgetSent) => self.main_aborted("40001", cx),
-            Some(_) => self.survivors_commit(cx),
-            None => {}
         }
     }
 

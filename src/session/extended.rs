@@ -18,11 +18,11 @@ use super::prepared::{no_statement, too_many};
 use super::reader::ReaderIs;
 use super::registry::Prepared;
 use super::route::{Given, Plan, Retry, changes_logins};
-use super::simple::{already_in_progress, no_block_to_chain, no_transaction};
-use super::transaction::{Target, Tx, begin_tag};
+
+use super::transaction::{Target, Tx};
 use super::{AfterRollback, Request, Session};
 use crate::sql::cache::Verdict;
-use crate::sql::class::{Class, TxModes};
+use crate::sql::class::Class;
 use crate::wire::frame::Frame;
 use crate::wire::front::{Bind, Parse, read_execute, read_target};
 use crate::wire::{PgError, Severity, back, front, read_u16};
@@ -32,13 +32,13 @@ use crate::wire::{PgError, Severity, back, front, read_u16};
 pub struct Batch {
     /// Its first message has been looked at. (COMMIT and ROLLBACK end what was decided then: the messages behind them
     /// are another transaction's.)
-    open: bool,
+    pub(super) open: bool,
     /// Where it goes.
     target: Option<Target>,
     /// An error has been told: everything up to Sync is dropped, as the server does.
     skipping: bool,
     /// Something was sent to a server since the last Sync (the client's, or the one behind COMMIT and ROLLBACK).
-    sent: bool,
+    pub(super) sent: bool,
     /// A reader has refused it, or was lost.
     pub(super) force_main: bool,
     /// COPY FROM STDIN: the client's data is awaited.
@@ -47,9 +47,9 @@ pub struct Batch {
     /// data, or (Sync, Flush) nothing, or the next requests. So they wait; the server flushes either answer by itself.
     pub(super) copy_asked: bool,
     /// A BEGIN stands in this batch, or stood in it, that makes its implicit transaction the client's.
-    begun: bool,
+    pub(super) begun: bool,
     /// The one statement of this batch goes to every replica after main.
-    everywhere: Option<Bytes>,
+    pub(super) everywhere: Option<Bytes>,
     /// Main was lost while it owed answers to this batch.
     pub(super) owes: bool,
 }
@@ -83,47 +83,6 @@ impl Batch {
         self.everywhere = None;
         !std::mem::replace(&mut self.skipping, true)
     }
-}
-
-/// What lies between here and the next Sync.
-#[derive(Debug, Default)]
-struct Survey {
-    complete: bool,
-    executes: usize,
-    /// Something but BEGIN, COMMIT and ROLLBACK is parsed, bound or described: the server may refuse it, which ends
-    /// the block that it stands in.
-    touches: bool,
-    writes: bool,
-    control: bool,
-    read: bool,
-    everywhere: Option<Bytes>,
-    plain_messages: bool,
-    /// Modes of the BEGIN that the batch begins with.
-    begin: Option<TxModes>,
-}
-
-impl Survey {
-    /// A transaction begins with the batch, or what goes to every node.
-    fn may_begin(&self) -> bool {
-        let more = !self.complete || self.executes > 1;
-        more || self.writes || self.control || self.begin.is_some() || self.everywhere.is_some()
-    }
-}
-
-/// A statement of the batch, or one that was prepared before.
-#[derive(Clone, Debug)]
-pub(super) struct Known {
-    pub(super) verdict: Arc<Verdict>,
-    sql: Bytes,
-    own_types: bool,
-}
-
-/// FirstNormalObjectId in access/transam.h.
-pub(super) const FIRST_OWN_OID: u32 = 16_384;
-
-/// A parameter is of a type that is not built in: its OID is main's, and may be another type's elsewhere.
-fn has_own_types(types: &[u32]) -> bool {
-    types.iter().any(|&oid| oid >= FIRST_OWN_OID)
 }
 
 impl Session {
@@ -234,94 +193,6 @@ impl Session {
             _ => {}
         }
         true
-    }
-
-    /// Looks ahead to the next Sync.
-    fn survey(&mut self, cx: &mut Cx<'_>) -> Survey {
-        let mut s = Survey { plain_messages: true, ..Survey::default() };
-        let mut parsed: Vec<(String, Known)> = Vec::new();
-        let mut bound: Vec<(String, Option<Known>)> = Vec::new();
-        let frames: Vec<Frame> = self.inbox.iter().cloned().collect();
-        for f in &frames {
-            match f.tag {
-                b'P' => {
-                    if let Some(p) = Parse::read(f.body()) {
-                        let verdict = self.judge(p.sql, cx);
-                        let first = parsed.is_empty() && bound.is_empty() && s.executes == 0;
-                        if let (true, Class::Begin(modes)) = (first, &verdict.class) {
-                            s.begin = Some(modes.clone());
-                        }
-                        s.touches |= !is_control(&verdict.class);
-                        let known = Known { verdict, sql: f.raw.slice_ref(p.sql), own_types: has_own_types(&p.types) };
-                        parsed.push((p.name.to_owned(), known));
-                    }
-                }
-                b'B' => {
-                    let Some(b) = Bind::read(f.body()) else { continue };
-                    let of = parsed.iter().rev().find(|(n, _)| n == b.statement).map(|(_, k)| k.clone());
-                    let of = of.or_else(|| self.registry.statement(b.statement).map(|p| self.known(p, cx)));
-                    s.touches |= of.as_ref().is_none_or(|k| !is_control(&k.verdict.class));
-                    bound.push((b.portal.to_owned(), of));
-                }
-                b'E' => {
-                    s.executes += 1;
-                    let Some((portal, _)) = read_execute(f.body()) else { continue };
-                    let here = bound.iter().rev().find(|(n, _)| n == portal).and_then(|(_, v)| v.clone());
-                    let of = here.or_else(|| self.registry.portal(portal).map(|p| self.known(&p.statement, cx)));
-                    if let Some(Class::Begin(modes)) = of.as_ref().map(|k| &k.verdict.class).filter(|_| s.executes == 1)
-                    {
-                        s.begin = Some(modes.clone());
-                    }
-                    self.survey_execute(&mut s, of, cx);
-                }
-                b'S' => {
-                    s.complete = true;
-                    break;
-                }
-                b'D' => s.touches |= self.describe_touches(f, &parsed, &bound),
-                b'C' | b'H' => {}
-                _ => {
-                    s.plain_messages = false;
-                    break;
-                }
-            }
-        }
-        s.read = s.complete && s.plain_messages && s.executes == 1 && s.read;
-        s
-    }
-
-    /// Describe of something that was prepared before this batch and is not BEGIN, COMMIT or ROLLBACK, or of nothing.
-    /// (What is described behind its own Parse or Bind has counted there.)
-    fn describe_touches(&self, f: &Frame, parsed: &[(String, Known)], bound: &[(String, Option<Known>)]) -> bool {
-        let Some((kind, name)) = read_target(f.body()) else { return true };
-        let (here, of) = match kind {
-            b'S' => (parsed.iter().any(|(n, _)| n == name), self.registry.statement(name)),
-            _ => (bound.iter().any(|(n, _)| n == name), self.registry.portal(name).map(|p| &p.statement)),
-        };
-        !here && of.is_none_or(|p| !is_control(&p.verdict.class))
-    }
-
-    /// A prepared statement, judged anew if the catalogue has moved since.
-    pub(super) fn known(&self, p: &Prepared, cx: &Cx<'_>) -> Known {
-        let fresh = p.verdict.version() >= self.version.current();
-        let verdict = if fresh { p.verdict.clone() } else { self.judge(&p.sql, cx) };
-        Known { verdict, sql: p.sql.clone(), own_types: has_own_types(&p.types) }
-    }
-
-    fn survey_execute(&self, s: &mut Survey, of: Option<Known>, cx: &Cx<'_>) {
-        // A cursor's portal may be of a query that writes.
-        let Some(Known { verdict, sql, own_types }) = of else {
-            s.writes = true;
-            return;
-        };
-        let given = Given { sql: sql.clone(), types: Arc::from([]), bind: Bytes::new(), extended: true };
-        match self.plan(&given, &verdict, cx) {
-            Plan::Begin(_) | Plan::Commit { .. } | Plan::Rollback { .. } => s.control = true,
-            Plan::Everywhere => s.everywhere = Some(sql),
-            Plan::Write(..) => s.writes = true,
-            Plan::Plain(_) => s.read = verdict.is_read() && !own_types,
-            Plan::Refused(_) => {}
-        }
     }
 
     fn parse(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
@@ -590,131 +461,6 @@ impl Session {
         }
     }
 
-    /// BEGIN is answered here, but a block that has failed refuses it too, and only main knows whether it has.
-    /// `None`: it has not. Otherwise whether the message has been dealt with.
-    fn begin_in_failed(&mut self, class: &Class, cx: &mut Cx<'_>) -> Option<bool> {
-        let block = matches!(class, Class::Begin(_)) && self.tx.open().is_some_and(|o| !o.implicit);
-        if !block {
-            return None;
-        }
-        if !self.barrier(self.target(), cx) {
-            return Some(false);
-        }
-        let failed = self.tx.open().is_some_and(|o| o.failed);
-        let text = "current transaction is aborted, commands ignored until end of transaction block";
-        failed.then(|| self.refuse_in_batch(&PgError::error("25P02", text), cx))
-    }
-
-    fn execute_begin(&mut self, sql: &Bytes, modes: TxModes, cx: &mut Cx<'_>) -> bool {
-        match &mut self.tx {
-            Tx::Idle => {
-                self.tx = Tx::Begun(modes);
-                self.tx_since = self.registry.batch();
-            }
-            // The block that was opened for the batch becomes the client's when BEGIN's turn comes, if it does: what
-            // fails before it has no block to leave open, what fails behind it has (BeginTransactionBlock, xact.c).
-            Tx::Open(o) if o.implicit && !self.batch.begun => {
-                self.batch.begun = true;
-                if modes != o.modes {
-                    self.set_modes(&modes, cx);
-                    self.batch.sent = true;
-                }
-                self.local(back::command_complete(begin_tag(sql)), Asked::Execute, Note::Begun(modes), cx);
-                return true;
-            }
-            Tx::Begun(_) | Tx::Open(_) => {
-                self.local(already_in_progress().encode(), Asked::Execute, Note::Nothing, cx);
-            }
-        }
-        self.local(back::command_complete(begin_tag(sql)), Asked::Execute, Note::Nothing, cx);
-        true
-    }
-
-    fn execute_commit(&mut self, chain: bool, cx: &mut Cx<'_>) -> bool {
-        if !self.barrier(self.target(), cx) {
-            return false;
-        }
-        self.batch.open = false;
-        // Of a block that was lost with main, the client knows that it has failed.
-        let lost = self.lost.take().is_some();
-        match std::mem::take(&mut self.tx) {
-            Tx::Idle if chain => return self.refuse_in_batch(&no_block_to_chain("COMMIT"), cx),
-            Tx::Idle => {
-                self.out.push(no_transaction().encode());
-                self.out.push(back::command_complete("COMMIT"));
-            }
-            Tx::Begun(modes) => {
-                self.tx = if chain { Tx::Begun(modes) } else { Tx::Idle };
-                self.out.push(back::command_complete(if lost { "ROLLBACK" } else { "COMMIT" }));
-            }
-            Tx::Open(open) if open.failed || lost || open.on == Target::Reader => {
-                let failed = open.failed || lost;
-                self.tx = Tx::Open(open);
-                self.commit_as_rollback = !failed;
-                self.batch.sent = false;
-                self.request = Request::ExecuteEnd;
-                self.roll_back_lane(AfterRollback::Execute { chain }, cx);
-            }
-            Tx::Open(open) if open.implicit && chain => {
-                self.tx = Tx::Open(open);
-                return self.refuse_in_batch(&no_block_to_chain("COMMIT"), cx);
-            }
-            Tx::Open(open) => {
-                if open.implicit {
-                    self.out.push(no_transaction().encode());
-                }
-                self.chained = chain.then(|| open.modes.clone());
-                self.batch.sent = false;
-                self.request = Request::ExecuteEnd;
-                self.start_commit(open, After::ExecuteCommit { chain }, cx);
-            }
-        }
-        true
-    }
-
-    fn execute_rollback(&mut self, chain: bool, cx: &mut Cx<'_>) -> bool {
-        if !self.barrier(self.target(), cx) {
-            return false;
-        }
-        self.batch.open = false;
-        match &self.tx {
-            Tx::Idle if chain => return self.refuse_in_batch(&no_block_to_chain("ROLLBACK"), cx),
-            Tx::Idle => {
-                self.out.push(no_transaction().encode());
-                self.out.push(back::command_complete("ROLLBACK"));
-            }
-            Tx::Begun(_) => {
-                if !chain {
-                    self.tx = Tx::Idle;
-                }
-                self.out.push(back::command_complete("ROLLBACK"));
-            }
-            Tx::Open(o) if o.implicit && chain => return self.refuse_in_batch(&no_block_to_chain("ROLLBACK"), cx),
-            Tx::Open(o) => {
-                if o.implicit {
-                    self.out.push(no_transaction().encode());
-                }
-                self.chained = chain.then(|| o.modes.clone());
-                self.batch.sent = false;
-                self.request = Request::ExecuteEnd;
-                self.roll_back_lane(AfterRollback::Execute { chain }, cx);
-            }
-        }
-        true
-    }
-
-    /// The client's own ROLLBACK (or the COMMIT of a transaction that had failed, or only read) is done.
-    pub(super) fn rollback_executed(&mut self, chain: bool, cx: &mut Cx<'_>) {
-        let committed = std::mem::take(&mut self.commit_as_rollback);
-        self.request = Request::None;
-        self.tx = match self.chained.take() {
-            Some(modes) if chain => Tx::Begun(modes),
-            _ => Tx::Idle,
-        };
-        self.out.push(back::command_complete(if committed { "COMMIT" } else { "ROLLBACK" }));
-        self.pump(cx);
-    }
-
     fn close_target(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
         let Some((kind, name)) = read_target(frame.body()) else { return self.malformed("Close", cx) };
         let target = self.target();
@@ -808,7 +554,7 @@ impl Session {
     }
 
     /// A reply of the proxy's own, in its turn.
-    fn local(&mut self, bytes: Bytes, asked: Asked, note: Note, cx: &mut Cx<'_>) {
+    pub(super) fn local(&mut self, bytes: Bytes, asked: Asked, note: Note, cx: &mut Cx<'_>) {
         let target = self.target();
         let quiet = self.link_ref(target).is_none_or(|l| l.owed.is_empty());
         if !quiet {
@@ -835,7 +581,7 @@ impl Session {
     }
 
     /// A statement that the proxy will not run, in its turn.
-    fn refuse_in_batch(&mut self, e: &PgError, cx: &mut Cx<'_>) -> bool {
+    pub(super) fn refuse_in_batch(&mut self, e: &PgError, cx: &mut Cx<'_>) -> bool {
         if !self.barrier(self.target(), cx) {
             return false;
         }

@@ -53,7 +53,7 @@ pub(super) struct Lost {
     /// How it was begun.
     modes: TxModes,
     /// The client has been told of an error in it.
-    failed: bool,
+    pub(super) failed: bool,
 }
 
 fn main_is_lost() -> PgError {

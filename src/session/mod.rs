@@ -7,11 +7,14 @@
 //! Where to look:
 //! - [`startup`]: start-up packets, passwords, the lane's login; [`reader`]: the backends for reads; [`recycle`]: how
 //!   backends are had and given back;
+//! - `inbox`: the client's messages until their turn comes; `send`: what leaves for a backend;
 //! - [`simple`], [`extended`]: what the client asks, by either protocol; [`strings`]: several statements at once;
-//!   [`function`]: calls by OID; [`route`]: where it goes;
-//! - [`server`]: what the lane and the reader answer, held against [`owed`];
+//!   `survey`: what a whole batch holds; `blocks`: BEGIN, COMMIT and ROLLBACK; `copy`: COPY data; [`function`]: calls by
+//!   OID; [`route`]: where it goes;
+//! - [`server`]: what the lane and the reader answer, held against [`owed`]; `done`: what a statement leaves behind;
 //! - [`transaction`], [`commit`]: the client's transaction, its script, and the commit on all nodes; [`replica`],
-//!   [`applier`]: one replica's part in it; [`early`]: large ones start before COMMIT;
+//!   [`applier`]: one replica's part in it; `fate`: main did not answer COMMIT; `ended`: what follows a commit;
+//!   [`early`]: large ones start before COMMIT;
 //! - [`lifecycle`]: how requests and sessions end; `lost`: what becomes of them when the lane is lost, or main;
 //! - [`registry`], [`settings`]: what the session has prepared and set; [`prepared`]: by SQL;
 //! - [`held`]: how much a session keeps in memory;
@@ -22,12 +25,18 @@
 //! client is looked at.
 
 pub mod applier;
+mod blocks;
 pub mod catalogue;
 pub mod commit;
+mod copy;
+mod done;
 pub mod early;
+mod ended;
 pub mod extended;
+mod fate;
 pub mod function;
 pub mod held;
+mod inbox;
 pub mod io;
 pub mod lifecycle;
 pub mod link;
@@ -42,11 +51,13 @@ pub mod recycle;
 pub mod registry;
 pub mod replica;
 pub mod route;
+mod send;
 pub mod server;
 pub mod settings;
 pub mod simple;
 pub mod startup;
 pub mod strings;
+mod survey;
 pub mod transaction;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -59,7 +70,6 @@ use self::commit::{After, Commit};
 use self::io::{Answer, Cx, Question, TimerKind};
 use self::link::Link;
 use self::out::ClientOut;
-use self::owed::{Asked, Own, Whose};
 use self::reader::Reader;
 use self::registry::Registry;
 use self::settings::Settings;
@@ -68,8 +78,8 @@ use crate::auth::{Credentials, MAX_PASSWORD_MESSAGE_LEN};
 use crate::script::RowHasher;
 use crate::sequencer::NodeId;
 use crate::shard::driver::{ConnId, Peer, Time};
-use crate::wire::frame::{Frame, FrameError, FrontendFramer, HEADER};
-use crate::wire::{PgError, TxStatus, front};
+use crate::wire::frame::{Frame, FrontendFramer, HEADER};
+use crate::wire::{PgError, TxStatus};
 
 /// Unread client messages above which the client is not received from, as a multiple of what may be queued towards one
 /// peer ([`io::Io::queue_high`]): 1 MiB.
@@ -270,7 +280,7 @@ pub struct Session {
     preparing: Option<Box<prepared::Preparing>>,
     told_types: Vec<u32>,
     /// A statement of an extended batch that goes to every replica once main has done it.
-    everywhere: Option<Bytes>,
+    pub(super) everywhere: Option<Bytes>,
     /// The transaction that is being ended by ROLLBACK had only read: the client asked for COMMIT.
     commit_as_rollback: bool,
     /// Syncs that came while the client was sending COPY data, which the server ignores. Those that came before the first
@@ -493,140 +503,6 @@ impl Session {
         self.pump(cx);
     }
 
-    /// Bytes of the client: frames first, then as many requests as can go.
-    fn client_bytes(&mut self, bytes: Bytes, cx: &mut Cx<'_>) {
-        let mut rest = bytes;
-        self.heard = cx.io.now();
-        if matches!(self.stage, Stage::Startup(_)) {
-            match self.startup_bytes(rest, cx) {
-                Some(more) => rest = more,
-                None => return,
-            }
-        }
-        if self.broken.is_some() {
-            return;
-        }
-        if !rest.is_empty() {
-            self.framer.push(rest);
-        }
-        loop {
-            match self.framer.next_frame() {
-                Ok(Some(frame)) => {
-                    self.inbox_bytes += frame.raw.len();
-                    self.inbox.push_back(frame);
-                }
-                Ok(None) => break,
-                Err(e) => {
-                    let mut error = PgError::fatal("08P01", e.to_string());
-                    if self.admitted && matches!(e, FrameError::TooLarge { .. }) {
-                        error = error.hint("max_message_size sets this limit.");
-                    }
-                    if !self.admitted || self.in_copy() {
-                        return self.fatal(&error, cx);
-                    }
-                    self.broken = Some(error);
-                    break;
-                }
-            }
-        }
-        self.pump(cx);
-        let high = held::inbox_high(cx.io.queue_high());
-        if self.inbox_bytes > high && !self.client_paused && self.can_wait() {
-            self.client_paused = true;
-            cx.io.pause(self.client);
-        }
-    }
-
-    /// The head of the inbox does not depend on what follows it.
-    fn can_wait(&self) -> bool {
-        self.inbox.len() > 1
-    }
-
-    /// Looks at the client's messages until one must wait.
-    fn pump(&mut self, cx: &mut Cx<'_>) {
-        while self.may_go_on(cx) {
-            let Some(frame) = self.inbox.front().cloned() else { break };
-            // Nobody knows yet whether the block that it stands in is lost.
-            if frame.tag != b'X' && self.limbo.is_some() {
-                break;
-            }
-            let went = match self.stage {
-                Stage::Password(_) => self.password_frame(&frame, cx),
-                Stage::Ready => self.frame(&frame, cx),
-                _ => false,
-            };
-            if !went {
-                break;
-            }
-            self.inbox_bytes -= frame.raw.len();
-            self.inbox.pop_front();
-        }
-        if self.inbox.is_empty() && self.broken.is_some() && self.is_quiet() {
-            // What came before it has been answered.
-            if let Some(error) = self.broken.take() {
-                return self.fatal(&error, cx);
-            }
-        }
-        let low = held::inbox_high(cx.io.queue_high()) / 2;
-        if self.client_paused && self.inbox_bytes <= low && !matches!(self.stage, Stage::Over) {
-            self.client_paused = false;
-            cx.io.resume(self.client);
-        }
-    }
-
-    /// The client is sending COPY data.
-    fn in_copy(&self) -> bool {
-        self.batch.copy || matches!(&self.request, Request::Simple(s) if s.in_copy())
-    }
-
-    fn may_go_on(&self, cx: &Cx<'_>) -> bool {
-        let waits = self.cancels > 0 || self.catalogue_asked.is_some();
-        if waits || self.commit.is_some() || self.after_rollback.is_some() {
-            return false;
-        }
-        if cx.env.membership.is_held() && matches!(self.stage, Stage::Ready) {
-            return false;
-        }
-        let crowded = |l: &Link| cx.io.queued(l.conn) > cx.io.queue_high();
-        if self.lane.as_ref().is_some_and(crowded) {
-            return false;
-        }
-        match &self.request {
-            Request::None => true,
-            Request::Simple(s) => s.in_copy(),
-            Request::Function | Request::ImplicitEnd | Request::ExecuteEnd => false,
-        }
-    }
-
-    /// One message of the client. False: it must wait.
-    fn frame(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
-        if let Some(went) = self.lost_frame(frame, cx) {
-            return went;
-        }
-        match frame.tag {
-            b'X' => {
-                self.end(cx);
-                true
-            }
-            b'd' | b'c' | b'f' => self.copy_frame(frame, cx),
-            // Behind an error in a batch the server reads on to Sync, whatever comes (`ignore_till_sync` in postgres.c).
-            b'Q' | b'F' if self.batch.skips() => true,
-            _ if matches!(self.request, Request::Simple(_)) => {
-                // In COPY mode the server ignores Sync and Flush and fails on anything else: it is told.
-                self.copy_frame(frame, cx)
-            }
-            b'Q' => self.simple_query(frame, cx),
-            b'P' | b'B' | b'D' | b'E' | b'C' | b'S' | b'H' => self.extended(frame, cx),
-            b'F' => self.function_call(frame, cx),
-            _ if !self.barriers(cx) => false,
-            tag => {
-                let e = PgError::fatal("08P01", format!("invalid frontend message type {tag}"));
-                self.fatal(&e, cx);
-                true
-            }
-        }
-    }
-
     /// The link of a target, if it is ready.
     pub(super) fn link(&mut self, target: Target) -> Option<&mut Link> {
         match target {
@@ -646,99 +522,6 @@ impl Session {
                 _ => None,
             },
         }
-    }
-
-    /// Nothing is owed by any link.
-    pub(super) fn barriers(&mut self, cx: &mut Cx<'_>) -> bool {
-        self.barrier(Target::Lane, cx) & self.barrier(Target::Reader, cx)
-    }
-
-    /// Nothing is owed by that link. If something is and sits in the server's buffer, it is asked to flush.
-    pub(super) fn barrier(&mut self, target: Target, cx: &mut Cx<'_>) -> bool {
-        let Some(link) = self.link(target) else { return true };
-        if link.owed.is_empty() {
-            return true;
-        }
-        if link.unflushed {
-            link.unflushed = false;
-            let conn = link.conn;
-            cx.io.send(conn, Bytes::from_static(front::FLUSH));
-        }
-        false
-    }
-
-    /// Sends a message of the client's (or one made for it) and notes what it will be answered with.
-    pub(super) fn forward(&mut self, target: Target, bytes: Bytes, asked: Asked, whose: Whose, cx: &mut Cx<'_>) {
-        if matches!(whose, Whose::Client(_)) {
-            self.served_by = Some(target);
-        }
-        let Some(link) = self.link(target) else { return };
-        link.owed.push(asked, whose);
-        let flushes = matches!(asked, Asked::Query | Asked::Sync | Asked::Function);
-        link.units_sent += u64::from(flushes);
-        link.unflushed = !flushes;
-        link.unsynced = !flushes;
-        let conn = link.conn;
-        cx.io.send(conn, bytes);
-    }
-
-    /// A statement of the proxy's own, kept prepared under a name that begins with `_pgls_`.
-    pub(super) fn send_own(
-        &mut self,
-        target: Target,
-        statement: (&'static str, &'static str),
-        own: Own,
-        cx: &mut Cx<'_>,
-    ) {
-        self.send_own_in(target, statement, own, "", front::BIND_NOTHING, cx);
-    }
-
-    /// The same in a named portal, where the client's unnamed one must live on, and with a result format.
-    pub(super) fn send_own_in(
-        &mut self,
-        target: Target,
-        (name, sql): (&'static str, &'static str),
-        own: Own,
-        portal: &str,
-        bind: &[u8],
-        cx: &mut Cx<'_>,
-    ) {
-        let Some(link) = self.link(target) else { return };
-        let mut out = BytesMut::new();
-        if !link.own.contains(&name) {
-            link.own.push(name);
-            link.prepares(link::Fresh::Own(name));
-            // Closed first: after an error nobody knows whether an earlier Parse of it was done.
-            front::close(&mut out, b'S', name);
-            link.owed.push(Asked::Close, Whose::Own(Own::Tidy));
-            front::parse(&mut out, name, sql.as_bytes(), &[]);
-            link.owed.push(Asked::Parse, Whose::Own(own));
-        }
-        front::bind_raw(&mut out, portal, name, bind);
-        front::execute(&mut out, portal, 0);
-        link.owed.push(Asked::Bind, Whose::Own(own));
-        link.owed.push(Asked::Execute, Whose::Own(own));
-        if !portal.is_empty() {
-            front::close(&mut out, b'P', portal);
-            link.owed.push(Asked::Close, Whose::Own(Own::Tidy));
-        }
-        link.unflushed = true;
-        link.unsynced = true;
-        let conn = link.conn;
-        cx.io.send(conn, out.freeze());
-    }
-
-    /// Sync behind own statements.
-    pub(super) fn sync_own(&mut self, target: Target, own: Own, cx: &mut Cx<'_>) {
-        self.forward(target, Bytes::from_static(front::SYNC), Asked::Sync, Whose::Own(own), cx);
-    }
-
-    /// ROLLBACK of the transaction on its link, in the proxy's own name.
-    pub(super) fn roll_back_lane(&mut self, after: AfterRollback, cx: &mut Cx<'_>) {
-        let target = self.tx.target().unwrap_or(Target::Lane);
-        self.after_rollback = Some(after);
-        self.send_own(target, ("_pgls_r", "ROLLBACK"), Own::Rollback, cx);
-        self.sync_own(target, Own::Rollback, cx);
     }
 
     /// What ReadyForQuery tells the client.

@@ -153,7 +153,7 @@ pub(super) fn too_many(limit: usize) -> PgError {
 
 /// OIDs of types that are not built in are each node's own; there the server finds them by itself, as main did.
 fn portable(types: &[u32]) -> Arc<[u32]> {
-    types.iter().map(|&oid| if oid < super::extended::FIRST_OWN_OID { oid } else { 0 }).collect()
+    types.iter().map(|&oid| if oid < super::survey::FIRST_OWN_OID { oid } else { 0 }).collect()
 }
 
 fn cannot_execute(name: &str) -> PgError {

@@ -61,7 +61,7 @@ pub struct Registry {
     unbound: VecDeque<(u64, Arc<str>)>,
     /// Syncs and Queries that the client has sent, and those that were answered.
     batches: (u64, u64),
-    next: u64,
+    pub(super) next: u64,
 }
 
 impl Registry {

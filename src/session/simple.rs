@@ -14,28 +14,28 @@ use super::owed::{Asked, Own, Whose};
 use super::reader::ReaderIs;
 use super::route::{Given, Plan, Retry, Writes, changes_logins, only_in_blocks};
 use super::strings::Syntax;
-use super::transaction::{OPAQUE, Target, Tx, begin_tag};
+use super::transaction::{OPAQUE, Target, Tx};
 use super::{AfterRollback, Request, Session};
 use crate::sql::cache::Verdict;
 use crate::sql::class::{Class, TxModes};
 use crate::sql::lexer::split;
 use crate::wire::frame::{Frame, HEADER, Piece};
-use crate::wire::{PgError, Severity, TxStatus, back, front};
+use crate::wire::{PgError, Severity, TxStatus, front};
 
 /// A simple query that is being run.
 #[derive(Debug)]
 pub struct Simple {
     frame: Frame,
-    text: Bytes,
-    steps: Vec<Range<usize>>,
-    next: usize,
-    failed: bool,
+    pub(super) text: Bytes,
+    pub(super) steps: Vec<Range<usize>>,
+    pub(super) next: usize,
+    pub(super) failed: bool,
     /// A reader has refused the statement, or was lost.
     force_main: bool,
     /// The statement that main is doing goes to every replica afterwards.
-    everywhere: bool,
+    pub(super) everywhere: bool,
     /// COPY FROM STDIN: the client's data is awaited.
-    copy: bool,
+    pub(super) copy: bool,
     /// The current step waits for a backend.
     waiting: bool,
     /// Of the whole string.
@@ -85,7 +85,7 @@ impl Simple {
 }
 
 /// What became of a step.
-enum Went {
+pub(super) enum Went {
     /// It was answered locally.
     Done,
     /// A server is at work on it.
@@ -223,99 +223,8 @@ impl Session {
         }
     }
 
-    fn simple_begin(&mut self, sql: &Bytes, modes: TxModes, cx: &mut Cx<'_>) -> Went {
-        match &mut self.tx {
-            Tx::Idle => {
-                self.tx = Tx::Begun(modes);
-                self.out.push(back::command_complete(begin_tag(sql)));
-                Went::Done
-            }
-            Tx::Open(o) if o.implicit && modes == TxModes::default() => {
-                o.implicit = false;
-                self.out.push(back::command_complete(begin_tag(sql)));
-                Went::Done
-            }
-            Tx::Begun(_) => {
-                self.out.push(already_in_progress().encode());
-                self.out.push(back::command_complete(begin_tag(sql)));
-                Went::Done
-            }
-            Tx::Open(o) if o.implicit && !o.failed => {
-                self.set_modes(&modes, cx);
-                self.sync_own(Target::Lane, Own::Modes, cx);
-                Went::Sent
-            }
-            // The server has the right warning for it.
-            Tx::Open(_) => self.send_step(Note::Nothing, None, cx),
-        }
-    }
-
-    /// The server has set the modes of a BEGIN behind other statements, or refused to (the client has been told).
-    pub(super) fn modes_set(&mut self, cx: &mut Cx<'_>) {
-        let Request::Simple(s) = &mut self.request else { return };
-        if !s.failed {
-            let tag = begin_tag(&s.text.slice(s.steps[s.next].clone()));
-            s.next += 1;
-            self.out.push(back::command_complete(tag));
-            if let Some(open) = self.tx.open_mut() {
-                open.implicit = false;
-            }
-        }
-        self.run_steps(cx);
-    }
-
-    fn simple_commit(&mut self, chain: bool, cx: &mut Cx<'_>) -> Went {
-        match std::mem::take(&mut self.tx) {
-            Tx::Idle => self.send_step(Note::Nothing, None, cx),
-            Tx::Begun(modes) => {
-                self.tx = if chain { Tx::Begun(modes) } else { Tx::Idle };
-                self.out.push(back::command_complete("COMMIT"));
-                Went::Done
-            }
-            Tx::Open(open) if open.failed || open.on == Target::Reader => {
-                let on = open.on;
-                self.tx = Tx::Open(open);
-                self.send_text(on, "COMMIT", Note::Ended { chain }, cx)
-            }
-            Tx::Open(open) if open.implicit && chain => {
-                self.tx = Tx::Open(open);
-                self.refuse(&no_block_to_chain("COMMIT"), cx)
-            }
-            Tx::Open(open) => {
-                if open.implicit {
-                    self.out.push(no_transaction().encode());
-                }
-                let modes = open.modes.clone();
-                self.chained = chain.then_some(modes);
-                self.start_commit(open, After::SimpleCommit { chain }, cx);
-                Went::Sent
-            }
-        }
-    }
-
-    fn simple_rollback(&mut self, chain: bool, cx: &mut Cx<'_>) -> Went {
-        match &self.tx {
-            Tx::Idle => self.send_step(Note::Nothing, None, cx),
-            Tx::Begun(_) => {
-                if !chain {
-                    self.tx = Tx::Idle;
-                }
-                self.out.push(back::command_complete("ROLLBACK"));
-                Went::Done
-            }
-            Tx::Open(o) if o.implicit && chain => self.refuse(&no_block_to_chain("ROLLBACK"), cx),
-            Tx::Open(o) => {
-                if o.implicit {
-                    self.out.push(no_transaction().encode());
-                }
-                let on = o.on;
-                self.send_text(on, "ROLLBACK", Note::Ended { chain }, cx)
-            }
-        }
-    }
-
     /// A statement that the proxy will not run. The transaction has failed, as after any error.
-    fn refuse(&mut self, e: &PgError, cx: &mut Cx<'_>) -> Went {
+    pub(super) fn refuse(&mut self, e: &PgError, cx: &mut Cx<'_>) -> Went {
         self.out.push(e.encode());
         self.step_failed();
         self.fail_transaction(cx);
@@ -463,7 +372,7 @@ impl Session {
     }
 
     /// Sends the current step. `ask_xid`: nobody knows whether it writes, so main is asked behind it.
-    fn send_step(&mut self, note: Note, ask_xid: Option<()>, cx: &mut Cx<'_>) -> Went {
+    pub(super) fn send_step(&mut self, note: Note, ask_xid: Option<()>, cx: &mut Cx<'_>) -> Went {
         let Request::Simple(s) = &self.request else { return Went::Done };
         let target = self.tx.target().unwrap_or(Target::Lane);
         let raw = if s.steps.len() == 1 {
@@ -482,7 +391,7 @@ impl Session {
         Went::Sent
     }
 
-    fn send_text(&mut self, target: Target, sql: &'static str, note: Note, cx: &mut Cx<'_>) -> Went {
+    pub(super) fn send_text(&mut self, target: Target, sql: &'static str, note: Note, cx: &mut Cx<'_>) -> Went {
         let mut out = BytesMut::new();
         front::query(&mut out, sql.as_bytes());
         self.forward_query(target, out.freeze(), note, cx);
@@ -573,75 +482,10 @@ impl Session {
         }
     }
 
-    fn simple_ready(&mut self, cx: &mut Cx<'_>) {
+    pub(super) fn simple_ready(&mut self, cx: &mut Cx<'_>) {
         self.request = Request::None;
         self.out.release();
         self.ready(cx);
-    }
-
-    /// A commit is done.
-    pub(super) fn commit_done(&mut self, after: After, cx: &mut Cx<'_>) {
-        self.registry.drop_portals();
-        self.tx = match (after, self.chained.take()) {
-            (After::SimpleCommit { chain: true } | After::ExecuteCommit { chain: true }, Some(modes)) => {
-                Tx::Begun(modes)
-            }
-            _ => Tx::Idle,
-        };
-        match after {
-            After::SimpleCommit { .. } => {
-                self.out.push(back::command_complete("COMMIT"));
-                if let Request::Simple(s) = &mut self.request {
-                    s.next += 1;
-                }
-                self.run_steps(cx);
-            }
-            After::SimpleEnd => self.simple_ready(cx),
-            After::ExecuteCommit { .. } => {
-                self.request = Request::None;
-                self.out.push(back::command_complete("COMMIT"));
-            }
-            After::SyncEnd => {
-                self.request = Request::None;
-                self.ready(cx);
-            }
-        }
-        self.after_commit(cx);
-    }
-
-    /// A commit did not happen.
-    pub(super) fn commit_failed(&mut self, after: After, error: Bytes, cx: &mut Cx<'_>) {
-        self.tx = Tx::Idle;
-        self.chained = None;
-        self.registry.drop_portals();
-        self.out.drop_held();
-        self.out.push(error);
-        match after {
-            After::SimpleCommit { .. } | After::SimpleEnd => {
-                self.step_failed();
-                self.finish_simple(cx);
-            }
-            After::ExecuteCommit { .. } => {
-                self.request = Request::None;
-                self.batch_failed();
-            }
-            After::SyncEnd => {
-                self.request = Request::None;
-                self.ready(cx);
-            }
-        }
-        self.after_commit(cx);
-    }
-
-    /// The session goes on after a commit; one whose client or lane is gone ends.
-    fn after_commit(&mut self, cx: &mut Cx<'_>) {
-        if matches!(self.stage, super::Stage::Over) {
-            return self.finish_over(cx);
-        }
-        if self.lane.is_none() {
-            self.goes_on_without_lane(cx);
-        }
-        self.pump(cx);
     }
 
     /// The reader has refused the statement or was lost: main does it.
@@ -672,88 +516,9 @@ impl Session {
         cx.env.verdicts.borrow_mut().refute(&String::from_utf8_lossy(&sql), self.std_strings, &self.database);
         self.run_steps(cx);
     }
-
-    /// A message of the client in COPY mode (or one that came too late for it, which PostgreSQL ignores).
-    pub(super) fn copy_frame(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
-        let simple = matches!(&self.request, Request::Simple(s) if s.copy);
-        if self.batch.copy_asked {
-            return false;
-        }
-        if !simple && !self.batch.copy {
-            // Data may be sent ahead of the server's word that it is wanted; what comes when it is not is ignored.
-            return self.batch.skips() || self.barrier(self.target(), cx);
-        }
-        match frame.tag {
-            b'd' => {
-                let Some(lane) = &mut self.lane else { return true };
-                let replicated = matches!(
-                    lane.owed.head().map(|h| &h.whose),
-                    Some(Whose::Client(Note::Write(p))) if p.copy
-                );
-                let conn = lane.conn;
-                cx.io.send(conn, frame.raw.clone());
-                self.copy_data = true;
-                if replicated {
-                    let added = self.with_script(cx, |open, room| open.script.copy_data(&frame.raw, room));
-                    self.script_written(added, cx);
-                }
-            }
-            b'c' | b'f' => {
-                if let Request::Simple(s) = &mut self.request {
-                    s.copy = false;
-                }
-                self.batch.copy = false;
-                self.ignored_syncs = 0;
-                if let Some(lane) = &mut self.lane {
-                    // By the extended protocol what it is answered with stays in the server's buffer.
-                    lane.unflushed = true;
-                    let conn = lane.conn;
-                    cx.io.send(conn, frame.raw.clone());
-                }
-            }
-            b'S' => self.ignored_syncs += usize::from(self.copy_data),
-            b'H' => {}
-            tag => {
-                let e = format!("unexpected message type 0x{tag:02X} during COPY from stdin");
-                self.fatal(&PgError::fatal("08P01", e), cx);
-            }
-        }
-        true
-    }
-
-    /// CopyInResponse.
-    pub(super) fn copy_in_begins(&mut self, target: Target, cx: &mut Cx<'_>) {
-        if let Some(Whose::Client(Note::Write(p))) = self.link(target).and_then(|l| l.owed.head()).map(|h| &h.whose) {
-            if p.copy {
-                let statement = p.statement.clone();
-                let begun = self.with_script(cx, |open, room| open.script.copy_begin(statement, room));
-                self.script_written(begun, cx);
-            }
-        }
-        self.copy_data = false;
-        match &mut self.request {
-            Request::Simple(s) => s.copy = true,
-            _ => self.batch.copy = std::mem::take(&mut self.batch.copy_asked),
-        }
-    }
 }
 
 fn not_on_reader() -> PgError {
     PgError::error("25006", "cannot execute this statement in a read-only transaction that runs on a replica")
         .hint("Begin the transaction without READ ONLY to run it on main.")
-}
-
-/// BEGIN in a transaction block (`BeginTransactionBlock` in xact.c).
-pub(super) fn already_in_progress() -> PgError {
-    PgError { severity: Severity::Warning, ..PgError::error("25001", "there is already a transaction in progress") }
-}
-
-/// COMMIT and ROLLBACK outside a transaction block (`EndTransactionBlock` in xact.c).
-pub(super) fn no_transaction() -> PgError {
-    PgError { severity: Severity::Warning, ..PgError::error("25P01", "there is no transaction in progress") }
-}
-
-/// AND CHAIN outside a transaction block (`EndTransactionBlock` in xact.c).
-pub(super) fn no_block_to_chain(what: &str) -> PgError {
-    PgError::error("25P01", format!("{what} AND CHAIN can only be used in transaction blocks"))
 }

@@ -1,0 +1,159 @@
+//! What a statement that main has done leaves behind: an entry of the script, a setting, a name forgotten, an ended
+//! transaction.
+
+use super::Session;
+use super::io::Cx;
+use super::note::{Forgets, Note, PendingSetting, PendingWrite};
+use super::transaction::{Target, Tx};
+use crate::script::{Entry, Expect};
+use crate::sql::literals::Now;
+use crate::wire::{PgError, back};
+use bytes::Bytes;
+
+impl Session {
+    /// A write with RETURNING and a row limit: main has run it to its end, the client fetches what it returned.
+    pub(super) fn suspended(&mut self, note: Note, cx: &mut Cx<'_>) {
+        if let Note::Write(mut p) = note {
+            self.rows.take();
+            if p.noted {
+                return;
+            }
+            p.opaque = true;
+            p.counted = false;
+            self.add_write(*p, b"", true, cx);
+        }
+    }
+
+    /// The client's request has completed.
+    pub(super) fn take_note(&mut self, target: Target, note: Note, message: &[u8], cx: &mut Cx<'_>) {
+        if target == Target::Lane {
+            if let Some(open) = self.tx.open_mut() {
+                open.need = cx.env.sequencer.newest();
+            }
+        }
+        let open = self.tx.open_mut().filter(|o| o.on == Target::Lane);
+        match note {
+            Note::Nothing | Note::Ready | Note::ImplicitEnd | Note::Call(_) => {}
+            Note::Write(p) => {
+                if !p.noted {
+                    self.add_write(*p, message.get(5..).unwrap_or_default(), false, cx);
+                }
+            }
+            Note::Savepoint(name) => open.into_iter().for_each(|o| o.script.savepoint(&name)),
+            Note::Release(name) => open.into_iter().for_each(|o| o.script.release(&name)),
+            Note::RollbackTo(name) => {
+                if let Some(o) = self.tx.open_mut() {
+                    o.script.rollback_to(&name);
+                    o.failed = false;
+                }
+            }
+            Note::Begun(modes) => {
+                if let Some(o) = self.tx.open_mut() {
+                    (o.implicit, o.modes) = (false, modes);
+                }
+            }
+            Note::Setting(s) => self.setting_done(*s, cx),
+            Note::Ended { chain } => self.transaction_ended(chain),
+            Note::Forgets(what) => self.forget(&what, cx),
+            Note::Named | Note::Unnamed => self.registry.confirm(),
+            Note::PreparedBySql(p) => self.preparing = Some(p),
+            Note::Replaced(name, statement) => {
+                if let Some(l) = self.link(target) {
+                    l.statements.insert(name.clone(), statement.version);
+                }
+                self.registry.insert(&name, statement, true);
+            }
+            Note::Bound => self.registry.confirm_portal(),
+            Note::Temporary(name) => {
+                self.temporary = true;
+                self.main_only = true;
+                self.temporary_names.extend(name);
+            }
+        }
+    }
+
+    pub(super) fn setting_done(&mut self, setting: PendingSetting, cx: &mut Cx<'_>) {
+        match self.tx.open_mut().filter(|o| o.on == Target::Lane) {
+            // In a block it may still be rolled back; as an entry it is in force for what follows.
+            Some(_) => {
+                let added = self.with_script(cx, |o, room| o.script.add(Entry::Setting(setting.statement), room));
+                self.script_written(added, cx);
+            }
+            None if !setting.local => self.remember_setting(Bytes::copy_from_slice(setting.statement.sql.memory())),
+            None => {}
+        }
+    }
+
+    /// The server's transaction is over without a COMMIT of the proxy's.
+    pub(super) fn transaction_ended(&mut self, chain: bool) {
+        let modes = self.tx.open().map(|o| o.modes.clone()).unwrap_or_default();
+        self.tx = if chain { Tx::Begun(modes) } else { Tx::Idle };
+        self.registry.drop_portals();
+    }
+
+    pub(super) fn forget(&mut self, what: &Forgets, cx: &mut Cx<'_>) {
+        match what {
+            Forgets::All => {
+                self.registry.clear();
+                self.registry.drop_portals();
+                self.replay.clear();
+                self.settings_dirty = true;
+                self.temporary = false;
+                self.temporary_names.clear();
+                self.main_only = false;
+                self.bound = false;
+                self.close_readers(cx);
+                self.forget_own_statements();
+            }
+            Forgets::Statements => {
+                self.registry.clear();
+                self.forget_own_statements();
+            }
+            Forgets::Statement(name) => self.deallocated(name),
+            Forgets::Temporary => {
+                self.temporary = false;
+                self.temporary_names.clear();
+            }
+        }
+    }
+
+    pub(super) fn forget_own_statements(&mut self) {
+        if let Some(l) = &mut self.lane {
+            l.forget_all();
+        }
+    }
+
+    /// Adds what main has done to the script.
+    pub(super) fn add_write(&mut self, mut write: PendingWrite, tag: &[u8], always: bool, cx: &mut Cx<'_>) {
+        let rows = self.rows.take();
+        let tag = tag.strip_suffix(&[0]).unwrap_or(tag);
+        let none = std::str::from_utf8(tag).ok().and_then(back::tag_count) == Some(0);
+        if write.counted && none && !always && !write.copy {
+            return;
+        }
+        let std_strings = self.std_strings;
+        let added = self.with_script(cx, |open, room| {
+            if let Some(info) = &open.info {
+                write.at_time(Now { micros: info.now }, std_strings);
+            }
+            open.opaque |= write.opaque;
+            let expect = if write.opaque { Expect::Success } else { Expect::Same { tag: tag.into(), rows } };
+            if write.copy {
+                return open.script.copy_end(expect, room);
+            }
+            write.statement.expect = expect;
+            open.script.add(Entry::Statement(write.statement), room)
+        });
+        self.script_written(added, cx);
+    }
+
+    /// A script that cannot be kept cannot be applied: the session ends, and with it the transaction on main.
+    pub(super) fn script_written(&mut self, result: Option<std::io::Result<()>>, cx: &mut Cx<'_>) {
+        let Some(Err(e)) = result else { return };
+        tracing::error!(error = %e, "spill file cannot be written");
+        let e = PgError::fatal("53100", "could not write the transaction's spill file")
+            .detail(e.to_string())
+            .hint("Free space in work_dir, or write less in one transaction.");
+        self.fatal(&e, cx);
+    }
+}

@@ -1,0 +1,150 @@
+//! What an extended batch holds, looked at before its first message goes: which backend can serve all of it, whether it
+//! writes, and whether it may need a block of its own.
+
+use super::Session;
+use super::extended::is_control;
+use super::io::Cx;
+use super::registry::Prepared;
+use super::route::{Given, Plan};
+use crate::sql::cache::Verdict;
+use crate::sql::class::{Class, TxModes};
+use crate::wire::frame::Frame;
+use crate::wire::front::{Bind, Parse, read_execute, read_target};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// What lies between here and the next Sync.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    pub(super) complete: bool,
+    pub(super) executes: usize,
+    /// Something but BEGIN, COMMIT and ROLLBACK is parsed, bound or described: the server may refuse it, which ends
+    /// the block that it stands in.
+    pub(super) touches: bool,
+    pub(super) writes: bool,
+    pub(super) control: bool,
+    pub(super) read: bool,
+    pub(super) everywhere: Option<Bytes>,
+    plain_messages: bool,
+    /// Modes of the BEGIN that the batch begins with.
+    pub(super) begin: Option<TxModes>,
+}
+
+/// A statement of the batch, or one that was prepared before.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub(super) verdict: Arc<Verdict>,
+    sql: Bytes,
+    own_types: bool,
+}
+
+/// FirstNormalObjectId in access/transam.h.
+pub(super) const FIRST_OWN_OID: u32 = 16_384;
+
+/// A parameter is of a type that is not built in: its OID is main's, and may be another type's elsewhere.
+pub(super) fn has_own_types(types: &[u32]) -> bool {
+    types.iter().any(|&oid| oid >= FIRST_OWN_OID)
+}
+
+impl Survey {
+    /// A transaction begins with the batch, or what goes to every node.
+    pub(super) fn may_begin(&self) -> bool {
+        let more = !self.complete || self.executes > 1;
+        more || self.writes || self.control || self.begin.is_some() || self.everywhere.is_some()
+    }
+}
+
+impl Session {
+    /// Looks ahead to the next Sync.
+    pub(super) fn survey(&mut self, cx: &mut Cx<'_>) -> Survey {
+        let mut s = Survey { plain_messages: true, ..Survey::default() };
+        let mut parsed: Vec<(String, Known)> = Vec::new();
+        let mut bound: Vec<(String, Option<Known>)> = Vec::new();
+        let frames: Vec<Frame> = self.inbox.iter().cloned().collect();
+        for f in &frames {
+            match f.tag {
+                b'P' => {
+                    if let Some(p) = Parse::read(f.body()) {
+                        let verdict = self.judge(p.sql, cx);
+                        let first = parsed.is_empty() && bound.is_empty() && s.executes == 0;
+                        if let (true, Class::Begin(modes)) = (first, &verdict.class) {
+                            s.begin = Some(modes.clone());
+                        }
+                        s.touches |= !is_control(&verdict.class);
+                        let known = Known { verdict, sql: f.raw.slice_ref(p.sql), own_types: has_own_types(&p.types) };
+                        parsed.push((p.name.to_owned(), known));
+                    }
+                }
+                b'B' => {
+                    let Some(b) = Bind::read(f.body()) else { continue };
+                    let of = parsed.iter().rev().find(|(n, _)| n == b.statement).map(|(_, k)| k.clone());
+                    let of = of.or_else(|| self.registry.statement(b.statement).map(|p| self.known(p, cx)));
+                    s.touches |= of.as_ref().is_none_or(|k| !is_control(&k.verdict.class));
+                    bound.push((b.portal.to_owned(), of));
+                }
+                b'E' => {
+                    s.executes += 1;
+                    let Some((portal, _)) = read_execute(f.body()) else { continue };
+                    let here = bound.iter().rev().find(|(n, _)| n == portal).and_then(|(_, v)| v.clone());
+                    let of = here.or_else(|| self.registry.portal(portal).map(|p| self.known(&p.statement, cx)));
+                    if let Some(Class::Begin(modes)) = of.as_ref().map(|k| &k.verdict.class).filter(|_| s.executes == 1)
+                    {
+                        s.begin = Some(modes.clone());
+                    }
+                    self.survey_execute(&mut s, of, cx);
+                }
+                b'S' => {
+                    s.complete = true;
+                    break;
+                }
+                b'D' => s.touches |= self.describe_touches(f, &parsed, &bound),
+                b'C' | b'H' => {}
+                _ => {
+                    s.plain_messages = false;
+                    break;
+                }
+            }
+        }
+        s.read = s.complete && s.plain_messages && s.executes == 1 && s.read;
+        s
+    }
+
+    /// Describe of something that was prepared before this batch and is not BEGIN, COMMIT or ROLLBACK, or of nothing.
+    /// (What is described behind its own Parse or Bind has counted there.)
+    pub(super) fn describe_touches(
+        &self,
+        f: &Frame,
+        parsed: &[(String, Known)],
+        bound: &[(String, Option<Known>)],
+    ) -> bool {
+        let Some((kind, name)) = read_target(f.body()) else { return true };
+        let (here, of) = match kind {
+            b'S' => (parsed.iter().any(|(n, _)| n == name), self.registry.statement(name)),
+            _ => (bound.iter().any(|(n, _)| n == name), self.registry.portal(name).map(|p| &p.statement)),
+        };
+        !here && of.is_none_or(|p| !is_control(&p.verdict.class))
+    }
+
+    /// A prepared statement, judged anew if the catalogue has moved since.
+    pub(super) fn known(&self, p: &Prepared, cx: &Cx<'_>) -> Known {
+        let fresh = p.verdict.version() >= self.version.current();
+        let verdict = if fresh { p.verdict.clone() } else { self.judge(&p.sql, cx) };
+        Known { verdict, sql: p.sql.clone(), own_types: has_own_types(&p.types) }
+    }
+
+    pub(super) fn survey_execute(&self, s: &mut Survey, of: Option<Known>, cx: &Cx<'_>) {
+        // A cursor's portal may be of a query that writes.
+        let Some(Known { verdict, sql, own_types }) = of else {
+            s.writes = true;
+            return;
+        };
+        let given = Given { sql: sql.clone(), types: Arc::from([]), bind: Bytes::new(), extended: true };
+        match self.plan(&given, &verdict, cx) {
+            Plan::Begin(_) | Plan::Commit { .. } | Plan::Rollback { .. } => s.control = true,
+            Plan::Everywhere => s.everywhere = Some(sql),
+            Plan::Write(..) => s.writes = true,
+            Plan::Plain(_) => s.read = verdict.is_read() && !own_types,
+            Plan::Refused(_) => {}
+        }
+    }
+}

@@ -19,7 +19,7 @@ use pglockstep::sim::run::{Failure, Options, Report, run_seed};
 /// identical, nothing acknowledged is lost, and clients see what one server could have shown them.
 ///
 /// Exit status: 0 if every run held, 1 if one did not. A run depends on its seed and on the options from --clients to
-/// --ranges alone.
+/// --lists alone.
 #[derive(Parser)]
 #[command(name = "sim")]
 struct Arguments {
@@ -46,12 +46,15 @@ struct Arguments {
     #[arg(long, default_value_t = Options::default().faults)]
     faults: usize,
     /// A kind of fault that happens more often than all others together, and in every run: applier, backend, cut, crash,
-    /// hang, slow, cancel, vanish, tamper, lose.
+    /// hang, slow, cancel, vanish, tamper, lose, lag.
     #[arg(long)]
     favour: Option<Kind>,
     /// Statements that name rows by a range (not held yet: the proxy replicates them by their text).
     #[arg(long)]
     ranges: bool,
+    /// Only transactions that append to lists and read them.
+    #[arg(long)]
+    lists: bool,
     /// Go on after a failure, and reduce nothing.
     #[arg(long)]
     keep_going: bool,
@@ -118,6 +121,7 @@ fn main() -> ExitCode {
         transactions: arguments.transactions,
         faults: arguments.faults,
         ranges: arguments.ranges,
+        lists: arguments.lists,
         favour: arguments.favour,
         nodes_stay: false,
         trace: false,
@@ -241,8 +245,9 @@ fn json(sum: &Sum, seeds: &Range<u64>, took: Duration) -> serde_json::Value {
 fn command(seed: u64, o: &Options) -> String {
     let favour = o.favour.map_or_else(String::new, |k| format!(" --favour {}", k.word()));
     let ranges = if o.ranges { " --ranges" } else { "" };
+    let lists = if o.lists { " --lists" } else { "" };
     format!(
-        "cargo run --release --example sim -- --seeds {seed} --clients {} --transactions {} --faults {}{favour}{ranges} \
+        "cargo run --release --example sim -- --seeds {seed} --clients {} --transactions {} --faults {}{favour}{ranges}{lists} \
          --trace",
         o.clients, o.transactions, o.faults,
     )

@@ -10,7 +10,7 @@
 //! | `ring` | the default driver: io_uring, used directly |
 //! | `glommio` | the second driver, for kernels that lack what `ring` needs |
 //! | `choice`, `unavailable` | which driver runs here, and why another does not |
-//! | `listen`, `wake`, `limits` | what drivers share: listeners, the doorbell's agreement, how patient they are |
+//! | `listen`, `slots`, `wake`, `limits` | what drivers share: listeners, the table of connections, the doorbell's agreement, how patient they are |
 //! | `core` | owners of connections, timers, the applier pool |
 //! | `spill` | files for scripts that exceed memory |
 //! | `run` | the `run` command: threads, control plane, signals |
@@ -25,6 +25,7 @@ pub mod pool;
 pub mod reload;
 pub mod ring;
 pub mod run;
+mod slots;
 pub mod spill;
 #[cfg(test)]
 mod suite;

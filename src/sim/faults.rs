@@ -194,13 +194,7 @@ impl Faults {
 impl World {
     /// One of the faults that are possible now, by the run's weights.
     pub(super) fn choose_fault(&mut self) -> Option<Fault> {
-        let total: usize = self.faults.weights.iter().sum();
-        let mut at = self.random.below(total);
-        let kind = self.faults.weights.iter().position(|w| {
-            let here = at < *w;
-            at = at.saturating_sub(*w);
-            here
-        })?;
+        let kind = self.random.weighted(&self.faults.weights)?;
         let n = self.random.below(self.nodes.len());
         match kind {
             0 | 1 => self.choose_backend(n, kind == 0),

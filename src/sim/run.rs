@@ -23,6 +23,8 @@ pub struct Options {
     /// Statements that name rows by a range: the proxy replicates them by their text so far, which is not enough when
     /// rows come into the range meanwhile.
     pub ranges: bool,
+    /// Only transactions that append to lists and read them: what nodes show in another order is seen soonest there.
+    pub lists: bool,
     /// A kind of fault that happens more often than the others.
     pub favour: Option<Kind>,
     /// No node crashes or hangs.
@@ -38,6 +40,7 @@ impl Default for Options {
             transactions: 10,
             faults: 8,
             ranges: false,
+            lists: false,
             favour: None,
             nodes_stay: false,
             trace: false,

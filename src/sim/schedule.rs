@@ -39,6 +39,16 @@ impl Random {
         self.below(100) < chances
     }
 
+    /// One of these, by their weights; `None` if all are 0.
+    pub fn weighted(&mut self, weights: &[usize]) -> Option<usize> {
+        let mut at = self.below(weights.iter().sum());
+        weights.iter().position(|w| {
+            let here = at < *w;
+            at = at.saturating_sub(*w);
+            here
+        })
+    }
+
     /// A generator of its own, which goes on whatever this one is asked for.
     pub fn split(&mut self) -> Random {
         Random(self.next_u64())

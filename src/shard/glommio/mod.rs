@@ -17,7 +17,7 @@
 //! | `tasks` | what runs in the executor |
 //! | `state` | what tasks and driver share: turns, and a connection's part in one |
 //! | `progress` | how bytes leave, and how connections end |
-//! | `slots` | the table of connections and their states |
+//! | `slots` | what this driver keeps of each connection |
 //! | `buffer` | what is received into |
 //! | `doorbell` | waking a shard that sleeps |
 //! | `sys` | from descriptors to glommio's sockets; all `unsafe` |
@@ -48,7 +48,7 @@ use socket2::SockRef;
 use super::driver::{Address, ConnId, Doorbell, Driver, DriverOptions, Event, SocketDriver, Time};
 use super::unavailable::Unavailable;
 use doorbell::GlommioDoorbell;
-use slots::Life;
+use slots::{Life, Own};
 use state::{Shared, State};
 use tasks::Task;
 
@@ -142,7 +142,7 @@ impl GlommioDriver {
     /// How long the wait may sleep.
     fn patience(&self, until: Option<Time>) -> Option<Duration> {
         let state = self.state.borrow();
-        let first = state.first_deadline().into_iter().chain(until).min()?;
+        let first = state.slots.first_deadline().into_iter().chain(until).min()?;
         Some(first.since(state.clock()))
     }
 
@@ -180,7 +180,7 @@ impl SocketDriver for GlommioDriver {
 impl Driver for GlommioDriver {
     fn connect(&mut self, to: &Address) -> ConnId {
         let mut state = self.state.borrow_mut();
-        match state.slots.insert(Life::Connecting { closing: false }, None) {
+        match state.slots.insert(Life::Connecting { closing: false }, Own::default()) {
             Ok(index) => {
                 self.starts.push(Box::pin(tasks::connection(self.state.clone(), index, Some(to.clone()))));
                 state.slots.id(index)
@@ -294,7 +294,8 @@ impl Drop for GlommioDriver {
         {
             let mut state = state.borrow_mut();
             state.ending = true;
-            for index in state.slots.in_use() {
+            let in_use: Vec<usize> = state.slots.in_use().collect();
+            for index in in_use {
                 state.die(index, false);
             }
             state.begin_turn();

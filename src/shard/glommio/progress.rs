@@ -1,6 +1,5 @@
 //! How bytes leave, and how connections end.
 
-use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
@@ -28,20 +27,20 @@ impl State {
     /// Hands what is queued to the kernel, as far as it takes it now; the rest is the task's.
     pub(super) fn flush(&mut self, index: usize) {
         let slot = &mut self.slots[index];
-        if !matches!(slot.life, Life::Open | Life::Flushing) || slot.blocked {
+        if !matches!(slot.life, Life::Open | Life::Flushing) || slot.own.blocked {
             return;
         }
-        let Some(stream) = &slot.stream else { return };
+        let Some(stream) = &slot.own.stream else { return };
         let (mut sent, mut failed) = (0, None);
         while !slot.queue.is_empty() && sent < SEND_TURN_MAX {
             match send_some(stream, &slot.queue) {
                 Ok(count) => {
                     sent += count;
                     slot.queued = slot.queued.saturating_sub(count);
-                    super::slots::advance(&mut slot.queue, count);
+                    crate::shard::slots::advance(&mut slot.queue, count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    (slot.blocked, slot.attention) = (true, true);
+                    (slot.own.blocked, slot.own.attention) = (true, true);
                     break;
                 }
                 Err(error) if transient(&error) => {}
@@ -68,7 +67,7 @@ impl State {
             slot.above_high = false;
         }
         // More than a turn's share: others first.
-        let more = !slot.queue.is_empty() && !slot.blocked;
+        let more = !slot.queue.is_empty() && !slot.own.blocked;
         if drained && slot.life == Life::Open {
             let conn = self.slots.id(index);
             self.report(Event::Drained { conn });
@@ -126,7 +125,7 @@ impl State {
         let slot = &mut self.slots[index];
         slot.life = Life::Dying;
         slot.unqueue();
-        if let (true, Some(stream)) = (reset, &slot.stream) {
+        if let (true, Some(stream)) = (reset, &slot.own.stream) {
             // Without it the connection is closed in the ordinary way: nothing depends on it.
             let _ = SockRef::from(&sys::fd(stream)).set_linger(Some(Duration::ZERO));
         }
@@ -151,7 +150,7 @@ impl State {
     /// Everything has been sent: says so to the peer and waits for it to close, too.
     fn linger(&mut self, index: usize) {
         let slot = &mut self.slots[index];
-        let shut = slot.stream.as_ref().map(|stream| SockRef::from(&sys::fd(stream)).shutdown(Shutdown::Write));
+        let shut = slot.own.stream.as_ref().map(|stream| SockRef::from(&sys::fd(stream)).shutdown(Shutdown::Write));
         if slot.peer_closed || !matches!(shut, Some(Ok(()))) {
             return self.die(index, false);
         }
@@ -162,28 +161,13 @@ impl State {
 
     fn set_deadline(&mut self, index: usize, patience: Duration) {
         let deadline = self.clock().after(patience);
-        let slot = &mut self.slots[index];
-        slot.deadline = Some(deadline);
-        self.deadlines.push(Reverse((deadline, index as u32, slot.generation)));
-    }
-
-    /// When patience with some connection may end.
-    pub(super) fn first_deadline(&self) -> Option<Time> {
-        self.deadlines.peek().map(|Reverse((time, ..))| *time)
+        self.slots.set_deadline(index, deadline);
     }
 
     /// Ends the patience with slots whose time has come.
     pub(super) fn expire(&mut self, now: Time) {
-        while let Some(&Reverse((deadline, index, generation))) = self.deadlines.peek() {
-            if deadline > now {
-                return;
-            }
-            self.deadlines.pop();
-            let index = index as usize;
+        while let Some(index) = self.slots.next_expired(now) {
             let slot = &mut self.slots[index];
-            if slot.generation != generation || slot.deadline != Some(deadline) {
-                continue;
-            }
             match slot.life {
                 Life::Connecting { closing: true } | Life::Flushing => self.die(index, true),
                 Life::Lingering => self.die(index, false),

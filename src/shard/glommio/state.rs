@@ -1,8 +1,7 @@
 //! What the driver and its tasks share: turns, and what a connection's task does in one.
 
 use std::cell::RefCell;
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -13,7 +12,7 @@ use futures_io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
 use super::buffer::ReceiveBuffer;
-use super::slots::{Life, Slots};
+use super::slots::{Life, Own, Slots};
 use crate::shard::driver::{Event, Peer, Time};
 
 /// How often one connection may receive in one turn. More than once, because only an attempt that finds nothing makes
@@ -43,8 +42,6 @@ pub(super) struct State {
     received: usize,
     receive_max: usize,
     buffer: ReceiveBuffer,
-    /// When a slot's patience may end: time, slot, generation. Outdated entries are skipped.
-    pub(super) deadlines: BinaryHeap<Reverse<(Time, u32, u32)>>,
     started: Instant,
     /// Tasks that have not ended.
     pub(super) tasks: usize,
@@ -70,7 +67,6 @@ impl State {
             received: 0,
             receive_max: receive_buffers.max(1).saturating_mul(receive_buffer_size),
             buffer: ReceiveBuffer::new(receive_buffer_size),
-            deadlines: BinaryHeap::new(),
             started: Instant::now(),
             tasks: 0,
             doors: 0,
@@ -110,8 +106,8 @@ impl State {
             self.slots[index].dirty = false;
             self.flush(index);
             let slot = &mut self.slots[index];
-            if std::mem::take(&mut slot.attention) {
-                self.parked.extend(slot.waker.clone());
+            if std::mem::take(&mut slot.own.attention) {
+                self.parked.extend(slot.own.waker.clone());
             }
         }
     }
@@ -129,7 +125,7 @@ impl State {
     /// Has the next turn look at a slot.
     pub(super) fn touch(&mut self, index: usize, attention: bool) {
         let slot = &mut self.slots[index];
-        slot.attention |= attention;
+        slot.own.attention |= attention;
         if !slot.dirty {
             slot.dirty = true;
             self.dirty.push_back(index as u32);
@@ -138,7 +134,7 @@ impl State {
 
     /// An accepted client gets a slot; closed at once if there is none.
     pub(super) fn admit(&mut self, stream: TcpStream, peer: Peer) -> Option<usize> {
-        match self.slots.insert(Life::Open, Some(stream)) {
+        match self.slots.insert(Life::Open, Own { stream: Some(stream), ..Own::default() }) {
             Ok(index) => {
                 let conn = self.slots.id(index);
                 self.report(Event::Accepted { conn, peer });
@@ -157,14 +153,14 @@ impl State {
         match (slot.life, result) {
             (Life::Connecting { closing: false }, Ok(stream)) => {
                 slot.life = Life::Open;
-                slot.stream = Some(stream);
+                slot.own.stream = Some(stream);
                 let conn = self.slots.id(index);
                 self.report(Event::Connected { conn });
                 self.flush(index);
             }
             (Life::Connecting { closing: true }, Ok(stream)) => {
                 slot.life = Life::Flushing;
-                slot.stream = Some(stream);
+                slot.own.stream = Some(stream);
                 self.flush(index);
             }
             (Life::Connecting { closing: false }, Err(error)) => self.lost(index, Some(error)),
@@ -183,29 +179,29 @@ impl State {
     /// Remembers whom to wake.
     pub(super) fn listen(&mut self, index: usize, cx: &Context<'_>) {
         let slot = &mut self.slots[index];
-        if !slot.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            slot.waker = Some(cx.waker().clone());
+        if !slot.own.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            slot.own.waker = Some(cx.waker().clone());
         }
     }
 
     /// Tries to send again when glommio says that the kernel takes more.
     fn unblock(&mut self, index: usize, cx: &mut Context<'_>) {
-        while self.slots[index].blocked {
+        while self.slots[index].own.blocked {
             let slot = &mut self.slots[index];
-            let (Some(stream), Some(first)) = (&mut slot.stream, slot.queue.front()) else {
-                slot.blocked = false;
+            let (Some(stream), Some(first)) = (&mut slot.own.stream, slot.queue.front()) else {
+                slot.own.blocked = false;
                 return;
             };
             match Pin::new(stream).poll_write(cx, first) {
                 Poll::Pending => return,
                 Poll::Ready(Ok(count)) => {
-                    slot.blocked = false;
+                    slot.own.blocked = false;
                     slot.taken(count);
                     self.flush(index);
                 }
                 Poll::Ready(Err(error)) if transient(&error) => {}
                 Poll::Ready(Err(error)) => {
-                    slot.blocked = false;
+                    slot.own.blocked = false;
                     self.sending_failed(index, error);
                 }
             }
@@ -220,17 +216,17 @@ impl State {
                 Life::Flushing | Life::Lingering => true,
                 Life::Free | Life::Connecting { .. } | Life::Dying => return,
             };
-            let (true, Some(stream)) = (slot.receive_wanted, &mut slot.stream) else { return };
-            if slot.receive_turn != self.turn {
-                (slot.receive_turn, slot.receives) = (self.turn, 0);
+            let (true, Some(stream)) = (slot.receive_wanted, &mut slot.own.stream) else { return };
+            if slot.own.receive_turn != self.turn {
+                (slot.own.receive_turn, slot.own.receives) = (self.turn, 0);
             }
-            if slot.receives >= RECEIVES_PER_TURN || self.received >= self.receive_max {
+            if slot.own.receives >= RECEIVES_PER_TURN || self.received >= self.receive_max {
                 return self.put_off(index, cx);
             }
-            slot.receives += 1;
+            slot.own.receives += 1;
             match Pin::new(stream).poll_read(cx, self.buffer.room()) {
                 Poll::Pending => {
-                    slot.receives -= 1;
+                    slot.own.receives -= 1;
                     return;
                 }
                 Poll::Ready(Ok(0)) => return self.receiving_ended(index, None),
@@ -251,8 +247,8 @@ impl State {
     /// The connection has received its share of this turn: it goes on with the next, which comes at once.
     fn put_off(&mut self, index: usize, cx: &Context<'_>) {
         let slot = &mut self.slots[index];
-        if slot.parked_turn != self.turn {
-            slot.parked_turn = self.turn;
+        if slot.own.parked_turn != self.turn {
+            slot.own.parked_turn = self.turn;
             self.parked.push(cx.waker().clone());
             self.stir();
         }

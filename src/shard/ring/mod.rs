@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `mod` | the driver: what the shard calls |
 //! | `progress` | what follows from each completion and each deadline |
-//! | `slots` | the table of connections and their states |
+//! | `slots` | what this driver keeps of each connection |
 //! | `sys` | the io_uring and the memory that the kernel sees; all `unsafe` |
 //! | `tag` | the 64 bits that name an operation |
 //! | `doorbell` | waking a shard that sleeps |
@@ -24,8 +24,6 @@ mod tag;
 #[cfg(test)]
 mod tests;
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -38,7 +36,7 @@ use super::driver::{Address, ConnId, Doorbell, Driver, DriverOptions, Event, Soc
 use super::listen::{self, Listener};
 use super::unavailable::{self, Unavailable};
 use doorbell::RingDoorbell;
-use slots::{Life, Receive, Slots};
+use slots::{Life, Own, Receive, Slots};
 use sys::{Ring, Setup};
 use tag::{Operation, Tag};
 
@@ -98,8 +96,6 @@ pub struct RingDriver {
     doorbell: Arc<RingDoorbell>,
     /// The doorbell's poll is in the ring.
     bell_watched: bool,
-    /// When a slot's patience may end: time, slot, generation. Outdated entries are skipped.
-    deadlines: BinaryHeap<Reverse<(Time, u32, u32)>>,
     /// Events to be reported by the next wait.
     ready: Vec<Event>,
     started: Instant,
@@ -132,7 +128,6 @@ impl RingDriver {
             doors: doors.collect(),
             doorbell: Arc::new(doorbell),
             bell_watched: false,
-            deadlines: BinaryHeap::new(),
             ready: Vec::new(),
             started: Instant::now(),
             now: Time::default(),
@@ -200,50 +195,50 @@ impl RingDriver {
     /// Queues what one slot's state asks for.
     fn submit(&mut self, index: usize) {
         let slot = &mut self.slots[index];
-        let Some(socket) = &slot.socket else { return };
+        let Some(socket) = &slot.own.socket else { return };
         let fd = socket.as_fd();
         match slot.life {
             Life::Free => return,
             Life::Connecting { .. } => {
-                if let Some(address) = slot.address.take() {
-                    slot.operations += 1;
+                if let Some(address) = slot.own.address.take() {
+                    slot.own.operations += 1;
                     self.ring.connect(slot.tag(index, Operation::Connect), fd, address);
                 }
                 return;
             }
             Life::Dying => {
-                if slot.operations > 0 && !slot.cancelling {
-                    if slot.cancellations >= CANCELLATIONS_MAX {
+                if slot.own.operations > 0 && !slot.own.cancelling {
+                    if slot.own.cancellations >= CANCELLATIONS_MAX {
                         // They missed an operation (it can happen once, in the moment when the kernel moves it between
                         // its lists). No operation outlives a shutdown in both directions.
                         let _ = SockRef::from(socket).shutdown(std::net::Shutdown::Both);
                     }
-                    slot.cancelling = true;
-                    slot.cancellations += 1;
-                    slot.operations += 1;
+                    slot.own.cancelling = true;
+                    slot.own.cancellations += 1;
+                    slot.own.operations += 1;
                     self.ring.cancel_all(slot.tag(index, Operation::Cancel), fd);
                 }
                 return;
             }
             Life::Open | Life::Flushing | Life::Lingering => {}
         }
-        if !slot.sending && !slot.queue.is_empty() && slot.send_error.is_none() {
-            slot.sending = true;
-            slot.operations += 1;
+        if !slot.own.sending && !slot.queue.is_empty() && slot.send_error.is_none() {
+            slot.own.sending = true;
+            slot.own.operations += 1;
             let tag = slot.tag(index, Operation::Send);
             self.ring.send(tag, fd, &mut slot.queue);
         }
         let tag = slot.tag(index, Operation::Receive);
-        match (slot.receive, slot.receive_wanted) {
+        match (slot.own.receive, slot.receive_wanted) {
             (Receive::Idle, true) => {
-                slot.receive = Receive::Armed;
-                slot.operations += 1;
+                slot.own.receive = Receive::Armed;
+                slot.own.operations += 1;
                 self.ring.receive(tag, fd);
             }
-            (Receive::Armed, false) if !slot.cancelling => {
-                slot.receive = Receive::Cancelling;
-                slot.cancelling = true;
-                slot.operations += 1;
+            (Receive::Armed, false) if !slot.own.cancelling => {
+                slot.own.receive = Receive::Cancelling;
+                slot.own.cancelling = true;
+                slot.own.operations += 1;
                 self.ring.cancel(slot.tag(index, Operation::Cancel), tag);
             }
             (Receive::Idle, false) | (Receive::Armed, _) | (Receive::Cancelling, _) => {}
@@ -263,9 +258,9 @@ impl RingDriver {
         let life = Life::Connecting { closing: false };
         let index = self
             .slots
-            .insert(OwnedFd::from(socket), life)
+            .insert(life, Own::of(OwnedFd::from(socket)))
             .map_err(|_| io::Error::new(io::ErrorKind::QuotaExceeded, "the shard's connections_max is reached"))?;
-        self.slots[index].address = Some(address);
+        self.slots[index].own.address = Some(address);
         self.touch(index);
         Ok(self.slots.id(index))
     }
@@ -276,7 +271,7 @@ impl RingDriver {
             Accept::Retry(time) => Some(time),
             Accept::Wanted | Accept::Armed | Accept::Stopping | Accept::Cancelling => None,
         });
-        let deadline = self.deadlines.peek().map(|Reverse((time, ..))| *time);
+        let deadline = self.slots.first_deadline();
         let first = retries.chain(deadline).chain(until).min()?;
         Some(first.since(self.clock()))
     }

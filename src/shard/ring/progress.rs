@@ -1,6 +1,5 @@
 //! What follows from each completion and each deadline: the transitions of connections and listeners.
 
-use std::cmp::Reverse;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use socket2::SockRef;
 
-use super::slots::{Life, Receive};
+use super::slots::{Life, Own, Receive};
 use super::sys::{Completion, Rest};
 use super::tag::Tag;
 use super::{Accept, RingDriver};
@@ -57,7 +56,7 @@ impl RingDriver {
                 Err(_) => return,
             },
         };
-        match self.slots.insert(socket, Life::Open) {
+        match self.slots.insert(Life::Open, Own::of(socket)) {
             Ok(index) => {
                 self.touch(index);
                 events.push(Event::Accepted { conn: self.slots.id(index), peer });
@@ -80,8 +79,8 @@ impl RingDriver {
         let Some(index) = self.slots.of(at) else { return };
         let slot = &mut self.slots[index];
         if !more {
-            slot.receive = Receive::Idle;
-            slot.operations -= 1;
+            slot.own.receive = Receive::Idle;
+            slot.own.operations -= 1;
         }
         match bytes {
             Ok(bytes) if !bytes.is_empty() => {
@@ -120,8 +119,8 @@ impl RingDriver {
     fn sent(&mut self, at: Tag, taken: io::Result<usize>, rest: Rest, events: &mut Vec<Event>) {
         let Some(index) = self.slots.of(at) else { return };
         let slot = &mut self.slots[index];
-        slot.sending = false;
-        slot.operations -= 1;
+        slot.own.sending = false;
+        slot.own.operations -= 1;
         let count = *taken.as_ref().unwrap_or(&0);
         self.ring.put_back(rest, count, &mut slot.queue);
         slot.queued = slot.queued.saturating_sub(count);
@@ -168,7 +167,7 @@ impl RingDriver {
         let Some(index) = self.slots.of(at) else { return };
         let conn = self.slots.id(index);
         let slot = &mut self.slots[index];
-        slot.operations -= 1;
+        slot.own.operations -= 1;
         match (slot.life, result) {
             (Life::Connecting { closing: false }, Ok(())) => {
                 slot.life = Life::Open;
@@ -188,12 +187,12 @@ impl RingDriver {
     fn cancelled(&mut self, at: Tag, result: &io::Result<()>) {
         let Some(index) = self.slots.of(at) else { return };
         let slot = &mut self.slots[index];
-        slot.cancelling = false;
-        slot.operations -= 1;
-        if result.is_err() && slot.receive == Receive::Cancelling {
+        slot.own.cancelling = false;
+        slot.own.operations -= 1;
+        if result.is_err() && slot.own.receive == Receive::Cancelling {
             // Not found: the receive has just ended, and its completion follows, or it was between two of the
             // kernel's lists, and the next turn cancels it again.
-            slot.receive = Receive::Armed;
+            slot.own.receive = Receive::Armed;
         }
         self.settle(index);
     }
@@ -201,7 +200,7 @@ impl RingDriver {
     /// After an operation has completed: frees a dying slot that has no other, looks at any other slot again.
     fn settle(&mut self, index: usize) {
         let slot = &self.slots[index];
-        if slot.life == Life::Dying && slot.operations == 0 {
+        if slot.life == Life::Dying && slot.own.operations == 0 {
             self.slots.release(index);
         } else {
             self.touch(index);
@@ -220,10 +219,10 @@ impl RingDriver {
     pub(super) fn die(&mut self, index: usize, reset: bool) {
         let slot = &mut self.slots[index];
         slot.life = Life::Dying;
-        slot.address = None;
+        slot.own.address = None;
         slot.queue.clear();
         slot.queued = 0;
-        if let (true, Some(socket)) = (reset, &slot.socket) {
+        if let (true, Some(socket)) = (reset, &slot.own.socket) {
             // Without it the connection is closed in the ordinary way: nothing depends on it.
             let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
         }
@@ -248,7 +247,7 @@ impl RingDriver {
     /// Everything has been sent: says so to the peer and waits for it to close, too.
     fn linger(&mut self, index: usize) {
         let slot = &mut self.slots[index];
-        let shut = slot.socket.as_ref().map(|socket| SockRef::from(socket).shutdown(Shutdown::Write));
+        let shut = slot.own.socket.as_ref().map(|socket| SockRef::from(socket).shutdown(Shutdown::Write));
         if slot.peer_closed || !matches!(shut, Some(Ok(()))) {
             return self.die(index, false);
         }
@@ -258,24 +257,13 @@ impl RingDriver {
     }
 
     fn set_deadline(&mut self, index: usize, patience: Duration) {
-        let deadline = self.now.after(patience);
-        let slot = &mut self.slots[index];
-        slot.deadline = Some(deadline);
-        self.deadlines.push(Reverse((deadline, index as u32, slot.generation)));
+        self.slots.set_deadline(index, self.now.after(patience));
     }
 
     /// Ends the patience with slots whose time has come.
     pub(super) fn expire(&mut self, events: &mut Vec<Event>) {
-        while let Some(&Reverse((deadline, index, generation))) = self.deadlines.peek() {
-            if deadline > self.now {
-                return;
-            }
-            self.deadlines.pop();
-            let index = index as usize;
+        while let Some(index) = self.slots.next_expired(self.now) {
             let slot = &mut self.slots[index];
-            if slot.generation != generation || slot.deadline != Some(deadline) {
-                continue;
-            }
             match slot.life {
                 Life::Connecting { closing: true } | Life::Flushing => self.die(index, true),
                 Life::Lingering => self.die(index, false),

@@ -5,6 +5,8 @@
 //! | operation |      generation        |  slot (or the listener's position)     |
 //! ```
 
+use crate::shard::slots::GENERATION_BITS;
+
 /// The operations that this driver submits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -30,11 +32,6 @@ pub(super) struct Tag {
     /// Slot of the connection; position of the listener for `Accept` and `Stop`.
     pub(super) index: u32,
 }
-
-/// A slot's generation counts up to here and begins again. A slot is used again only when every operation of its last
-/// use has completed, so the kernel never mixes two generations up; the bound matters only to a session that would
-/// hold on to a dead id for 16 million uses of one slot.
-pub(super) const GENERATION_BITS: u32 = 24;
 
 impl Tag {
     pub(super) fn pack(self) -> u64 {

@@ -18,7 +18,7 @@ use bytes::BytesMut;
 use self::hear::Awaited;
 use self::speak::{Place, Speaker};
 use super::schedule::Random;
-use super::workload::maker::Maker;
+use super::workload::maker::{Maker, Mix};
 use super::workload::{How, Plan, Request, Statement};
 use crate::wire::front;
 
@@ -132,10 +132,10 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that has this many transactions to do; `modes` are the maker's.
+    /// A client that has this many transactions to do.
     #[must_use]
-    pub fn new(number: usize, left: usize, modes: (bool, bool), mut random: Random) -> Client {
-        let (maker, speaker) = (Maker::new(number, modes.0, modes.1, random.split()), Speaker::new(random.split()));
+    pub fn new(number: usize, left: usize, mix: Mix, mut random: Random) -> Client {
+        let (maker, speaker) = (Maker::new(number, mix, random.split()), Speaker::new(random.split()));
         Client {
             number,
             state: State::Away,

@@ -3,6 +3,41 @@
 use super::{Arg, Effect, How, Plan, Read, Request, Statement};
 use crate::sim::schedule::Random;
 
+/// What a run's clients do, and how often, out of [`USUAL`]. Half the runs have few kinds, and much of each: what meets
+/// once in a hundred transactions of everything meets all the time there (Groce et al., "Swarm Testing", ISSTA 2012).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mix {
+    weights: [usize; USUAL.len()],
+    /// Some statements name rows by a range.
+    pub ranges: bool,
+    /// Nearly all write the same few rows.
+    pub hot: bool,
+}
+
+/// Kinds of transaction, by their numbers in `plan`, and how often each of them comes.
+const USUAL: [usize; 13] = [4, 2, 1, 2, 2, 2, 3, 2, 3, 4, 2, 2, 3];
+const APPEND: usize = 9;
+const SNAPSHOT: usize = 10;
+
+impl Mix {
+    /// By chance. `lists`: only what appends to lists and what reads them together.
+    #[must_use]
+    pub fn new(ranges: bool, lists: bool, random: &mut Random) -> Mix {
+        let (mut weights, hot) = (USUAL, random.percent(50));
+        if lists {
+            weights = [0; USUAL.len()];
+            (weights[APPEND], weights[SNAPSHOT]) = (1, 1);
+        } else if random.percent(50) {
+            let mut few = weights;
+            few.iter_mut().for_each(|w| *w *= [0, 0, 1, 4][random.below(4)]);
+            if few.iter().any(|w| *w > 0) {
+                weights = few;
+            }
+        }
+        Mix { weights, ranges, hot }
+    }
+}
+
 /// Makes a client's transactions.
 #[derive(Debug)]
 pub struct Maker {
@@ -11,8 +46,7 @@ pub struct Maker {
     pub(super) next: i64,
     token: i64,
     pub(super) random: Random,
-    pub(super) ranges: bool,
-    hot: bool,
+    pub(super) mix: Mix,
 }
 
 /// How a block begins, and whether its statements see one snapshot.
@@ -47,12 +81,11 @@ pub(super) enum Shape {
 }
 
 impl Maker {
-    /// For the client of this number. `ranges`: some statements name rows by a range; `hot`: nearly all
-    /// write the same few rows.
+    /// For the client of this number.
     #[must_use]
-    pub fn new(client: usize, ranges: bool, hot: bool, random: Random) -> Maker {
+    pub fn new(client: usize, mix: Mix, random: Random) -> Maker {
         let client = i64::try_from(client).unwrap_or(0);
-        Maker { client, next: 0, token: client * 100_000, random, ranges, hot }
+        Maker { client, next: 0, token: client * 100_000, random, mix }
     }
 
     pub(super) fn few(&mut self) -> i64 {
@@ -61,7 +94,7 @@ impl Maker {
 
     /// From 1 to `most`; in a hot run one of the first two.
     pub(super) fn one_of(&mut self, most: i64) -> i64 {
-        self.random.between(1, if self.hot { most.min(2) } else { most })
+        self.random.between(1, if self.mix.hot { most.min(2) } else { most })
     }
 
     /// A statement that ends something.
@@ -115,29 +148,29 @@ impl Maker {
         self.next += 1;
         let mut effects = vec![Effect::Marker(self.next)];
         let mut shape = Shape::Any;
-        let (kind, mut body) = match self.random.below(32) {
-            0..=3 => ("transfer", self.transfer()),
-            4 | 5 => {
+        let (kind, mut body) = match self.random.weighted(&self.mix.weights).unwrap_or(0) {
+            0 => ("transfer", self.transfer()),
+            1 => {
                 let (k, body) = self.counter();
                 return self.pack("counter", body, Shape::Any, &WRITES, vec![Effect::Counter(k)]);
             }
-            6 => ("counters", self.counters(&mut effects)),
-            7 | 8 => ("unique", self.unique()),
-            9 | 10 => {
+            2 => ("counters", self.counters(&mut effects)),
+            3 => ("unique", self.unique()),
+            4 => {
                 let (body, early) = self.savepoints();
                 shape = if early { Shape::Block } else { Shape::Steps };
                 ("savepoint", body)
             }
-            11 | 12 => ("family", self.family()),
-            13..=15 => ("keys", self.keys()),
-            16 | 17 => ("ledger", self.ledger()),
-            18..=20 => ("load", self.load(&mut effects)),
-            21..=24 => {
+            5 => ("family", self.family()),
+            6 => ("keys", self.keys()),
+            7 => ("ledger", self.ledger()),
+            8 => ("load", self.load(&mut effects)),
+            APPEND => {
                 shape = Shape::Steps;
                 ("append", self.append(&mut effects))
             }
-            25 | 26 => return self.snapshot(),
-            27 | 28 => {
+            SNAPSHOT => return self.snapshot(),
+            11 => {
                 let body = (0..self.random.between(1, 2)).map(|_| self.read()).collect();
                 return self.pack("read", body, Shape::Any, &READS, Vec::new());
             }

@@ -170,7 +170,7 @@ impl Maker {
                 let back = self.write("INSERT INTO keys VALUES ($1, $2)", "INSERT", &[a, client]);
                 vec![gone, back]
             }
-            3 if self.ranges => vec![self.write("UPDATE keys SET v = v + 1 WHERE id >= $1", "UPDATE", &[a])],
+            3 if self.mix.ranges => vec![self.write("UPDATE keys SET v = v + 1 WHERE id >= $1", "UPDATE", &[a])],
             _ => vec![self.double_key(a), self.add_to_key(b)],
         }
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::BytesMut;
 
@@ -28,6 +29,7 @@ use crate::sim::faults::Faults;
 use crate::sim::node::{Node, NodeConfig};
 use crate::sim::run::Options;
 use crate::sim::schedule::{Random, Trace, readable};
+use crate::sim::workload::maker::Mix;
 use crate::sim::workload::{SCHEMA, TABLES, first_rows};
 use crate::sql::cache::VerdictCache;
 use crate::telemetry::Recorder;
@@ -81,8 +83,8 @@ impl World {
             SimControl::new(queue, handles, membership.clone(), sequencer.clone(), catalogue(TABLES), nodes.len());
         let clients = 1 + random.below(options.clients.max(1));
         let each = 1 + random.below(options.transactions.max(1));
-        let modes = (options.ranges, random.percent(50));
-        let clients: Vec<Client> = (0..clients).map(|i| Client::new(i, each, modes, random.split())).collect();
+        let mix = Mix::new(options.ranges, options.lists, &mut random);
+        let clients: Vec<Client> = (0..clients).map(|i| Client::new(i, each, mix, random.split())).collect();
         let faults = Faults::new(options, &mut random);
         Ok(World {
             now_us: START_US,
@@ -171,6 +173,12 @@ fn config(random: &mut Random) -> Result<Config, String> {
         config.replication.early_start = 60;
     }
     config.replication.apply_retries = APPLY_RETRIES[random.below(2)];
+    // Each backend is asked for a sign of life; few are kept; clients wait for one.
+    if random.percent(30) {
+        config.pool.server_check_delay = Duration::ZERO;
+    }
+    config.pool.max_pool = [1, 64][random.below(2)];
+    config.pool.pool_size = [0, 0, 3][random.below(3)];
     config.replication.script_limit = SCRIPT_LIMITS[random.below(2)];
     Ok(config)
 }

@@ -14,12 +14,13 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use pglockstep::sim::faults::Kind;
 use pglockstep::sim::run::{Failure, Options, Report, run_seed};
+use pglockstep::sim::workload::maker::Only;
 
 /// Runs the whole proxy in simulated time on simulated PostgreSQL nodes, once per seed, and checks that nodes stay
 /// identical, nothing acknowledged is lost, and clients see what one server could have shown them.
 ///
 /// Exit status: 0 if every run held, 1 if one did not. A run depends on its seed and on the options from --clients to
-/// --lists alone.
+/// --only alone.
 #[derive(Parser)]
 #[command(name = "sim")]
 struct Arguments {
@@ -52,9 +53,12 @@ struct Arguments {
     /// Statements that name rows by a range (not held yet: the proxy replicates them by their text).
     #[arg(long)]
     ranges: bool,
-    /// Only transactions that append to lists and read them.
+    /// No node crashes or hangs.
     #[arg(long)]
-    lists: bool,
+    nodes_stay: bool,
+    /// Only a part of the workload: lists, reads.
+    #[arg(long)]
+    only: Option<Only>,
     /// Go on after a failure, and reduce nothing.
     #[arg(long)]
     keep_going: bool,
@@ -121,9 +125,9 @@ fn main() -> ExitCode {
         transactions: arguments.transactions,
         faults: arguments.faults,
         ranges: arguments.ranges,
-        lists: arguments.lists,
+        only: arguments.only,
         favour: arguments.favour,
-        nodes_stay: false,
+        nodes_stay: arguments.nodes_stay,
         trace: false,
     };
     if arguments.trace {
@@ -245,9 +249,10 @@ fn json(sum: &Sum, seeds: &Range<u64>, took: Duration) -> serde_json::Value {
 fn command(seed: u64, o: &Options) -> String {
     let favour = o.favour.map_or_else(String::new, |k| format!(" --favour {}", k.word()));
     let ranges = if o.ranges { " --ranges" } else { "" };
-    let lists = if o.lists { " --lists" } else { "" };
+    let stay = if o.nodes_stay { " --nodes-stay" } else { "" };
+    let only = o.only.map(|o| format!(" --only {}", o.word())).unwrap_or_default();
     format!(
-        "cargo run --release --example sim -- --seeds {seed} --clients {} --transactions {} --faults {}{favour}{ranges}{lists} \
+        "cargo run --release --example sim -- --seeds {seed} --clients {} --transactions {} --faults {}{favour}{ranges}{stay}{only} \
          --trace",
         o.clients, o.transactions, o.faults,
     )

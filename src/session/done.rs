@@ -108,6 +108,10 @@ impl Session {
             Forgets::Statements => {
                 self.registry.clear();
                 self.forget_own_statements();
+                if let Some(reader) = self.link(Target::Reader) {
+                    reader.disown_all();
+                }
+                self.parked.iter_mut().for_each(|l| l.disown_all());
             }
             Forgets::Statement(name) => self.deallocated(name),
             Forgets::Temporary => {

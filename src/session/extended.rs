@@ -243,6 +243,9 @@ impl Session {
             // The server looks at once for what EXECUTE names (UtilityTupleDescriptor in utility.c).
             self.bring_named(p.sql, &class, cx);
         }
+        if !p.name.is_empty() {
+            self.close_leftovers(target, cx);
+        }
         if let Some(l) = self.link(target) {
             if p.name.is_empty() {
                 l.unnamed = Some(version);
@@ -308,6 +311,28 @@ impl Session {
             self.forward(target, out.freeze(), Asked::Close, Whose::Own(Own::Tidy), cx);
         }
         self.forward(target, statement.raw.clone(), Asked::Parse, Whose::Own(Own::Prepare), cx);
+    }
+
+    /// Closes what the link may have under names that the client may use anew.
+    pub(super) fn close_leftovers(&mut self, target: Target, cx: &mut Cx<'_>) {
+        let Some(l) = self.link(target) else { return };
+        for name in std::mem::take(&mut l.leftover) {
+            let Some(l) = self.link(target).filter(|l| !l.statements.contains_key(&name)) else { continue };
+            let mut out = BytesMut::new();
+            front::close(&mut out, b'S', &name);
+            l.prepares(Fresh::Closed(name));
+            self.forward(target, out.freeze(), Asked::Close, Whose::Own(Own::Tidy), cx);
+        }
+    }
+
+    /// The client has closed the statement: other links than this one still have it.
+    pub(super) fn disown(&mut self, but: Option<Target>, name: &str) {
+        for target in [Target::Lane, Target::Reader].into_iter().filter(|t| Some(*t) != but) {
+            if let Some(l) = self.link(target) {
+                l.disown(name);
+            }
+        }
+        self.parked.iter_mut().for_each(|l| l.disown(name));
     }
 
     fn describe(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
@@ -478,8 +503,11 @@ impl Session {
                 self.local(Bytes::from_static(back::CLOSE_COMPLETE), Asked::Close, note, cx);
                 return true;
             }
+            self.disown(Some(target), name);
             if let Some(l) = self.link(target) {
-                l.statements.remove(name);
+                if let Some((name, _)) = l.statements.remove_entry(name) {
+                    l.prepares(Fresh::Closed(name));
+                }
             }
             self.send_client(target, frame.raw.clone(), Asked::Close, note, cx);
             return true;

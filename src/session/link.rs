@@ -47,6 +47,8 @@ pub enum Fresh {
     Own(&'static str),
     /// A named statement of the client's.
     Named(Arc<str>),
+    /// A named statement is closed.
+    Closed(Arc<str>),
     /// The unnamed statement.
     Unnamed,
 }
@@ -74,6 +76,9 @@ pub struct Link {
     pub statements: HashMap<Arc<str>, u64>,
     /// Which version the unnamed statement has.
     pub unnamed: Option<u64>,
+    /// Named statements that it may have besides: the client closed them where another link served it, or an error left
+    /// open whether they were prepared or closed. They are closed before such a name is used again.
+    pub leftover: Vec<Arc<str>>,
     /// Own statements that it has prepared, by name.
     pub own: Vec<&'static str>,
     /// What is being prepared, and in which unit (of messages up to a ReadyForQuery): after an error nobody knows which
@@ -117,6 +122,7 @@ impl Link {
             parameters: Vec::new(),
             statements: HashMap::new(),
             unnamed: None,
+            leftover: Vec::new(),
             own: Vec::new(),
             fresh: Vec::new(),
             units_sent: 0,
@@ -153,18 +159,31 @@ impl Link {
         self.own.clear();
         self.fresh.clear();
         self.statements.clear();
+        self.leftover.clear();
         self.unnamed = None;
     }
 
+    /// The client has closed the statement elsewhere.
+    pub fn disown(&mut self, name: &str) {
+        self.leftover.extend(self.statements.remove_entry(name).map(|(name, _)| name));
+    }
+
+    /// The client has closed all of them elsewhere.
+    pub fn disown_all(&mut self) {
+        self.leftover.extend(self.statements.drain().map(|(name, _)| name));
+    }
+
     /// An error has skipped an unknown part of what was sent: what was prepared since the last ReadyForQuery counts as
-    /// missing. (Preparing again closes first, so a statement that is there after all does no harm.)
+    /// missing, and what was closed as there, until it is closed (again).
     pub fn forget_fresh(&mut self) {
         for (_, f) in self.fresh.drain(..) {
             match f {
                 Fresh::Own(name) => self.own.retain(|n| *n != name),
                 Fresh::Named(name) => {
                     self.statements.remove(&name);
+                    self.leftover.push(name);
                 }
+                Fresh::Closed(name) => self.leftover.push(name),
                 Fresh::Unnamed => self.unnamed = None,
             }
         }

@@ -87,6 +87,9 @@ impl Session {
 
     /// The prepared statement that the text names is needed on main, in front of it.
     pub(super) fn bring_named(&mut self, sql: &[u8], class: &Class, cx: &mut Cx<'_>) {
+        if matches!(class, Class::Prepare(_)) {
+            self.close_leftovers(Target::Lane, cx);
+        }
         if self.registry.is_empty() {
             return;
         }
@@ -134,6 +137,7 @@ impl Session {
     /// DEALLOCATE has been done.
     pub(super) fn deallocated(&mut self, name: &str) {
         self.registry.remove(name);
+        self.disown(Some(Target::Lane), name);
         let forget = |l: &mut Link| l.statements.remove(name);
         self.lane.as_mut().map(forget);
     }

@@ -25,8 +25,8 @@ pub(super) enum Reader {
     Opening(Box<Link>),
     /// Serves.
     Ready(Box<Link>),
-    /// The lane serves: main was chosen, or the reader could not be opened or was lost. Chosen anew when the
-    /// membership changes, and with `statement_level_load_balance` for each statement.
+    /// The lane serves: main was chosen, or the reader could not be opened. Chosen anew when the membership changes,
+    /// and with `statement_level_load_balance` for each statement.
     Lane,
 }
 
@@ -145,7 +145,9 @@ impl Session {
 
     /// The reader was lost.
     pub(super) fn reader_gone(&mut self, why: &str, cx: &mut Cx<'_>) {
-        let Reader::Ready(link) = std::mem::replace(&mut self.reader, Reader::Lane) else { return };
+        // The next read chooses anew: a backend that an administrator has ended says nothing about its node, and where the
+        // node is gone the attempt to open another fails.
+        let Reader::Ready(link) = std::mem::take(&mut self.reader) else { return };
         tracing::warn!(node = %link.node, why, "a reader was lost");
         cx.io.ask(Question::Stands { node: link.node });
         link.end_backend(cx.io);

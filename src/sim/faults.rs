@@ -9,7 +9,7 @@ use bytes::BytesMut;
 
 use super::control::SimNode;
 use super::driver::{Conn, End, Far, Life};
-use super::node::{BackendId, Gone};
+use super::node::{BackendId, BackendInfo, Gone};
 use super::run::Options;
 use super::schedule::Random;
 use super::world::World;
@@ -105,6 +105,9 @@ impl Kind {
 
 /// A connection lags for at most this long.
 const LAG_MAX_US: i64 = 20_000;
+
+/// What appliers are called.
+const APPLIER: &str = "pglockstep applier";
 
 /// How many there are.
 const KINDS: usize = Kind::Lag as usize + 1;
@@ -203,7 +206,8 @@ impl World {
                 Some(if kind == 2 { Fault::Cut(s, i) } else { Fault::Lose(s, i) })
             }
             10 => {
-                let (s, i) = self.choose_connection()?;
+                let waits = if self.random.percent(50) { self.choose_applied(n) } else { None };
+                let (s, i) = waits.or_else(|| self.choose_connection())?;
                 Some(Fault::Lag(s, i, self.now_us + self.random.between(500, LAG_MAX_US)))
             }
             3 if !self.nodes[n].node.is_up() => Some(Fault::Restart(n)),
@@ -281,11 +285,20 @@ impl World {
 
     fn choose_backend(&mut self, n: usize, applier: bool) -> Option<Fault> {
         let backends = self.nodes[n].node.backends();
-        let all: Vec<_> = backends.iter().filter(|b| (b.application_name == "pglockstep applier") == applier).collect();
+        let all: Vec<_> = backends.iter().filter(|b| (b.application_name == APPLIER) == applier).collect();
         let busy: Vec<_> = all.iter().copied().filter(|b| b.state != "idle").collect();
         let found = self.rather(busy, all);
         let b = found.get(self.random.below(found.len()))?;
         Some(Fault::Terminate(n, b.id, if applier { "applier terminated" } else { "backend terminated" }))
+    }
+
+    /// The connection of an applier that has done its script and waits for COMMIT: what lags there lets a commit overtake
+    /// another.
+    fn choose_applied(&mut self, n: usize) -> Option<(usize, u32)> {
+        let backends = self.nodes[n].node.backends();
+        let waits = |b: &&BackendInfo| b.application_name == APPLIER && b.state == "idle in transaction";
+        let all: Vec<_> = backends.iter().filter(waits).filter_map(|b| self.links.get(&(n, b.id))).copied().collect();
+        all.get(self.random.below(all.len())).copied()
     }
 
     /// A connection between a shard and a node.

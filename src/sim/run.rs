@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use super::faults::Kind;
+use super::workload::maker::Only;
 use super::world::World;
 
 /// Steps after which a run counts as stuck.
@@ -23,8 +24,8 @@ pub struct Options {
     /// Statements that name rows by a range: the proxy replicates them by their text so far, which is not enough when
     /// rows come into the range meanwhile.
     pub ranges: bool,
-    /// Only transactions that append to lists and read them: what nodes show in another order is seen soonest there.
-    pub lists: bool,
+    /// Only a part of the workload.
+    pub only: Option<Only>,
     /// A kind of fault that happens more often than the others.
     pub favour: Option<Kind>,
     /// No node crashes or hangs.
@@ -40,7 +41,7 @@ impl Default for Options {
             transactions: 10,
             faults: 8,
             ranges: false,
-            lists: false,
+            only: None,
             favour: None,
             nodes_stay: false,
             trace: false,

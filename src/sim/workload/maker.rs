@@ -18,15 +18,50 @@ pub struct Mix {
 const USUAL: [usize; 13] = [4, 2, 1, 2, 2, 2, 3, 2, 3, 4, 2, 2, 3];
 const APPEND: usize = 9;
 const SNAPSHOT: usize = 10;
+const ONE_READ: usize = 11;
+const READ_ONLY: usize = 12;
+
+/// A part of the workload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Only {
+    /// Transactions that append to lists, and that read all of them: what nodes show in another order is seen soonest
+    /// there.
+    Lists,
+    /// Reads.
+    Reads,
+}
+
+impl std::str::FromStr for Only {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Only, String> {
+        match word {
+            "lists" => Ok(Only::Lists),
+            "reads" => Ok(Only::Reads),
+            _ => Err("unknown part of the workload; known are lists, reads".into()),
+        }
+    }
+}
+
+impl Only {
+    /// Its name on the command line.
+    #[must_use]
+    pub fn word(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
+}
 
 impl Mix {
-    /// By chance. `lists`: only what appends to lists and what reads them together.
+    /// By chance.
     #[must_use]
-    pub fn new(ranges: bool, lists: bool, random: &mut Random) -> Mix {
+    pub fn new(ranges: bool, only: Option<Only>, random: &mut Random) -> Mix {
         let (mut weights, hot) = (USUAL, random.percent(50));
-        if lists {
+        if let Some(only) = only {
             weights = [0; USUAL.len()];
-            (weights[APPEND], weights[SNAPSHOT]) = (1, 1);
+            match only {
+                Only::Lists => (weights[APPEND], weights[SNAPSHOT]) = (2, 3),
+                Only::Reads => (weights[ONE_READ], weights[READ_ONLY]) = (3, 1),
+            }
         } else if random.percent(50) {
             let mut few = weights;
             few.iter_mut().for_each(|w| *w *= [0, 0, 1, 4][random.below(4)]);
@@ -66,8 +101,11 @@ const READS: [Mode; 4] = [
     ("BEGIN ISOLATION LEVEL REPEATABLE READ", true),
 ];
 /// Blocks whose reads belong together.
-const SNAPSHOTS: [Mode; 2] =
-    [("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", true), ("BEGIN ISOLATION LEVEL REPEATABLE READ", true)];
+const SNAPSHOTS: [Mode; 3] = [
+    ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", true),
+    ("BEGIN READ ONLY, ISOLATION LEVEL REPEATABLE READ", true),
+    ("BEGIN ISOLATION LEVEL REPEATABLE READ", true),
+];
 
 /// What a block of statements allows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -170,7 +208,7 @@ impl Maker {
                 ("append", self.append(&mut effects))
             }
             SNAPSHOT => return self.snapshot(),
-            11 => {
+            ONE_READ => {
                 let body = (0..self.random.between(1, 2)).map(|_| self.read()).collect();
                 return self.pack("read", body, Shape::Any, &READS, Vec::new());
             }

@@ -178,13 +178,17 @@ impl Maker {
     /// Appends to one or two lists, after having read one.
     pub(super) fn append(&mut self, effects: &mut Vec<Effect>) -> Vec<Statement> {
         let mut all = Vec::new();
-        if self.random.percent(50) {
-            let k = self.few();
+        let mut k = self.few();
+        if self.random.percent(70) {
             all.push(self.list(k));
+            // What it appends to another list rests on what it has read in this one, and no row lock says so.
+            k = k % super::FEW + 1;
         }
         let id = self.client * 1000 + self.next;
-        for _ in 0..self.random.between(1, 2) {
-            let k = self.few();
+        for i in 0..self.random.between(1, 2) {
+            if i > 0 {
+                k = self.few();
+            }
             effects.push(Effect::Append(k));
             let sql = "UPDATE lists SET n = n + 1 WHERE id = $1 RETURNING n, $2";
             all.push(self.rows(sql, "UPDATE", &[k], 2, Read::Keep));

@@ -83,7 +83,7 @@ impl World {
             SimControl::new(queue, handles, membership.clone(), sequencer.clone(), catalogue(TABLES), nodes.len());
         let clients = 1 + random.below(options.clients.max(1));
         let each = 1 + random.below(options.transactions.max(1));
-        let mix = Mix::new(options.ranges, options.lists, &mut random);
+        let mix = Mix::new(options.ranges, options.only, &mut random);
         let clients: Vec<Client> = (0..clients).map(|i| Client::new(i, each, mix, random.split())).collect();
         let faults = Faults::new(options, &mut random);
         Ok(World {

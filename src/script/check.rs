@@ -63,11 +63,12 @@ impl Difference {
     }
 
     /// The replica lacks something that says nothing about the rows: disk, memory, connections (class 53), or the
-    /// server's own trouble (58, XX). Such a node is out, whoever is in the majority.
+    /// server's own trouble (58, XX001, XX002). Such a node is out, whoever is in the majority. XX000 is not among
+    /// them: it is what functions say by `elog`, and "cache lookup failed for type", where nodes differ in an OID.
     #[must_use]
     pub fn is_node_trouble(&self) -> bool {
-        matches!(self, Difference::Error { error, .. }
-            if error.sqlstate.starts_with("53") || error.sqlstate.starts_with("58") || error.sqlstate.starts_with("XX"))
+        let trouble = |s: &str| s.starts_with("53") || s.starts_with("58") || matches!(s, "XX001" | "XX002");
+        matches!(self, Difference::Error { error, .. } if trouble(&error.sqlstate))
     }
 }
 

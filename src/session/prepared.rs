@@ -21,6 +21,7 @@ use super::registry::Prepared;
 use super::route::{Given, Plan, Writes};
 use super::transaction::Target;
 use crate::script::{EXECUTED_NAME, Expect, Prepare, Statement};
+use crate::sql::cache::portable;
 use crate::sql::class::Class;
 use crate::sql::prepare::{executed, prepared_statement};
 use crate::wire::{PgError, front, read_u16, read_u32};
@@ -153,11 +154,6 @@ pub(super) fn no_statement(name: &str) -> PgError {
 
 pub(super) fn too_many(limit: usize) -> PgError {
     PgError::error("54000", format!("too many prepared statements: prepared_statements allows {limit}"))
-}
-
-/// OIDs of types that are not built in are each node's own; there the server finds them by itself, as main did.
-fn portable(types: &[u32]) -> Arc<[u32]> {
-    types.iter().map(|&oid| if oid < super::survey::FIRST_OWN_OID { oid } else { 0 }).collect()
 }
 
 fn cannot_execute(name: &str) -> PgError {

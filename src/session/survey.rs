@@ -6,7 +6,7 @@ use super::extended::is_control;
 use super::io::Cx;
 use super::registry::Prepared;
 use super::route::{Given, Plan};
-use crate::sql::cache::Verdict;
+use crate::sql::cache::{FIRST_OWN_OID, Verdict};
 use crate::sql::class::{Class, TxModes};
 use crate::wire::frame::Frame;
 use crate::wire::front::{Bind, Parse, read_execute, read_target};
@@ -37,9 +37,6 @@ pub(super) struct Known {
     sql: Bytes,
     own_types: bool,
 }
-
-/// FirstNormalObjectId in access/transam.h.
-pub(super) const FIRST_OWN_OID: u32 = 16_384;
 
 /// A parameter is of a type that is not built in: its OID is main's, and may be another type's elsewhere.
 pub(super) fn has_own_types(types: &[u32]) -> bool {

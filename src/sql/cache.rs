@@ -157,7 +157,7 @@ impl Verdict {
         let form = if extended { self.with_time_parameter(types, bind) } else { self.with_parameters(sql) };
         form.unwrap_or_else(|| ReplicaForm {
             sql: sql.clone(),
-            types: types.clone(),
+            types: portable(types),
             bind: bind.clone(),
             keep: extended && !self.time,
             moments: Vec::new(),
@@ -176,7 +176,7 @@ impl Verdict {
     fn with_time_parameter(&self, types: &Arc<[u32]>, bind: &Bytes) -> Option<ReplicaForm> {
         let (sql, n) = self.timed.as_ref()?;
         let (bind, moments) = append_time(bind, *n)?;
-        let mut all = types.to_vec();
+        let mut all = portable(types).to_vec();
         all.resize(*n, 0);
         all.push(TIMESTAMPTZ);
         Some(ReplicaForm {
@@ -188,6 +188,19 @@ impl Verdict {
             time: false,
         })
     }
+}
+
+/// FirstNormalObjectId in access/transam.h: OIDs from here on are not PostgreSQL's own, and each node gives out its own.
+pub const FIRST_OWN_OID: u32 = 16_384;
+
+/// Parameter types as every node knows them. Where a client names a type that is not built in, by the OID that main
+/// has for it, the other nodes find the type by themselves, as main does for a parameter without one.
+#[must_use]
+pub fn portable(types: &Arc<[u32]>) -> Arc<[u32]> {
+    if types.iter().all(|&oid| oid < FIRST_OWN_OID) {
+        return types.clone();
+    }
+    types.iter().map(|&oid| if oid < FIRST_OWN_OID { oid } else { 0 }).collect()
 }
 
 /// By class, or by a function's name. What other functions do inside is not looked at here.
@@ -346,6 +359,18 @@ mod tests {
         assert_eq!((&f.sql[..], f.keep, f.time), (&b"update t set a = a + $1 where id = $2"[..], true, false));
         let f = form("insert into t select now()");
         assert_eq!((f.keep, f.time, f.moments.len()), (false, true, 0));
+    }
+
+    #[test]
+    fn replicas_find_types_by_themselves_that_are_not_built_in() {
+        let (bind, types): (_, Arc<[u32]>) = (Bytes::from_static(&[0; 6]), Arc::from([23, 16_384, 16_383, 70_000]));
+        for sql in ["insert into t values ($1, $2, $3, $4)", "insert into t values ($1, $2, $3, $4, now())"] {
+            let v = Verdict::new(sql, true, None);
+            let f = v.replica_form(&Bytes::from_static(sql.as_bytes()), &types, &bind, true);
+            assert_eq!(f.types[..4], [23, 0, 16_383, 0], "{sql}");
+        }
+        let built_in: Arc<[u32]> = Arc::from([23, 25]);
+        assert!(Arc::ptr_eq(&portable(&built_in), &built_in));
     }
 
     #[test]

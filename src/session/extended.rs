@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::commit::After;
 use super::io::Cx;
+use super::leave::{OnReader, needs_main};
 use super::link::Fresh;
 use super::note::Note;
 use super::owed::{Asked, Own, Whose};
@@ -19,6 +20,7 @@ use super::reader::ReaderIs;
 use super::registry::Prepared;
 use super::route::{Given, Plan, Retry, changes_logins};
 
+use super::survey::has_own_types;
 use super::transaction::{Target, Tx};
 use super::{AfterRollback, Request, Session};
 use crate::sql::cache::Verdict;
@@ -132,6 +134,15 @@ impl Session {
             return false;
         }
         let survey = self.survey(cx);
+        if survey.leaves && self.tx.open().is_some_and(|o| o.on == Target::Reader) {
+            if !self.barrier(Target::Reader, cx) {
+                return false;
+            }
+            if self.may_leave() {
+                self.leave_reader(cx);
+                return false;
+            }
+        }
         let force_main = self.batch.force_main;
         let target = match &self.tx {
             Tx::Open(o) => o.on,
@@ -393,7 +404,7 @@ impl Session {
     }
 
     fn execute(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
-        let Some((name, _)) = read_execute(frame.body()) else { return self.malformed("Execute", cx) };
+        let Some((name, rows)) = read_execute(frame.body()) else { return self.malformed("Execute", cx) };
         let Some(portal) = self.registry.portal(name).cloned() else {
             // A cursor's portal, or one of a statement prepared by SQL.
             self.forget_own_portal(name, cx);
@@ -408,6 +419,18 @@ impl Session {
         };
         let verdict = self.known(&portal.statement, cx).verdict;
         self.bound |= verdict.leaves_state();
+        match self.on_reader(&verdict, has_own_types(&given.types)) {
+            OnReader::Stays => {}
+            OnReader::Refuses => {
+                self.send_client(Target::Reader, frame.raw.clone(), Asked::Execute, Note::Nothing, cx);
+                return true;
+            }
+            // It came behind what had gone to the reader already.
+            OnReader::Moves | OnReader::Cannot => {
+                self.block_on_main = true;
+                return self.refuse_in_batch(&needs_main(), cx);
+            }
+        }
         let plan = self.plan(&given, &verdict, cx);
         let copies = verdict.class == Class::CopyFrom { stdin: true };
         self.batch.copy_asked = copies && matches!(plan, Plan::Plain(_) | Plan::Write(..));
@@ -430,15 +453,8 @@ impl Session {
                     Some(w) => self.local(w.encode(), Asked::Execute, Note::Nothing, cx),
                     None => {}
                 }
-                if self.tx.target() == Some(Target::Reader) && !verdict.fits_read_only() {
-                    let e = PgError::error(
-                        "25006",
-                        "cannot execute this statement in a read-only transaction that runs on a replica",
-                    )
-                    .hint("Begin the transaction without READ ONLY to run it on main.");
-                    return self.refuse_in_batch(&e, cx);
-                }
                 self.mark_unpreparable(&verdict.class);
+                self.pin(&verdict.class, rows > 0);
                 self.bring_named(&given.sql, &verdict.class, cx);
                 let prepared = if let Note::PreparedBySql(p) = &note { Some(p.name.clone()) } else { None };
                 self.send_client(self.target(), frame.raw.clone(), Asked::Execute, note, cx);
@@ -448,10 +464,6 @@ impl Session {
                 true
             }
             Plan::Write(mut pending, writes) => {
-                if self.tx.target() == Some(Target::Reader) {
-                    let e = PgError::error("25006", "cannot write in a read-only transaction");
-                    return self.refuse_in_batch(&e, cx);
-                }
                 pending.noted = portal.noted;
                 if let Some(p) = self.registry.portal_mut(name) {
                     p.noted = true;

@@ -93,6 +93,8 @@ pub struct Link {
     pub unsynced: bool,
     /// How many of the session's SETs it has been brought.
     pub replayed: usize,
+    /// Its default isolation level is READ COMMITTED; `None`: it has not been asked.
+    pub read_committed: Option<bool>,
     state: State,
 }
 
@@ -130,6 +132,7 @@ impl Link {
             unflushed: false,
             unsynced: false,
             replayed: 0,
+            read_committed: None,
             state: State::Connecting { startup: startup.freeze(), auth },
         }
     }
@@ -206,6 +209,7 @@ impl Link {
     pub fn forget_client(&mut self) {
         self.forget_all();
         self.replayed = 0;
+        self.read_committed = None;
         (self.units_sent, self.units_done) = (0, 0);
     }
 

@@ -17,6 +17,7 @@
 //!   [`early`]: large ones start before COMMIT;
 //! - [`lifecycle`]: how requests and sessions end; `lost`: what becomes of them when the lane is lost, or main;
 //! - [`registry`], [`settings`]: what the session has prepared and set; [`prepared`]: by SQL;
+//! - `leave`: READ ONLY blocks that begin on a replica and need main;
 //! - [`held`]: how much a session keeps in memory;
 //! - `logging`: log_connections and log_disconnections.
 //!
@@ -38,6 +39,7 @@ pub mod function;
 pub mod held;
 mod inbox;
 pub mod io;
+mod leave;
 pub mod lifecycle;
 pub mod link;
 mod logging;
@@ -221,6 +223,8 @@ pub struct Session {
     /// The node that is to serve the next read.
     chosen: Option<NodeId>,
     main_only: bool,
+    /// The next READ ONLY block begins on main: on a replica it has met what only main can do.
+    block_on_main: bool,
     temporary: bool,
     version: Version,
     /// Token of the question, and the version that is wanted.
@@ -364,6 +368,7 @@ impl Session {
             parked: Vec::new(),
             chosen: None,
             main_only: false,
+            block_on_main: false,
             temporary: false,
             version: cx.env.catalogue_versions.of(&Arc::from("")),
             catalogue_asked: None,

@@ -71,6 +71,10 @@ pub enum Own {
     Types,
     /// SET TRANSACTION in place of a BEGIN that stands behind other statements. Its failure is the client's.
     Modes,
+    /// A reader's isolation level, in a block whose BEGIN names none.
+    Level,
+    /// ROLLBACK of a block that leaves its reader for main.
+    Leave,
     /// Something whose outcome does not matter (Close of an own portal).
     Tidy,
 }

@@ -97,6 +97,7 @@ impl Session {
         while let Reader::Ready(link) = &mut self.reader {
             let Some(sql) = self.replay.get(link.replayed) else { return };
             link.replayed += 1;
+            link.read_committed = None;
             let mut out = BytesMut::new();
             front::query(&mut out, sql);
             self.forward(Target::Reader, out.freeze(), Asked::Query, Whose::Own(Own::Replay), cx);

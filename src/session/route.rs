@@ -281,7 +281,8 @@ impl Session {
 
     /// A transaction that may run on a reader: READ ONLY, and not SERIALIZABLE (which main judges).
     pub(super) fn read_only_spread(&self, modes: &TxModes, cx: &Cx<'_>) -> bool {
-        modes.read_only == Some(true) && modes.isolation != Some(Isolation::Serializable) && self.may_spread(cx)
+        let fits = modes.read_only == Some(true) && modes.isolation != Some(Isolation::Serializable);
+        fits && !self.block_on_main && self.may_spread(cx)
     }
 
     /// Opens a transaction on a link: settings first if they may have changed, then BEGIN, both in front of the
@@ -295,6 +296,10 @@ impl Session {
             self.sync_own(target, Own::Settings, cx);
         }
         self.send_own(target, begin_statement(&modes), Own::Begin, cx);
+        match target {
+            Target::Reader => self.ask_level(&modes, cx),
+            Target::Lane => self.block_on_main &= modes.read_only != Some(true),
+        }
         if matches!(self.tx, Tx::Idle) {
             // A Query begins when everything before it has been answered.
             let simple = matches!(self.request, super::Request::Simple(_));

@@ -115,7 +115,7 @@ impl Session {
         }
         self.torn = !piece.last;
         if !piece.first {
-            return self.continued(chunk, piece);
+            return self.continued(target, chunk, piece);
         }
         let Some(link) = self.link(target) else { return };
         let fits = link.owed.fits(piece.tag);
@@ -139,7 +139,7 @@ impl Session {
         }
     }
 
-    fn continued(&mut self, chunk: &Bytes, piece: &Piece) {
+    fn continued(&mut self, target: Target, chunk: &Bytes, piece: &Piece) {
         match self.passing {
             Passing::Drop => {}
             Passing::Relay { digest } => {
@@ -151,7 +151,7 @@ impl Session {
             Passing::Own => {
                 self.own_row.extend_from_slice(bytes_of(chunk, piece));
                 if piece.last {
-                    self.own_row_complete();
+                    self.own_row_complete(target);
                 }
             }
         }
@@ -230,7 +230,7 @@ impl Session {
                     self.own_row.clear();
                     self.own_row.extend_from_slice(bytes_of(chunk, piece));
                     if piece.last {
-                        self.own_row_complete();
+                        self.own_row_complete(target);
                     }
                 } else if piece.tag == b't' && piece.last {
                     self.types_told(bytes_of(chunk, piece));
@@ -274,9 +274,9 @@ impl Session {
         }
     }
 
-    fn own_row_complete(&mut self) {
+    fn own_row_complete(&mut self, target: Target) {
         let row = std::mem::take(&mut self.own_row);
-        let own = match self.link_ref(Target::Lane).and_then(|l| l.owed.head()).map(|h| &h.whose) {
+        let own = match self.link_ref(target).and_then(|l| l.owed.head()).map(|h| &h.whose) {
             Some(Whose::Own(own)) => *own,
             _ => return,
         };
@@ -300,6 +300,11 @@ impl Session {
                 if let Some(v) = value {
                     self.settings_rows.push(String::from_utf8_lossy(v).into_owned());
                 }
+            }
+            Own::Level => {
+                let value = Columns::new(&row).and_then(|mut c| c.next()).flatten();
+                let moves = value.is_some_and(|v| matches!(v, b"read committed" | b"read uncommitted"));
+                self.link(Target::Reader).into_iter().for_each(|l| l.read_committed = Some(moves));
             }
             _ => {}
         }
@@ -433,6 +438,7 @@ impl Session {
             Own::Syntax => self.syntax_answered(target, error, cx),
             Own::Modes => self.modes_set(cx),
             Own::Check => self.lane_lives(cx),
+            Own::Leave => self.pump_requests(cx),
             Own::Tidy if target == Target::Reader => {
                 if let Some(Retry { refuted: true, .. }) = &self.retry {
                     self.retry_on_main(cx);
@@ -472,10 +478,10 @@ impl Session {
                 self.own_error = Some(Bytes::copy_from_slice(bytes_of(chunk, piece)));
             }
             // Nobody waits for it: kept, it would be taken for the answer to something else.
-            Some(Own::Tidy | Own::Types | Own::Check) => {}
+            Some(Own::Tidy | Own::Types | Own::Check | Own::Leave) => {}
             // What it was asked about has failed, and the client knows.
             Some(Own::Opaque) if self.tx.open().is_some_and(|o| o.failed) => {}
-            Some(Own::Begin | Own::Prepare | Own::Info | Own::Opaque | Own::Modes) | None => {
+            Some(Own::Begin | Own::Prepare | Own::Info | Own::Opaque | Own::Modes | Own::Level) | None => {
                 self.relay_error(target, chunk, piece);
             }
         }

@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::commit::After;
 use super::io::Cx;
+use super::leave::{OnReader, needs_main};
 use super::note::{Note, without_nul};
 use super::owed::{Asked, Own, Whose};
 use super::reader::ReaderIs;
@@ -196,6 +197,18 @@ impl Session {
         let verdict = self.judge(&sql, cx);
         self.bound |= verdict.leaves_state();
         let plan = self.plan(&given, &verdict, cx);
+        match self.on_reader(&verdict, false) {
+            OnReader::Stays => {}
+            OnReader::Refuses => return self.send_step(Note::Nothing, None, cx),
+            OnReader::Moves => {
+                self.leave_reader(cx);
+                return self.step(cx);
+            }
+            OnReader::Cannot => {
+                self.block_on_main = true;
+                return self.refuse(&needs_main(), cx);
+            }
+        }
         if self.step_needs_lane(&plan, &verdict, cx) && !self.has_lane(cx) {
             return self.step_waits();
         }
@@ -274,9 +287,6 @@ impl Session {
             None => {}
         }
         match &self.tx {
-            Tx::Open(o) if o.on == Target::Reader && !verdict.fits_read_only() => {
-                return self.refuse(&not_on_reader(), cx);
-            }
             Tx::Open(_) => {}
             Tx::Begun(modes) => {
                 let spread = verdict.is_read() && !force_main && self.read_only_spread(&modes.clone(), cx);
@@ -299,6 +309,7 @@ impl Session {
             Tx::Idle => self.enter_block(Target::Lane, cx),
         }
         self.mark_unpreparable(&verdict.class);
+        self.pin(&verdict.class, false);
         self.send_named(note, &verdict.class, None, cx)
     }
 
@@ -343,9 +354,6 @@ impl Session {
         class: &Class,
         cx: &mut Cx<'_>,
     ) -> Went {
-        if self.tx.target() == Some(Target::Reader) {
-            return self.refuse(&not_on_reader(), cx);
-        }
         self.enter_block(Target::Lane, cx);
         if writes.rows {
             self.ask_info(false, cx);
@@ -516,9 +524,4 @@ impl Session {
         cx.env.verdicts.borrow_mut().refute(&String::from_utf8_lossy(&sql), self.std_strings, &self.database);
         self.run_steps(cx);
     }
-}
-
-fn not_on_reader() -> PgError {
-    PgError::error("25006", "cannot execute this statement in a read-only transaction that runs on a replica")
-        .hint("Begin the transaction without READ ONLY to run it on main.")
 }

@@ -26,6 +26,8 @@ pub(super) struct Survey {
     pub(super) read: bool,
     pub(super) everywhere: Option<Bytes>,
     plain_messages: bool,
+    /// Something of it cannot stand in a READ ONLY block on a replica.
+    pub(super) leaves: bool,
     /// Modes of the BEGIN that the batch begins with.
     pub(super) begin: Option<TxModes>,
 }
@@ -41,6 +43,12 @@ pub(super) struct Known {
 /// A parameter is of a type that is not built in: its OID is main's, and may be another type's elsewhere.
 pub(super) fn has_own_types(types: &[u32]) -> bool {
     types.iter().any(|&oid| oid >= FIRST_OWN_OID)
+}
+
+/// May stand in a READ ONLY block on a replica, which may refuse it.
+fn stays(known: &Known) -> bool {
+    let v = &known.verdict;
+    (v.fits_read_only() && !known.own_types) || is_control(&v.class) || v.is_refused_read_only()
 }
 
 impl Survey {
@@ -69,6 +77,7 @@ impl Session {
                         }
                         s.touches |= !is_control(&verdict.class);
                         let known = Known { verdict, sql: f.raw.slice_ref(p.sql), own_types: has_own_types(&p.types) };
+                        s.leaves |= !stays(&known);
                         parsed.push((p.name.to_owned(), known));
                     }
                 }
@@ -77,6 +86,7 @@ impl Session {
                     let of = parsed.iter().rev().find(|(n, _)| n == b.statement).map(|(_, k)| k.clone());
                     let of = of.or_else(|| self.registry.statement(b.statement).map(|p| self.known(p, cx)));
                     s.touches |= of.as_ref().is_none_or(|k| !is_control(&k.verdict.class));
+                    s.leaves |= of.as_ref().is_some_and(|k| !stays(k));
                     bound.push((b.portal.to_owned(), of));
                 }
                 b'E' => {

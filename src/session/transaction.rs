@@ -66,6 +66,10 @@ pub struct Open {
     pub logins: bool,
     /// A statement has run that PREPARE TRANSACTION refuses to follow (NOTIFY, LISTEN, a cursor that may be held).
     pub unpreparable: bool,
+    /// On a reader it has something that main has not: a savepoint, a SET, a portal.
+    pub pinned: bool,
+    /// Cursors that were declared on a reader and not closed.
+    pub cursors: u32,
     /// The script was started early once, and that was given up.
     pub early_off: bool,
 }
@@ -88,6 +92,8 @@ impl Open {
             ddl: false,
             logins: false,
             unpreparable: false,
+            pinned: false,
+            cursors: 0,
             early_off: false,
         }
     }

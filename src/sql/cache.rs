@@ -30,6 +30,8 @@ pub struct Verdict {
     moment: bool,
     /// It names its row by a cursor.
     positioned: bool,
+    /// No READ ONLY transaction takes it.
+    refused_read_only: bool,
     /// Permanent relations whose names stand in it.
     relations: Vec<String>,
     /// A write whose literals may be parameters.
@@ -72,6 +74,7 @@ impl Verdict {
             version: catalogue.map_or(0, |c| c.version),
             effect: catalogue.map_or(Effect::Unknown, |c| effect(sql, std_strings, &class, c)),
             positioned: is_positioned(sql, std_strings),
+            refused_read_only: refused_read_only(sql, std_strings, &class),
             relations: catalogue.map_or_else(Vec::new, |c| c.relations_among(identifiers(sql, std_strings))),
             std_strings,
             time,
@@ -133,6 +136,13 @@ impl Verdict {
         self.is_read() || control || harmless_set
     }
 
+    /// Every server refuses it in a READ ONLY transaction, before it has done anything (ExecCheckXactReadOnly in
+    /// execMain.c, PreventCommandIfReadOnly in utility.c; there are no temporary tables on a replica).
+    #[must_use]
+    pub fn is_refused_read_only(&self) -> bool {
+        self.refused_read_only
+    }
+
     /// WHERE CURRENT OF.
     #[must_use]
     pub fn is_positioned(&self) -> bool {
@@ -187,6 +197,16 @@ impl Verdict {
             moments,
             time: false,
         })
+    }
+}
+
+/// REINDEX and CLUSTER are allowed there, as they change no rows.
+fn refused_read_only(sql: &str, std_strings: bool, class: &Class) -> bool {
+    match class {
+        Class::Insert | Class::Update | Class::Delete | Class::Merge | Class::Truncate => true,
+        Class::CopyFrom { .. } | Class::CreateTemp => true,
+        Class::Ddl => identifiers(sql, std_strings).first().is_some_and(|word| word != "reindex"),
+        _ => false,
     }
 }
 

@@ -107,7 +107,7 @@ async def transactions(pool):
 
 async def read_only(pool, url):
     """A fresh connection asks for types in the middle of a READ ONLY block, where the catalogue must be asked."""
-    conn = await asyncpg.connect(url)
+    conn = await asyncpg.connect(url, server_settings={"jit": "off"})
     try:
         async with conn.transaction(readonly=True):
             show("count", await conn.fetchval("SELECT count(*) FROM ap_customers"))
@@ -237,7 +237,7 @@ async def pooling(pool):
 
 
 async def main(url):
-    async with asyncpg.create_pool(url, min_size=1, max_size=4, init=init) as pool:
+    async with asyncpg.create_pool(url, min_size=1, max_size=4, init=init, server_settings={"jit": "off"}) as pool:
         await schema(pool)
         for part in (types, transactions, cursors, statements, copies, time_outs, notifications, pooling):
             print(f"-- {part.__name__}")

@@ -126,7 +126,7 @@ def work(engine):
         statement = insert(Author).values([{"name": "outer"}, {"name": "new"}])
         upsert = statement.on_conflict_do_update(index_elements=[Author.name], set_={"name": statement.excluded.name + "!"}).returning(Author.name)
         show("upsert", sorted(session.scalars(upsert)))
-        nothing = insert(Author).values(name="new").on_conflict_do_nothing().returning(Author.id)
+        nothing = insert(Label).values(name="outer").on_conflict_do_nothing().returning(Label.name)
         show("nothing", list(session.scalars(nothing)))
         locked = session.scalars(select(Item).where(Item.id < 4).order_by(Item.id).with_for_update(skip_locked=True, of=Item))
         show("locked", [i.id for i in locked])

@@ -142,7 +142,7 @@ async fn listener(pool: &PgPool, out: &mut String) -> Result<(), Error> {
     }
     let lock = PgAdvisoryLock::new("sqlx");
     let held = lock.acquire(pool.acquire().await?).await?;
-    let other = PgAdvisoryLock::new("sqlx").try_acquire(pool.acquire().await?).await?;
+    let other = lock.try_acquire(pool.acquire().await?).await?;
     writeln!(out, "lock: {}", other.is_left()).unwrap();
     drop(other);
     held.release_now().await?;
@@ -160,11 +160,9 @@ async fn pooled(pool: &PgPool, out: &mut String) -> Result<(), Error> {
     }
     let scores: Vec<(i64, f64)> = sqlx::query_as("SELECT id, score FROM thing WHERE id BETWEEN 10 AND 13 ORDER BY id").fetch_all(pool).await?;
     writeln!(out, "scores: {scores:?}").unwrap();
-    let error = sqlx::query("SELECT pg_sleep(60)").execute(&mut *{
-        let mut conn = pool.acquire().await?;
-        conn.execute("SET statement_timeout = 100").await?;
-        conn
-    }).await.unwrap_err();
+    let mut conn = pool.acquire().await?;
+    conn.execute("SET statement_timeout = 100").await?;
+    let error = sqlx::query("SELECT pg_sleep(60)").execute(&mut *conn).await.unwrap_err();
     writeln!(out, "timed out: {}", failed(&error)).unwrap();
     Ok(())
 }

@@ -49,8 +49,11 @@ impl Compared {
     /// Runs a client with either server and compares what it says.
     pub fn client(&self, name: &str, run: &mut dyn FnMut(&str) -> String) {
         let (direct, proxied) = self.databases(name);
+        let started = std::time::Instant::now();
         let direct = run(&direct);
+        let between = started.elapsed();
         let proxied = run(&proxied);
+        println!("{name}: {between:.1?} with a server alone, {:.1?} through the proxy", started.elapsed() - between);
         self.assert_same(name, &direct, &proxied);
     }
 

@@ -26,7 +26,7 @@ fn run(compared: &Compared, program: &str, url: &str, arguments: &[&str]) -> Str
 /// A database as text, whatever the order of its rows: a restore by several connections writes them as they come, and
 /// each dump has a key of its own against psql's meta-commands.
 fn as_text(compared: &Compared, url: &str) -> Vec<String> {
-    let text = run(compared, "pg_dump", url, &["--large-objects"]);
+    let text = run(compared, "pg_dump", url, &[]);
     let mut parts: Vec<Vec<&str>> = vec![Vec::new()];
     let mut data = false;
     for line in text.lines().filter(|l| !l.starts_with("\\restrict") && !l.starts_with("\\unrestrict")) {

@@ -71,12 +71,12 @@ def fill(engine):
         authors = [Author(name=f"author {n}") for n in range(5)]
         for author in authors:
             author.items = [Item(title=f"{author.name}, {n}", kind=Kind.book if n % 2 else Kind.tool, price=n, tags=[str(n)],
-                                 data={"n": n}) for n in range(300)]
+                                 data={"n": n}) for n in range(60)]
         session.add_all(authors)
         session.commit()
         show("authors", [(a.id, a.name, [i.id for i in a.items][:3]) for a in session.scalars(select(Author).order_by(Author.id))])
-        made = session.scalars(sa.insert(Author).returning(Author, sort_by_parameter_order=True), [{"name": f"bulk {n}"} for n in range(1500)])
-        show("bulk", [(a.id, a.name) for a in made][::300])
+        made = session.scalars(sa.insert(Author).returning(Author, sort_by_parameter_order=True), [{"name": f"bulk {n}"} for n in range(1100)])
+        show("bulk", [(a.id, a.name) for a in made][::250])
         session.execute(sa.update(Item), [{"id": n, "price": 5, "version": 1} for n in range(1, 50)])
         session.commit()
 
@@ -130,7 +130,7 @@ def work(engine):
         show("nothing", list(session.scalars(nothing)))
         locked = session.scalars(select(Item).where(Item.id < 4).order_by(Item.id).with_for_update(skip_locked=True, of=Item))
         show("locked", [i.id for i in locked])
-        deleted = session.execute(sa.delete(Item).where(Item.price > 290).returning(Item.id))
+        deleted = session.execute(sa.delete(Item).where(Item.price > 50).returning(Item.id))
         show("deleted", sorted(deleted.scalars())[:5])
         show("updated", session.execute(sa.update(Item).where(Item.kind == Kind.tool).values(price=Item.price + 1)).rowcount)
 
@@ -147,7 +147,7 @@ def queries(engine):
         show("selectin", [(a.name, len(a.items)) for a in loaded])
         streamed = session.scalars(select(Item).order_by(Item.id).execution_options(yield_per=100))
         show("streamed", sum(item.id for item in streamed))
-        show("partitions", [len(p) for p in session.scalars(select(Item.id).order_by(Item.id).execution_options(yield_per=400)).partitions()])
+        show("partitions", [len(p) for p in session.scalars(select(Item.id).order_by(Item.id).execution_options(yield_per=100)).partitions()])
 
 
 def isolation(engine):

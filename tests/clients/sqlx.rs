@@ -10,7 +10,7 @@ use sqlx::{Acquire, Column, Connection, Error, Executor, Row, Statement, TypeInf
 /// What the driver sees at `url`.
 pub fn run(url: &str) -> String {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let work = tokio::time::timeout(Duration::from_secs(60), everything(url));
+    let work = async { tokio::time::timeout(Duration::from_secs(60), everything(url)).await };
     runtime.block_on(work).expect("the work does not end").unwrap()
 }
 

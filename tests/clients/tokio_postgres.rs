@@ -17,7 +17,7 @@ const SCHEMA: &str = "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TYPE spot A
 /// What the driver sees at `url`.
 pub fn run(url: &str) -> String {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let work = tokio::time::timeout(Duration::from_secs(60), everything(url));
+    let work = async { tokio::time::timeout(Duration::from_secs(60), everything(url)).await };
     runtime.block_on(work).expect("the work does not end").unwrap()
 }
 
@@ -46,7 +46,7 @@ async fn everything(url: &str) -> Result<String, Error> {
 }
 
 fn failed(error: &Error) -> String {
-    let e = error.as_db_error().expect("the server's own error");
+    let e = error.as_db_error().unwrap_or_else(|| panic!("not the server's own error: {error:?}"));
     format!("{} {} {:?} {:?} {:?}", e.code().code(), e.message(), e.detail(), e.hint(), e.position())
 }
 
@@ -97,7 +97,7 @@ async fn types(client: &Client, out: &mut String) -> Result<(), Error> {
         let error = client.execute("UPDATE t SET mood = $1 WHERE id = 1", &[&bad]).await.unwrap_err();
         writeln!(out, "bad: {}", failed(&error)).unwrap();
     }
-    let error = client.execute("UPDATE t SET n = $1 WHERE id = 1", &[&100i32]).await.unwrap_err();
+    let error = client.execute("UPDATE t SET n = $1::int WHERE id = 1", &[&100i32]).await.unwrap_err();
     writeln!(out, "domain: {}", failed(&error)).unwrap();
     Ok(())
 }

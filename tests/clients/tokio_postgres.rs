@@ -50,6 +50,17 @@ fn failed(error: &Error) -> String {
     format!("{} {} {:?} {:?} {:?}", e.code().code(), e.message(), e.detail(), e.hint(), e.position())
 }
 
+/// A type, without its OID.
+fn kind(ty: &Type) -> String {
+    match ty.kind() {
+        Kind::Array(element) => format!("{} of {}", ty.name(), kind(element)),
+        Kind::Domain(base) => format!("{} on {}", ty.name(), kind(base)),
+        Kind::Range(element) => format!("{} from {}", ty.name(), kind(element)),
+        Kind::Composite(fields) => format!("{} {:?}", ty.name(), fields.iter().map(|f| kind(f.type_())).collect::<Vec<_>>()),
+        other => format!("{} {other:?}", ty.name()),
+    }
+}
+
 /// An enum's value, in whatever type the driver has learnt that it is.
 #[derive(Debug, PartialEq)]
 struct Mood(String);
@@ -76,7 +87,7 @@ impl<'a> FromSql<'a> for Mood {
 
 async fn types(client: &Client, out: &mut String) -> Result<(), Error> {
     let insert = client.prepare("INSERT INTO t (id, mood, moods, at, f, b) VALUES ($1, $2, $3, $4, $5, $6) RETURNING mood, moods").await?;
-    let kinds: Vec<&Kind> = insert.params().iter().map(Type::kind).collect();
+    let kinds: Vec<String> = insert.params().iter().map(kind).collect();
     writeln!(out, "parameters: {kinds:?}").unwrap();
     let at = SystemTime::UNIX_EPOCH + Duration::from_micros(1_700_000_000_123_456);
     for id in 0..4 {
@@ -91,7 +102,7 @@ async fn types(client: &Client, out: &mut String) -> Result<(), Error> {
         writeln!(out, "{:?}", (row.get::<_, i32>(0), row.get::<_, Mood>(1), row.get::<_, Vec<Mood>>(2), row.get::<_, SystemTime>(3), row.get::<_, f64>(4), row.get::<_, Vec<u8>>(5))).unwrap();
     }
     let statement = client.prepare("SELECT mood, moods, n, r, j, ROW(id, mood)::text FROM t WHERE id = $1").await?;
-    let columns: Vec<String> = statement.columns().iter().map(|c| format!("{} {} {:?}", c.name(), c.type_().name(), c.type_().kind())).collect();
+    let columns: Vec<String> = statement.columns().iter().map(|c| format!("{} {}", c.name(), kind(c.type_()))).collect();
     writeln!(out, "columns: {columns:?}").unwrap();
     for bad in [Mood("glad".into()), Mood(String::new())] {
         let error = client.execute("UPDATE t SET mood = $1 WHERE id = 1", &[&bad]).await.unwrap_err();

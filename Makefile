@@ -3,7 +3,8 @@
 # make sim     SEEDS=10000 runs of the simulator, on all cores; ARGS=--help says what else it can do
 # make bench   bench/compare: against direct servers, Pgpool-II and PgBouncer
 # make fuzz    each fuzz target for SECONDS seconds (60)
-# make deps    PostgreSQL's server programs and psycopg for the tests, from Debian's packages if they are missing
+# make deps    PostgreSQL's server programs and the clients that the tests use, from Debian's packages if they are
+#              missing; what Debian does not have, or not new enough, from PyPI and npm into target/clients
 
 CARGO ?= cargo
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
@@ -64,10 +65,29 @@ server-deps:
 	echo "PostgreSQL's server programs are missing: installing Debian's packages postgresql and postgresql-contrib"; \
 	$(call install,postgresql postgresql-contrib)
 
+# The clients of tests/clients. SQLAlchemy 2 is not in every Debian, and Debian's node-pg does not go with another
+# node than Debian's.
+CLIENTS = $(or $(CARGO_TARGET_DIR),target)/clients
+PYTHON_PACKAGES = sqlalchemy==2.0.36
+NODE_PACKAGES = pg@8.16.3 pg-cursor@2.15.3 pg-copy-streams@7.0.0
+
 test-deps:
-	@/usr/bin/python3 -c 'import psycopg' 2>/dev/null && exit 0; \
-	echo "the tests need psycopg 3 for /usr/bin/python3: installing Debian's package python3-psycopg"; \
-	$(call install,python3-psycopg)
+	@missing=; \
+	/usr/bin/python3 -c 'import psycopg' 2>/dev/null || missing="$$missing python3-psycopg"; \
+	/usr/bin/python3 -c 'import asyncpg' 2>/dev/null || missing="$$missing python3-asyncpg"; \
+	/usr/bin/python3 -c 'import ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
+	command -v node >/dev/null || missing="$$missing nodejs"; \
+	command -v npm >/dev/null || missing="$$missing npm"; \
+	[ -z "$$missing" ] && exit 0; \
+	echo "the tests need Debian's packages$$missing: installing them"; \
+	$(call install,$$missing)
+	@[ "$$(cat $(CLIENTS)/packages 2>/dev/null)" = "$(PYTHON_PACKAGES) $(NODE_PACKAGES)" ] && exit 0; \
+	echo "the tests need $(PYTHON_PACKAGES) from PyPI and $(NODE_PACKAGES) from npm: into $(CLIENTS)"; \
+	mkdir -p $(CLIENTS)/node && \
+	/usr/bin/python3 -m venv --clear --system-site-packages $(CLIENTS)/python && \
+	$(CLIENTS)/python/bin/pip install --quiet --disable-pip-version-check $(PYTHON_PACKAGES) && \
+	npm install --silent --no-audit --no-fund --no-package-lock --prefix $(CLIENTS)/node $(NODE_PACKAGES) && \
+	echo "$(PYTHON_PACKAGES) $(NODE_PACKAGES)" >$(CLIENTS)/packages
 
 bench-deps:
 	@missing=; \

@@ -48,7 +48,9 @@ impl Session {
 
     /// The block on the reader can go on on main.
     pub(super) fn may_leave(&self) -> bool {
-        let Some(open) = self.tx.open().filter(|o| !o.failed && !o.pinned && o.cursors == 0 && !o.implicit) else { return false };
+        let Some(open) = self.tx.open().filter(|o| !o.failed && !o.pinned && o.cursors == 0 && !o.implicit) else {
+            return false;
+        };
         match open.modes.isolation {
             Some(level) => matches!(level, Isolation::ReadCommitted | Isolation::ReadUncommitted),
             None => self.link_ref(Target::Reader).is_some_and(|l| l.read_committed == Some(true)),

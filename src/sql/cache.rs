@@ -382,6 +382,18 @@ mod tests {
     }
 
     #[test]
+    fn what_a_read_only_transaction_refuses_everywhere_is_known_by_its_kind() {
+        for sql in
+            ["insert into t values (1)", "create table t (a int)", "copy t from stdin", "comment on table t is ''"]
+        {
+            assert!(Verdict::new(sql, true, None).is_refused_read_only(), "{sql}");
+        }
+        for sql in ["select f()", "reindex table t", "lock table t", "listen x", "select 1 for update", "call p()"] {
+            assert!(!Verdict::new(sql, true, None).is_refused_read_only(), "{sql}");
+        }
+    }
+
+    #[test]
     fn replicas_find_types_by_themselves_that_are_not_built_in() {
         let (bind, types): (_, Arc<[u32]>) = (Bytes::from_static(&[0; 6]), Arc::from([23, 16_384, 16_383, 70_000]));
         for sql in ["insert into t values ($1, $2, $3, $4)", "insert into t values ($1, $2, $3, $4, now())"] {

@@ -42,8 +42,8 @@ INSERT INTO shop.author (name, home) SELECT 'author ' || g, ROW('street ' || g, 
 INSERT INTO shop.item (author, kind, title, price, tags, data, raw)
     SELECT 1 + g % 20, (ARRAY['book', 'tool', 'it''s else'])[1 + g % 3]::shop.kind, E'title\t' || g, g % 100, ARRAY['a', NULL, g::text],
         jsonb_build_object('n', g), decode(lpad(to_hex(g), 4, '0'), 'hex')
-    FROM generate_series(1, 2000) g;
-INSERT INTO shop.sale SELECT g, timestamptz '2023-06-01 00:00+00' + g * interval '1 day', g FROM generate_series(1, 400) g;
+    FROM generate_series(1, 900) g;
+INSERT INTO shop.sale SELECT g, timestamptz '2023-06-01 00:00+00' + g * interval '1 day', g FROM generate_series(1, 300) g;
 INSERT INTO shop.keyless SELECT g % 5, repeat('x', g) FROM generate_series(1, 100) g;
 REFRESH MATERIALIZED VIEW shop.counted;
 CREATE TRIGGER shout BEFORE INSERT OR UPDATE ON shop.author FOR EACH ROW EXECUTE FUNCTION shop.shout();

@@ -152,9 +152,11 @@ fn transcript(compared: &Compared, mut command: Command) -> String {
     assert!(output.status.success(), "psql: {}\n{}", both[1], compared.sandbox.log());
     let text = both.join("\n-- standard error --\n");
     // What the proxy answers itself comes from no line of PostgreSQL's source; NOTIFY tells the pid of its sender.
-    let words = text.lines().filter(|l| !l.starts_with("LOCATION:")).map(|line| match line.split_once(" received from server process with PID ") {
-        Some((before, _)) => before.to_owned(),
-        None => line.to_owned(),
+    let words = text.lines().filter(|l| !l.starts_with("LOCATION:")).map(|line| {
+        match line.split_once(" received from server process with PID ") {
+            Some((before, _)) => before.to_owned(),
+            None => line.to_owned(),
+        }
     });
     words.collect::<Vec<_>>().join("\n")
 }

@@ -38,6 +38,14 @@ pub struct Statement {
     pub expect: Expect,
 }
 
+impl Statement {
+    /// Bytes that a replica is sent of it, about.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.sql.len() + self.bind.len() + self.prepare.as_ref().map_or(0, |p| p.sql.len())
+    }
+}
+
 /// A prepared statement of the client's that an entry executes by SQL: replicas have none of that name.
 #[derive(Clone, Debug)]
 pub struct Prepare {
@@ -230,6 +238,19 @@ impl Script {
         match (stored, &self.spill) {
             (Stored::Memory(b), _) => Ok(b.clone()),
             (Stored::Spilled { at, length }, Some(spill)) => spill.read(*at, *length),
+            (Stored::Spilled { .. }, None) => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// At most `limit` of the bytes, from `from` on.
+    ///
+    /// # Errors
+    /// The spill file cannot be read.
+    pub fn load_part(&self, stored: &Stored, from: usize, limit: usize) -> io::Result<Bytes> {
+        let n = stored.len().saturating_sub(from).min(limit);
+        match (stored, &self.spill) {
+            (Stored::Memory(b), _) => Ok(b.slice(from..from + n)),
+            (Stored::Spilled { at, .. }, Some(spill)) => spill.read(*at + from as u64, n),
             (Stored::Spilled { .. }, None) => Err(io::ErrorKind::NotFound.into()),
         }
     }

@@ -6,7 +6,7 @@
 use std::io;
 
 use super::entry::{Entry, Script};
-use super::packet::PacketWriter;
+use super::packet::{PIECE, PacketWriter, Parts};
 
 /// How far one replica has been fed.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -15,13 +15,15 @@ pub struct Feed {
     entry: usize,
     /// Inside a COPY: its next chunk.
     chunk: Option<usize>,
+    /// What is left of a statement that is written in pieces.
+    parts: Parts,
 }
 
 impl Feed {
     /// Number of entries of which the replica has been sent anything.
     #[must_use]
     pub fn begun(&self) -> usize {
-        self.entry + usize::from(self.chunk.is_some())
+        self.entry + usize::from(self.chunk.is_some() || !self.parts.is_empty())
     }
 
     /// Everything that the script holds so far has been written.
@@ -38,7 +40,11 @@ impl Feed {
 
     /// Nothing more will be written. A server that awaits the data of a COPY would take no Sync for an answer (one that
     /// skips to Sync after an error takes this for nothing).
-    pub fn break_off(&mut self, w: &mut PacketWriter<'_>) {
+    pub fn break_off(&mut self, script: &Script, w: &mut PacketWriter<'_>) {
+        let parts = std::mem::take(&mut self.parts);
+        if let Some(entry) = script.entries().get(self.entry) {
+            w.fill_up(&parts, entry.statement());
+        }
         if self.chunk.take().is_some() {
             w.copy_fail();
         }
@@ -52,11 +58,20 @@ impl Feed {
         let Some(entry) = script.entries().get(self.entry) else { return Ok(false) };
         let Some(chunk) = self.chunk else {
             let s = entry.statement();
-            let (sql, bind) = (script.load(&s.sql)?, script.load(&s.bind)?);
-            if let Some(p) = &s.prepare {
-                w.prepare(&script.load(&p.sql)?, &p.types, self.entry);
+            if self.parts.is_empty() && s.length() > PIECE {
+                self.parts = w.large(s, self.entry);
             }
-            w.statement(&sql, &s.types, &bind, s.keep, Some(self.entry));
+            if !self.parts.is_empty() {
+                if w.part(&mut self.parts, s, script)? {
+                    return Ok(true);
+                }
+            } else {
+                let (sql, bind) = (script.load(&s.sql)?, script.load(&s.bind)?);
+                if let Some(p) = &s.prepare {
+                    w.prepare(&script.load(&p.sql)?, &p.types, self.entry);
+                }
+                w.statement(&sql, &s.types, &bind, s.keep, Some(self.entry));
+            }
             match entry {
                 Entry::Copy { .. } => self.chunk = Some(0),
                 Entry::Statement(_) | Entry::Setting(_) => self.entry += 1,
@@ -65,7 +80,7 @@ impl Feed {
         };
         let Entry::Copy { data, .. } = entry else { return Ok(false) };
         if let Some(stored) = data.chunk(chunk) {
-            w.copy_data(script.load(stored)?);
+            w.raw(script.load(stored)?);
             self.chunk = Some(chunk + 1);
             return Ok(true);
         }
@@ -85,6 +100,7 @@ mod tests {
     use super::super::packet::Prepared;
     use super::super::{Expect, check::Answer};
     use super::*;
+    use bytes::Bytes;
     use std::collections::VecDeque;
 
     fn take(feed: &mut Feed, script: &Script, answers: &mut VecDeque<Answer>) -> Vec<u8> {
@@ -133,9 +149,50 @@ mod tests {
         take(&mut feed, &script, &mut VecDeque::new());
         let (mut prepared, mut answers) = (Prepared::default(), VecDeque::new());
         let mut w = PacketWriter::new(&mut prepared, &mut answers);
-        feed.break_off(&mut w);
-        feed.break_off(&mut w);
+        feed.break_off(&script, &mut w);
+        feed.break_off(&script, &mut w);
         assert_eq!(w.finish().concat(), crate::wire::front::COPY_FAIL);
+    }
+
+    /// However large a statement is, it is sent as it would be at once, in pieces.
+    #[test]
+    fn a_large_statement_is_sent_in_pieces_and_its_message_is_filled_up_where_it_is_broken_off() {
+        let text = Bytes::from("insert ".repeat(30_000));
+        for (limit, keep) in [(usize::MAX, true), (usize::MAX, false), (1, false)] {
+            let room = &mut Room { limit, spill: &mut make_spill };
+            let mut script = Script::default();
+            let Entry::Statement(mut s) = entry("") else { unreachable!() };
+            s.sql = text.clone().into();
+            s.bind = Bytes::from(vec![7; 300_000]).into();
+            s.types = std::sync::Arc::from([25, 23]);
+            s.prepare = Some(Box::new(super::super::entry::Prepare { sql: text.clone().into(), types: s.types.clone() }));
+            s.keep = keep;
+            let (sql, types, bind) = (text.clone(), s.types.clone(), s.bind.memory().to_vec());
+            script.add(Entry::Statement(s), room).unwrap();
+            let mut answers = VecDeque::new();
+            let sent = take(&mut Feed::default(), &script, &mut answers);
+            let (mut prepared, mut at_once) = (Prepared::default(), VecDeque::new());
+            let mut w = PacketWriter::new(&mut prepared, &mut at_once);
+            w.prepare(&sql, &types, 0);
+            w.statement(&sql, &types, &bind, keep, Some(0));
+            assert!(sent == w.finish().concat() && answers == at_once);
+
+            // Broken off after any number of pieces, what was sent is whole messages.
+            for pieces in 1..20 {
+                let (mut feed, mut prepared, mut answers) = (Feed::default(), Prepared::default(), VecDeque::new());
+                let mut w = PacketWriter::new(&mut prepared, &mut answers);
+                for _ in 0..pieces {
+                    feed.next(&script, &mut w).unwrap();
+                }
+                feed.break_off(&script, &mut w);
+                let sent = w.finish().concat();
+                let mut at = 0;
+                while at < sent.len() {
+                    at += 1 + u32::from_be_bytes(sent[at + 1..at + 5].try_into().unwrap()) as usize;
+                }
+                assert_eq!(at, sent.len(), "after {pieces} pieces");
+            }
+        }
     }
 
     #[test]

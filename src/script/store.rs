@@ -46,6 +46,21 @@ impl Stored {
         }
     }
 
+    /// How many they are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Stored::Memory(b) => b.len(),
+            Stored::Spilled { length, .. } => *length,
+        }
+    }
+
+    /// There are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Bytes in memory.
     #[must_use]
     pub fn resident(&self) -> usize {

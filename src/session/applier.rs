@@ -166,7 +166,7 @@ impl Applier {
             w.own(BEGIN);
         }
         if skip && self.complete.is_some() {
-            self.feed.break_off(&mut w);
+            self.feed.break_off(script, &mut w);
         }
         let mut more = !skip;
         while more {

@@ -39,14 +39,27 @@ impl SpillFile {
     }
 }
 
+impl SpillFile {
+    fn write_gathered(&mut self) -> io::Result<()> {
+        self.file.write_all_at(&self.gathered, self.written)?;
+        self.written += self.gathered.len() as u64;
+        self.gathered.clear();
+        Ok(())
+    }
+}
+
 impl Spill for SpillFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<u64> {
+        if self.gathered.len() + bytes.len() > GATHER {
+            self.write_gathered()?;
+        }
         let at = self.written + self.gathered.len() as u64;
-        self.gathered.extend_from_slice(bytes);
-        if self.gathered.len() >= GATHER {
-            self.file.write_all_at(&self.gathered, self.written)?;
-            self.written += self.gathered.len() as u64;
-            self.gathered.clear();
+        if bytes.len() >= GATHER {
+            // Large pieces are not copied once more.
+            self.file.write_all_at(bytes, self.written)?;
+            self.written += bytes.len() as u64;
+        } else {
+            self.gathered.extend_from_slice(bytes);
         }
         Ok(at)
     }
@@ -75,10 +88,14 @@ mod tests {
         let pieces: Vec<Vec<u8>> = (0..200u8).map(|i| vec![i; 4000 + usize::from(i)]).collect();
         let places: Vec<u64> = pieces.iter().map(|p| file.append(p).unwrap()).collect();
         assert!(file.written > 0 && !file.gathered.is_empty());
+        let large: Vec<u8> = (0..=255).cycle().take(3 * GATHER + 17).collect();
+        let at = file.append(&large).unwrap();
+        assert!(file.gathered.is_empty() && file.gathered.capacity() <= 2 * GATHER);
+        assert_eq!(file.read(at + 1, GATHER).unwrap(), large[1..=GATHER], "also in parts");
         for (piece, at) in pieces.iter().zip(places) {
             assert_eq!(file.read(at, piece.len()).unwrap(), piece);
         }
-        assert!(file.read(800_000, 300_000).is_err());
+        assert!(file.read(1_500_000, 300_000).is_err());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the file has no name");
     }
 }

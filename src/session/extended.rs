@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::commit::After;
+use super::held::kept;
 use super::io::Cx;
 use super::leave::{OnReader, needs_main};
 use super::link::Fresh;
@@ -215,8 +216,7 @@ impl Session {
         }
         let verdict = self.judge(p.sql, cx);
         let version = self.registry.next_version();
-        // Kept for long: not as a slice of what the kernel received into.
-        let raw = Bytes::copy_from_slice(&frame.raw);
+        let raw = kept(&frame.raw);
         let at = p.sql.as_ptr() as usize - frame.raw.as_ptr() as usize;
         let prepared = Arc::new(Prepared {
             version,

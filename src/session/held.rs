@@ -1,5 +1,7 @@
 //! What a session keeps in memory, for whoever checks the bounds.
 
+use bytes::Bytes;
+
 use super::{INBOX_QUEUES, Session};
 
 /// Sizes. Each has a bound, whatever the client does.
@@ -42,4 +44,15 @@ impl Session {
 #[must_use]
 pub const fn inbox_high(queue_high: usize) -> usize {
     INBOX_QUEUES * queue_high
+}
+
+/// A slice of at least this many bytes is kept as it is; see [`kept`].
+const KEPT_AS_IT_IS: usize = 32 * 1024;
+
+/// Bytes that are to be kept for long. A slice of what the kernel received into would hold the whole buffer (64 KiB),
+/// its neighbours' bytes included, so what is short is copied. What is long is not: it is most of its buffer, or has one
+/// of its own, and may be a gigabyte.
+#[must_use]
+pub fn kept(slice: &Bytes) -> Bytes {
+    if slice.len() < KEPT_AS_IT_IS { Bytes::copy_from_slice(slice) } else { slice.clone() }
 }

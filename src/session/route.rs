@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Session;
+use super::held::kept;
 use super::io::{Cx, Question};
 use super::note::{Forgets, Note, PendingSetting, PendingWrite};
 use super::owed::Own;
@@ -184,9 +185,8 @@ impl Session {
 
     fn pending(&self, given: &Given, verdict: &Verdict, counted: bool, opaque: bool) -> Box<PendingWrite> {
         let f = verdict.replica_form(&given.sql, &given.types, &given.bind, given.extended);
-        // A slice of what the kernel received into would hold the whole buffer, its neighbours' bytes included.
-        let bind = Bytes::copy_from_slice(&f.bind).into();
-        let sql = if f.keep { f.sql } else { Bytes::copy_from_slice(&f.sql) }.into();
+        let bind = kept(&f.bind).into();
+        let sql = if f.keep { f.sql } else { kept(&f.sql) }.into();
         let statement = Statement { sql, types: f.types, bind, prepare: None, keep: f.keep, expect: Expect::Success };
         Box::new(PendingWrite {
             statement,

@@ -340,6 +340,7 @@ impl Session {
         self.stage = Stage::Ready;
         self.admitted = true;
         self.framer.set_limit(cx.env.max_message_size());
+        self.framer.cut_copy_data();
         self.log_start(cx);
         let limit = cx.env.config.limits.client_idle_limit;
         if !limit.is_zero() {

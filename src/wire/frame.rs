@@ -11,6 +11,12 @@ use bytes::{Buf, Bytes, BytesMut};
 /// Bytes of a message's header: tag and length.
 pub const HEADER: usize = 5;
 
+/// The longest CopyData message that a server takes, its tag not counted (`PQ_LARGE_MESSAGE_LIMIT` in libpq.h).
+pub const COPY_DATA_MAX: usize = 0x3fff_fffe;
+
+/// A client's CopyData message that is longer than this, in bytes, is taken in parts.
+const COPY_PART: usize = 64 * 1024;
+
 /// The stream is not PostgreSQL's protocol, or a message exceeds its bound.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum FrameError {
@@ -63,18 +69,28 @@ pub struct FrontendFramer {
     chunk: Bytes,
     carry: BytesMut,
     limit: usize,
+    /// Long CopyData messages come out as several ones.
+    parts: bool,
+    /// What is still to come of one that does.
+    missing: usize,
 }
 
 impl FrontendFramer {
     /// `limit` bounds one message, header included (`max_message_size`).
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        FrontendFramer { chunk: Bytes::new(), carry: BytesMut::new(), limit }
+        FrontendFramer { chunk: Bytes::new(), carry: BytesMut::new(), limit, parts: false, missing: 0 }
     }
 
     /// Sets another bound for the messages from here on.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
+    }
+
+    /// From here on a long CopyData message comes out as several ones, as its bytes arrive, and `limit` does not bind it
+    /// ([`COPY_DATA_MAX`] does): to a server the bounds of these messages mean nothing (protocol-flow, "COPY Operations").
+    pub fn cut_copy_data(&mut self) {
+        self.parts = true;
     }
 
     /// Adds what arrived. Call [`Self::next_frame`] until it gives nothing before pushing again.
@@ -94,12 +110,20 @@ impl FrontendFramer {
     /// # Errors
     /// The stream cannot be followed any further.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
+        if self.missing > 0 {
+            return Ok(self.copy_part());
+        }
         if self.carry.is_empty() {
             let Some((tag, length)) = header(&self.chunk) else {
                 return Ok(self.carry_rest());
             };
-            let total = total(tag, length, self.limit)?;
+            let total = self.total(tag, length)?;
             if self.chunk.len() < total {
+                if self.cuts(tag, total) {
+                    self.chunk.advance(HEADER);
+                    self.missing = total - HEADER;
+                    return Ok(self.copy_part());
+                }
                 // The bound was checked above; room is taken as bytes arrive, so a lying length costs nothing.
                 return Ok(self.carry_rest());
             }
@@ -109,11 +133,37 @@ impl FrontendFramer {
             return Ok(None);
         }
         let (tag, length) = header(&self.carry).unwrap_or((0, 0)); // five bytes are there: filled just above
-        let total = total(tag, length, self.limit)?;
+        let total = self.total(tag, length)?;
+        if self.carry.len() == HEADER && self.cuts(tag, total) {
+            self.carry.clear();
+            self.missing = total - HEADER;
+            return Ok(self.copy_part());
+        }
         if !fill(&mut self.carry, &mut self.chunk, total) {
             return Ok(None);
         }
         Ok(Some(Frame { tag, raw: std::mem::take(&mut self.carry).freeze() }))
+    }
+
+    fn total(&self, tag: u8, length: u32) -> Result<usize, FrameError> {
+        let limit = if self.parts && tag == b'd' { COPY_DATA_MAX + 1 } else { self.limit };
+        total(tag, length, limit)
+    }
+
+    fn cuts(&self, tag: u8, total: usize) -> bool {
+        self.parts && tag == b'd' && total > COPY_PART
+    }
+
+    /// What has come of a long CopyData message, as a message of its own.
+    fn copy_part(&mut self) -> Option<Frame> {
+        let n = self.missing.min(self.chunk.len());
+        let length = u32::try_from(n + 4).ok().filter(|_| n > 0)?;
+        let mut raw = BytesMut::with_capacity(HEADER + n);
+        raw.extend_from_slice(b"d");
+        raw.extend_from_slice(&length.to_be_bytes());
+        raw.extend_from_slice(&self.chunk.split_to(n));
+        self.missing -= n;
+        Some(Frame { tag: b'd', raw: raw.freeze() })
     }
 
     fn carry_rest(&mut self) -> Option<Frame> {
@@ -345,9 +395,36 @@ mod tests {
     }
 
     #[test]
+    fn a_long_message_of_copy_data_comes_out_in_parts_wherever_the_network_cuts_it() {
+        let body: Vec<u8> = (0..=255).cycle().take(3 * COPY_PART + 100).collect();
+        let stream = [message(b'd', b"short"), message(b'd', &body), message(b'c', b""), message(b'd', &body)].concat();
+        for cut in [1000, COPY_PART - 3, COPY_PART, stream.len() - 1] {
+            for first in 0..20 {
+                let mut f = FrontendFramer::new(100);
+                f.cut_copy_data();
+                let (mut data, mut longest) = (Vec::new(), 0);
+                for piece in [&stream[..first]].into_iter().chain(stream[first..].chunks(cut)) {
+                    f.push(Bytes::copy_from_slice(piece));
+                    while let Some(frame) = f.next_frame().unwrap() {
+                        assert_eq!(header(&frame.raw), Some((frame.tag, frame.raw.len() as u32 - 1)));
+                        data.extend_from_slice(if frame.tag == b'c' { b"DONE" } else { frame.body() });
+                        longest = longest.max(f.carry.capacity());
+                    }
+                }
+                assert!(data == [b"short", &body[..], b"DONE", &body].concat());
+                assert!(longest < 2 * COPY_PART, "{longest} bytes were gathered");
+            }
+        }
+    }
+
+    #[test]
     fn a_message_over_the_bound_is_refused_before_it_is_collected() {
         let mut f = FrontendFramer::new(100);
         f.push(Bytes::from_static(b"Q\x7f\xff\xff\xff"));
         assert!(matches!(f.next_frame(), Err(FrameError::TooLarge { tag: b'Q', .. })));
+        let mut f = FrontendFramer::new(100);
+        f.cut_copy_data();
+        f.push(Bytes::from_static(b"d\x3f\xff\xff\xff"));
+        assert!(matches!(f.next_frame(), Err(FrameError::TooLarge { tag: b'd', .. })));
     }
 }

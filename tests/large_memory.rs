@@ -5,13 +5,15 @@
 
 mod support;
 
-use std::time::Duration;
+use pglockstep::sandbox::process::{Signal, signal};
+use std::io::ErrorKind;
+use std::time::{Duration, Instant};
 use support::raw::{Raw, message};
 use support::{Options, Sandbox};
 
 /// Bytes of a large thing.
 fn large() -> usize {
-    std::env::var("PGLOCKSTEP_TEST_LARGE_MB").map_or(100, |mb| mb.parse::<usize>().unwrap()) * 1_000_000
+    std::env::var("PGLOCKSTEP_TEST_LARGE_MB").map_or(64, |mb| mb.parse::<usize>().unwrap()) * 1_000_000
 }
 
 /// What the proxy may take for itself: buffers, queues, `script_limit`, what the allocator keeps.
@@ -38,7 +40,12 @@ fn rise(sandbox: &Sandbox, what: &str, act: impl FnOnce()) -> usize {
     let before = memory(sandbox, "VmRSS");
     act();
     let rise = memory(sandbox, "VmHWM").saturating_sub(before);
-    println!("{what}: {} MB, the proxy's memory rose by {} MB from {} MB", large() / 1_000_000, rise >> 20, before >> 20);
+    println!(
+        "{what}: {} MB, the proxy's memory rose by {} MB from {} MB",
+        large() / 1_000_000,
+        rise >> 20,
+        before >> 20
+    );
     rise
 }
 
@@ -128,9 +135,9 @@ fn copy_from_stdin_passes_to_all_nodes_in_bounded_memory() {
     sandbox.assert_nodes_equal("postgres");
 }
 
-/// A parameter, a literal: their messages are taken whole, once each, however many replicas get them.
+/// Their messages are taken whole, however many replicas get them: a Bind once, a text (which is also lexed) up to twice.
 #[test]
-fn a_large_parameter_or_literal_is_held_once() {
+fn a_large_parameter_or_literal_is_not_held_for_each_replica() {
     let sandbox = sandbox("");
     let n = large();
     let value = vec![b'x'; n];
@@ -158,4 +165,48 @@ fn a_large_parameter_or_literal_is_held_once() {
     sandbox.assert_nodes_equal("postgres");
     assert!(parameter < n + OWN, "a parameter: {} MB more", parameter >> 20);
     assert!(literal < 2 * n + OWN, "a literal: {} MB more", literal >> 20);
+}
+
+/// A backend of a replica that stands still keeps the COMMIT of its own client waiting, in bounded memory, and nobody
+/// else's.
+#[test]
+fn a_slow_replica_slows_the_copy_of_its_own_client_and_no_other() {
+    let sandbox = sandbox("");
+    sandbox.psql_ok(&["-q", "-c", "CREATE TABLE small (a int PRIMARY KEY)"]);
+    let line = |id: usize| message(b'd', &[format!("{id}\t").as_bytes(), &vec![b'x'; 99_990], b"\n"].concat());
+    let mut raw = client(&sandbox);
+    raw.query("COPY big FROM STDIN");
+    raw.until(b'G');
+    (0..10).for_each(|i| raw.write(&line(i)));
+    // Its applier has taken what there is and waits for more: it holds nothing that others need.
+    let applier = "SELECT coalesce(max(pid), 0) FROM pg_stat_activity WHERE query LIKE 'COPY big%' AND state = 'active' \
+                   AND wait_event = 'ClientRead'";
+    let (node, end) = (sandbox.connect_node(1, "postgres"), Instant::now() + Duration::from_secs(20));
+    let pid = loop {
+        match node.value(applier).unwrap().parse().unwrap() {
+            0 => assert!(Instant::now() < end, "no early start"),
+            pid => break pid,
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    signal(pid, Signal::STOP);
+    let rise = rise(&sandbox, "COPY with a stopped replica", || {
+        (10..400).for_each(|i| raw.write(&line(i)));
+        raw.send(b'c', b"");
+        let other = sandbox.connect("postgres");
+        for i in 0..30 {
+            other.rows(&format!("INSERT INTO small VALUES ({i})")).unwrap();
+            assert_eq!(other.value("SELECT count(*) FROM small").unwrap(), (i + 1).to_string());
+        }
+        raw.socket.set_nonblocking(true).unwrap();
+        let answer = raw.socket.peek(&mut [0]).map_err(|e| e.kind());
+        assert_eq!(answer, Err(ErrorKind::WouldBlock), "the COPY is not to be answered yet");
+        raw.socket.set_nonblocking(false).unwrap();
+    });
+    signal(pid, Signal::CONT);
+    raw.until(b'C');
+    raw.until(b'Z');
+    assert!(rise < OWN, "{} MB more", rise >> 20);
+    assert_eq!(sandbox.on_nodes("postgres", "SELECT count(*) FROM big"), ["400"; 3]);
+    sandbox.assert_nodes_equal("postgres");
 }

@@ -6,6 +6,7 @@ use std::io::{BufRead, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use support::raw::Raw;
 use support::{Options, Sandbox};
 
 /// psql with this application_name, which makes a kind of client of its own.
@@ -101,4 +102,129 @@ fn who_finds_the_pool_full_waits_for_a_turn_or_is_refused_after_queue_timeout() 
         let done = child.wait_with_output().unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
+}
+
+/// What a server keeps for good after SET of a name with a dot is no business of the next client: it reads NULL, as on a
+/// new connection, and not an empty string.
+#[test]
+fn a_custom_setting_is_unknown_to_the_next_client() {
+    let sandbox = Sandbox::start(Options { config: "[shards]\ncount = 1\n".into(), ..Options::default() });
+    let table = "CREATE TABLE t (a int PRIMARY KEY)";
+    sandbox.psql_ok(&["-q", "-c", table]);
+    let look = "SELECT current_setting('my.var', true) IS NULL FROM (SELECT txid_current()) t";
+    let read = "SELECT current_setting('my.var', true) IS NULL FROM (SELECT count(*) FROM t) t";
+    for set in ["SET my.var = 'x'", "SELECT set_config('my.var', 'x', false)", "BEGIN; SET LOCAL my.var = 'x'; COMMIT"]
+    {
+        text(psql(&sandbox, "c", &format!("{ON_MAIN}; {set}; SELECT count(*) FROM t")));
+        for _ in 0..6 {
+            assert_eq!(text(psql(&sandbox, "c", look)), "t", "{set}");
+            assert_eq!(text(psql(&sandbox, "c", read)), "t", "{set}");
+        }
+    }
+}
+
+/// What a trigger reads of a custom setting is the same on all nodes: set, set and reset, never heard of.
+#[test]
+fn a_custom_setting_is_the_same_on_all_nodes_while_a_script_is_applied() {
+    let sandbox = Sandbox::start(Options { config: "[shards]\ncount = 1\n".into(), ..Options::default() });
+    let tables = "CREATE TABLE t (a int PRIMARY KEY, who text); \
+        CREATE FUNCTION who() RETURNS trigger LANGUAGE plpgsql AS \
+        $$ BEGIN NEW.who := coalesce(current_setting('app.who', true), 'nobody'); RETURN NEW; END $$; \
+        CREATE TRIGGER who BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION who()";
+    sandbox.psql_ok(&["-q", "-c", tables]);
+    let insert = "INSERT INTO t SELECT count(*) + 1 FROM t";
+    let sessions = [
+        format!("{insert}; SET app.who = 'a'; {insert}; RESET app.who; {insert}"),
+        insert.to_owned(),
+        format!("SELECT set_config('app.who', 'b', false); {insert}"),
+        insert.to_owned(),
+        format!("BEGIN; SET LOCAL app.who = 'c'; {insert}; COMMIT; {insert}"),
+        format!("BEGIN; SET LOCAL app.who = 'd'; {insert}; ROLLBACK; {insert}"),
+        insert.to_owned(),
+        format!("BEGIN; SELECT set_config('app.who', 'e', true); {insert}; COMMIT; {insert}"),
+        insert.to_owned(),
+    ];
+    for session in sessions {
+        // Each statement by itself, as psql -c would take them for one transaction.
+        let steps: Vec<&str> = session.split("; ").flat_map(|s| ["-c", s]).collect();
+        sandbox.psql_ok(&[&["-q", "-o", "/dev/null"][..], &steps].concat());
+    }
+    let found = "SELECT string_agg(who, ',' ORDER BY a) FROM t";
+    let wanted = "nobody,a,,nobody,b,nobody,c,,,nobody,e,,nobody";
+    assert_eq!(sandbox.on_nodes("postgres", found), [wanted; 3]);
+    let mut with_options = sandbox.program("psql");
+    with_options.args(["-X", "-q", "-c", insert]).env("PGOPTIONS", "-c app.who=f");
+    assert!(with_options.output().unwrap().status.success());
+    let wanted = format!("{wanted},f");
+    assert_eq!(sandbox.on_nodes("postgres", found), [wanted.as_str(); 3]);
+    sandbox.assert_nodes_equal("postgres");
+}
+
+fn count(sandbox: &Sandbox, node: usize, condition: &str) -> usize {
+    let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE {condition}");
+    sandbox.connect_node(node, "postgres").value(&sql).unwrap().parse().unwrap()
+}
+
+fn wait_until(what: &str, mut there: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !there() {
+        assert!(Instant::now() < end, "{what} does not happen");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Sessions keep their lanes on main; what is applied on the replicas goes through as few backends as are busy at once.
+#[test]
+fn a_thousand_writing_sessions_share_a_few_appliers() {
+    let sandbox = Sandbox::start(Options::default());
+    sandbox.psql_ok(&["-q", "-c", "CREATE TABLE t (a int PRIMARY KEY)"]);
+    let target = sandbox.summary.proxy();
+    for hundred in 0..10 {
+        let mut sessions: Vec<Raw> = (0..100).map(|_| Raw::login(&target, "postgres")).collect();
+        for (i, raw) in sessions.iter_mut().enumerate() {
+            raw.run(&format!("INSERT INTO t VALUES ({})", 100 * hundred + i));
+        }
+        for node in 1..3 {
+            let appliers = count(&sandbox, node, "application_name = 'pglockstep applier'");
+            assert!((1..=4).contains(&appliers), "{appliers} appliers on node {node}");
+        }
+    }
+    assert_eq!(sandbox.on_nodes("postgres", "SELECT count(*) FROM t"), ["1000"; 3]);
+    sandbox.assert_nodes_equal("postgres");
+}
+
+#[test]
+fn idle_backends_live_for_connection_life_time_and_min_pool_stay() {
+    let config = "[shards]\ncount = 1\n[pool]\nconnection_life_time = \"1s\"\nmin_pool = 2\nmax_pool = 50\n";
+    let sandbox = Sandbox::start(Options { config: config.into(), ..Options::default() });
+    let mut target = sandbox.summary.proxy();
+    target.user = sandbox.summary.user.clone();
+    let mut sessions: Vec<Raw> = (0..8).map(|_| Raw::login(&target, "postgres")).collect();
+    sessions.iter_mut().for_each(|raw| raw.run("SELECT txid_current()"));
+    let lanes = "backend_type = 'client backend' AND application_name = '' AND pid <> pg_backend_pid()";
+    assert!(count(&sandbox, 0, lanes) >= 8);
+    drop(sessions);
+    wait_until("an end of the idle backends", || count(&sandbox, 0, lanes) <= 2);
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(count(&sandbox, 0, lanes), 2);
+}
+
+/// One that was idle for longer than `server_check_delay` is asked for a sign of life; the next client gets it all the
+/// same. One whose reset fails is closed.
+#[test]
+fn a_backend_is_checked_after_a_while_and_closed_if_it_cannot_forget() {
+    let config = "[shards]\ncount = 1\n[pool]\nserver_check_delay = \"1ms\"\n";
+    let sandbox = Sandbox::start(Options { config: config.into(), ..Options::default() });
+    let pid = || text(psql(&sandbox, "k", ON_MAIN));
+    let first = pid();
+    wait_until("the backend's return", || pid() == first);
+    // Terminated while idle: the next client gets another one and hears nothing of it.
+    let ended = sandbox.connect_node(0, "postgres").value(&format!("SELECT pg_terminate_backend({first})")).unwrap();
+    assert_eq!(ended, "t");
+    assert_ne!(pid(), first);
+
+    let config = "[shards]\ncount = 1\n[pool]\nreset_query_list = [\"DISCARD ALL\", \"SELECT 1/0\"]\n";
+    let sandbox = Sandbox::start(Options { config: config.into(), ..Options::default() });
+    let pids: std::collections::BTreeSet<String> = (0..4).map(|_| text(psql(&sandbox, "k", ON_MAIN))).collect();
+    assert_eq!(pids.len(), 4, "a backend that could not reset itself was used again");
 }

@@ -165,7 +165,8 @@ mod tests {
             s.sql = text.clone().into();
             s.bind = Bytes::from(vec![7; 300_000]).into();
             s.types = std::sync::Arc::from([25, 23]);
-            s.prepare = Some(Box::new(super::super::entry::Prepare { sql: text.clone().into(), types: s.types.clone() }));
+            s.prepare =
+                Some(Box::new(super::super::entry::Prepare { sql: text.clone().into(), types: s.types.clone() }));
             s.keep = keep;
             let (sql, types, bind) = (text.clone(), s.types.clone(), s.bind.memory().to_vec());
             script.add(Entry::Statement(s), room).unwrap();

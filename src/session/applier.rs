@@ -3,6 +3,8 @@
 //! The machine knows one replica and one packet at a time: settings, apply, commit, roll back. Whether to repeat, to
 //! wait or to give up is [`super::commit`]'s.
 
+use std::collections::BTreeSet;
+
 use bytes::{Bytes, BytesMut};
 
 use super::io::{Io, PoolKey};
@@ -76,6 +78,8 @@ pub struct Applier {
     /// [`Settings::id`] of what is in force; `None`: unknown.
     pub settings: Option<u64>,
     wanted: u64,
+    /// Custom settings that its backend has heard of: they are NULL there no more.
+    custom: BTreeSet<String>,
     prepared: Prepared,
     checker: Checker,
     error: Option<ErrorFields>,
@@ -95,6 +99,7 @@ impl Applier {
             doing: Doing::Login,
             settings: Some(0),
             wanted: 0,
+            custom: BTreeSet::new(),
             prepared: Prepared::default(),
             checker: Checker::default(),
             error: None,
@@ -108,12 +113,27 @@ impl Applier {
     pub fn take_settings(&mut self, settings: &Settings, io: &mut dyn Io) {
         self.doing = Doing::Settings;
         self.wanted = settings.id();
+        self.hears_of(settings.custom());
         self.settings = None;
         // What was parsed under other settings may mean something else now ('01/02/2024' under another DateStyle).
         self.prepared.forget();
         let mut out = BytesMut::new();
         front::query(&mut out, &settings.statement());
         io.send(self.link.conn, out.freeze());
+    }
+
+    /// It can serve a session with these settings: what it has heard of, main has too.
+    #[must_use]
+    pub fn fits(&self, settings: &Settings) -> bool {
+        self.custom.is_empty() || {
+            let known: BTreeSet<&str> = settings.custom().collect();
+            self.custom.iter().all(|n| known.contains(n.as_str()))
+        }
+    }
+
+    /// Custom settings that it is told of, or that a script may set.
+    pub fn hears_of<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
+        self.custom.extend(names.into_iter().map(str::to_owned));
     }
 
     /// Sends the whole script, as far as there is room; [`Self::feed`] sends the rest. Ends in [`Report::Applied`].

@@ -210,6 +210,13 @@ impl Session {
             self.tx = super::transaction::Tx::Open(open);
             return self.roll_back_lane(super::AfterRollback::Commit { after, error: e.encode() }, cx);
         }
+        if open.has_writes() && open.is_half_done() {
+            let e = PgError::error("0A000", "could not commit: a query that may write was not fetched to its end")
+                .detail("It has done on main what its rows so far took; the other nodes would run it to its end.")
+                .hint("Fetch all of its rows, or declare its functions STABLE if they only read.");
+            self.tx = super::transaction::Tx::Open(open);
+            return self.roll_back_lane(super::AfterRollback::Commit { after, error: e.encode() }, cx);
+        }
         // A pipelining client's ROLLBACK TO and COMMIT may come at once: nobody has looked in between.
         if self.sent_what_was_taken_back(&open) {
             self.drop_replicas(cx);

@@ -11,16 +11,31 @@ use crate::wire::{PgError, back};
 use bytes::Bytes;
 
 impl Session {
-    /// A write with RETURNING and a row limit: main has run it to its end, the client fetches what it returned.
+    /// A portal was left with rows to come. A write with RETURNING has been run to its end by main, the client fetches
+    /// what it returned; a query whose functions write has been run as far as its rows were fetched.
     pub(super) fn suspended(&mut self, note: Note, cx: &mut Cx<'_>) {
-        if let Note::Write(mut p) = note {
-            self.rows.take();
-            if p.noted {
-                return;
-            }
-            p.opaque = true;
-            p.counted = false;
-            self.add_write(*p, b"", true, cx);
+        let Note::Write(mut p) = note else { return };
+        self.rows.take();
+        if p.noted.is_set() {
+            return self.fetched_more(p.stepwise, false);
+        }
+        p.noted.set();
+        p.opaque = true;
+        p.counted = false;
+        let stepwise = p.stepwise;
+        self.add_write(*p, b"", true, cx);
+        if let Some(open) = self.tx.open_mut() {
+            let entry = open.script.entries().len().saturating_sub(1);
+            open.unfinished.extend(stepwise.map(|portal| (portal, entry)));
+        }
+    }
+
+    /// A query that writes as it is fetched has gone on, and was already an entry of the script.
+    fn fetched_more(&mut self, portal: Option<u64>, to_the_end: bool) {
+        let (Some(portal), Some(open)) = (portal, self.tx.open_mut()) else { return };
+        open.unrepeatable |= open.torn.contains(&portal);
+        if to_the_end {
+            open.unfinished.retain(|(p, _)| *p != portal);
         }
     }
 
@@ -35,7 +50,10 @@ impl Session {
         match note {
             Note::Nothing | Note::Ready | Note::ImplicitEnd | Note::Call(_) => {}
             Note::Write(p) => {
-                if !p.noted {
+                if p.noted.is_set() {
+                    self.fetched_more(p.stepwise, true);
+                } else {
+                    p.noted.set();
                     self.add_write(*p, message.get(5..).unwrap_or_default(), false, cx);
                 }
             }
@@ -45,6 +63,10 @@ impl Session {
                 if let Some(o) = self.tx.open_mut() {
                     o.script.rollback_to(&name);
                     o.failed = false;
+                    let left = o.script.entries().len();
+                    let gone = o.unfinished.iter().filter(|(_, entry)| *entry >= left).map(|(portal, _)| *portal);
+                    o.torn.extend(gone);
+                    o.unfinished.retain(|(_, entry)| *entry < left);
                 }
             }
             Note::Begun(modes) => {

@@ -144,6 +144,10 @@ impl Session {
                 return false;
             }
         }
+        // Whether it may stand alone only the rest of the batch tells, which the network may have cut off.
+        if survey.may_stand_alone() && matches!(self.tx, Tx::Idle) && !self.is_crowded(cx) {
+            return false;
+        }
         let force_main = self.batch.force_main;
         let target = match &self.tx {
             Tx::Open(o) => o.on,
@@ -431,6 +435,7 @@ impl Session {
                 return self.refuse_in_batch(&needs_main(), cx);
             }
         }
+        self.notice_custom(&given, &verdict);
         let plan = self.plan(&given, &verdict, cx);
         let copies = verdict.class == Class::CopyFrom { stdin: true };
         self.batch.copy_asked = copies && matches!(plan, Plan::Plain(_) | Plan::Write(..));
@@ -464,10 +469,11 @@ impl Session {
                 true
             }
             Plan::Write(mut pending, writes) => {
-                pending.noted = portal.noted;
                 if let Some(p) = self.registry.portal_mut(name) {
-                    p.noted = true;
+                    pending.noted = p.noted.get_or_insert_default().clone();
                 }
+                let fetches = pending.opaque && matches!(verdict.class, Class::Select { .. });
+                pending.stepwise = fetches.then_some(portal.id);
                 if writes.rows {
                     self.ask_info(true, cx);
                 }

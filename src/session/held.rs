@@ -46,6 +46,9 @@ pub const fn inbox_high(queue_high: usize) -> usize {
     INBOX_QUEUES * queue_high
 }
 
+/// Places that an empty queue keeps; one with more is given up whole, so that not even a page of it stays.
+pub const QUEUE_KEPT: usize = 64;
+
 /// A slice of at least this many bytes is kept as it is; see [`kept`].
 const KEPT_AS_IT_IS: usize = 32 * 1024;
 

@@ -6,6 +6,7 @@ use super::{Request, Session, Stage, held};
 use crate::wire::PgError;
 use crate::wire::frame::{Frame, FrameError};
 use bytes::Bytes;
+use std::collections::VecDeque;
 
 impl Session {
     /// Bytes of the client: frames first, then as many requests as can go.
@@ -57,6 +58,11 @@ impl Session {
         self.inbox.len() > 1
     }
 
+    /// As much of the client has come as is kept: nothing waits for more of it.
+    pub(super) fn is_crowded(&self, cx: &Cx<'_>) -> bool {
+        self.inbox_bytes > held::inbox_high(cx.io.queue_high())
+    }
+
     /// Looks at the client's messages until one must wait.
     pub(super) fn pump(&mut self, cx: &mut Cx<'_>) {
         while self.may_go_on(cx) {
@@ -75,6 +81,10 @@ impl Session {
             }
             self.inbox_bytes -= frame.raw.len();
             self.inbox.pop_front();
+        }
+        if self.inbox.is_empty() && self.inbox.capacity() > held::QUEUE_KEPT {
+            // A client that sent very many messages at once once may be idle from now on.
+            self.inbox = VecDeque::new();
         }
         if self.inbox.is_empty() && self.broken.is_some() && self.is_quiet() {
             // What came before it has been answered.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use super::applier::Applier;
 use super::link::Link;
+use super::settings::Settings;
 use crate::auth::Role;
 use crate::cluster::control::Standing;
 use crate::cluster::membership::View;
@@ -211,7 +212,7 @@ pub trait Io {
     /// A backend that owes nothing and remembers nothing is for the next client.
     fn park_backend(&mut self, link: Box<Link>, limits: &PoolLimits);
     /// Takes an idle applier, if possible one that has these settings in force already; its events come to this session.
-    fn take_applier(&mut self, key: &PoolKey, settings: u64) -> Option<Box<Applier>>;
+    fn take_applier(&mut self, key: &PoolKey, settings: &Settings) -> Option<Box<Applier>>;
     /// Gives an idle applier back.
     fn give_applier(&mut self, key: &PoolKey, applier: Box<Applier>);
     /// Tells this session, once, when any watermark has moved.

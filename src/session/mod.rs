@@ -62,7 +62,7 @@ pub mod strings;
 mod survey;
 pub mod transaction;
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -72,6 +72,7 @@ use self::commit::{After, Commit};
 use self::io::{Answer, Cx, Question, TimerKind};
 use self::link::Link;
 use self::out::ClientOut;
+use self::owed::Own;
 use self::reader::Reader;
 use self::registry::Registry;
 use self::settings::Settings;
@@ -80,6 +81,7 @@ use crate::auth::{Credentials, MAX_PASSWORD_MESSAGE_LEN};
 use crate::script::RowHasher;
 use crate::sequencer::NodeId;
 use crate::shard::driver::{ConnId, Peer, Time};
+use crate::sql::cache::Verdict;
 use crate::wire::frame::{Frame, FrontendFramer, HEADER};
 use crate::wire::{PgError, TxStatus};
 
@@ -217,6 +219,12 @@ pub struct Session {
     settings_dirty: bool,
     settings_rows: Vec<String>,
     replay: Vec<Bytes>,
+    /// Names of custom settings that the session has, or may have, set.
+    custom: BTreeSet<String>,
+    /// It has made some known to its backends, which keep them for good.
+    made_custom: bool,
+    /// One of them was new to the statement at hand, which main may be asked in front of.
+    new_custom: bool,
     /// Readers of other nodes, with `statement_level_load_balance`.
     #[allow(clippy::vec_box)] // moved whole between here and `reader`
     parked: Vec<Box<Link>>,
@@ -365,6 +373,9 @@ impl Session {
             settings_dirty: true,
             settings_rows: Vec::new(),
             replay: Vec::new(),
+            custom: BTreeSet::new(),
+            made_custom: false,
+            new_custom: false,
             parked: Vec::new(),
             chosen: None,
             main_only: false,
@@ -560,6 +571,32 @@ impl Session {
         self.replay.push(sql);
     }
 
+    /// Custom settings that this statement may set: main is asked for their values too from now on.
+    fn notice_custom(&mut self, given: &route::Given, verdict: &Verdict) {
+        let names = crate::sql::custom::names(&given.sql, &given.bind, &verdict.class, verdict.leaves_state());
+        for name in names {
+            self.made_custom = true;
+            if self.custom.len() < settings::CUSTOM_MAX && self.custom.insert(name) {
+                // Once known, it is there after a SET LOCAL too.
+                self.new_custom = true;
+                self.settings_dirty = true;
+            }
+        }
+    }
+
+    /// Asks main for its settings.
+    pub(super) fn ask_settings(&mut self, cx: &mut Cx<'_>) {
+        // What changes them from here on changes them behind the answer.
+        self.settings_dirty = std::mem::take(&mut self.new_custom);
+        self.settings_rows.clear();
+        self.send_own(Target::Lane, ("_pgls_g", settings::QUERY), Own::Settings, cx);
+        if !self.custom.is_empty() {
+            let bind = settings::custom_bind(&self.custom);
+            self.send_own_in(Target::Lane, ("_pgls_gc", settings::CUSTOM), Own::Settings, "", &bind, cx);
+        }
+        self.sync_own(Target::Lane, Own::Settings, cx);
+    }
+
     /// Sends what has been gathered for the client; pauses the servers if it does not read.
     fn flush(&mut self, cx: &mut Cx<'_>) {
         if self.client_gone {
@@ -569,6 +606,7 @@ impl Session {
         for b in self.out.take() {
             cx.io.send(self.client, b);
         }
+        self.out.slim();
         if !self.servers_paused && cx.io.queued(self.client) > cx.io.queue_high() {
             self.servers_paused = true;
             for t in [Target::Lane, Target::Reader] {

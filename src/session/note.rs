@@ -1,6 +1,7 @@
 //! What the completion of a client's request means for its session.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
@@ -82,8 +83,28 @@ pub struct PendingWrite {
     pub opaque: bool,
     /// A COPY FROM STDIN: its entry is in the script since its data began to come.
     pub copy: bool,
-    /// Already an entry (its portal was suspended once).
-    pub noted: bool,
+    /// Already an entry (its portal was suspended once); shared by all requests that execute the portal.
+    pub noted: Arc<Noted>,
+    /// Number of the portal of a query that may write as its rows are fetched, and so is done only in part while it is
+    /// suspended.
+    pub stepwise: Option<u64>,
+}
+
+/// A portal's write is an entry of the script.
+#[derive(Debug, Default)]
+pub struct Noted(AtomicBool);
+
+impl Noted {
+    /// It is.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// It is from now on.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl PendingWrite {

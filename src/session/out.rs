@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::held::QUEUE_KEPT;
 use crate::wire::frame::Place;
 
 /// Gathers the client's bytes.
@@ -91,6 +92,15 @@ impl ClientOut {
     pub fn drop_held(&mut self) {
         self.holding = false;
         self.held.clear();
+    }
+
+    /// Gives up the room that a burst has taken. What may leave has been taken.
+    pub fn slim(&mut self) {
+        for list in [&mut self.ready, &mut self.held] {
+            if list.is_empty() && list.capacity() > QUEUE_KEPT {
+                *list = Vec::new();
+            }
+        }
     }
 
     /// What may leave now.

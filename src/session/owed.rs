@@ -192,7 +192,11 @@ impl OwedQueue {
 
     /// Takes the completed head.
     pub fn pop(&mut self) -> Option<Owed> {
-        self.queue.pop_front()
+        let head = self.queue.pop_front();
+        if self.queue.is_empty() && self.queue.capacity() > super::held::QUEUE_KEPT {
+            self.queue = VecDeque::new();
+        }
+        head
     }
 
     /// Takes a local reply if it is next.

@@ -82,8 +82,9 @@ impl Session {
             prepare: Some(Box::new(Prepare { sql: statement.sql.clone().into(), types: portable(&types) })),
             expect: Expect::Success,
         };
-        let (moments, time, copy, noted) = (Vec::new(), true, false, false);
-        Some(Plan::Write(Box::new(PendingWrite { statement, moments, time, counted, opaque, copy, noted }), writes))
+        let (moments, time, copy, noted, stepwise) = (Vec::new(), true, false, Arc::default(), None);
+        let write = PendingWrite { statement, moments, time, counted, opaque, copy, noted, stepwise };
+        Some(Plan::Write(Box::new(write), writes))
     }
 
     /// The prepared statement that the text names is needed on main, in front of it.

@@ -164,6 +164,8 @@ impl Session {
     pub(super) fn give_back(&mut self, mut link: Box<Link>, cx: &mut Cx<'_>) {
         let pool = &cx.env.config.pool;
         let quiet = self.cancels == 0 && link.is_ready() && link.owed.is_empty() && !link.unsynced && link.is_idle();
+        // A custom setting that was made stays known to the backend for good (see `sql::custom`).
+        let quiet = quiet && !self.made_custom;
         if !pool.connection_cache || pool.max_pool == 0 || cx.env.draining.get() || !quiet {
             return self.close_link(&link, cx);
         }

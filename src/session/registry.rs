@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::note::Noted;
 use crate::sql::cache::Verdict;
 
 /// A prepared statement.
@@ -34,8 +35,10 @@ pub struct Portal {
     pub bind: Bytes,
     /// Number of the batch in which it was bound.
     batch: u64,
-    /// Its write was already noted when it was suspended.
-    pub noted: bool,
+    /// Distinguishes portals that had the same name one after the other.
+    pub id: u64,
+    /// What is known of its write, once it has been executed.
+    pub noted: Option<Arc<Noted>>,
 }
 
 /// What has been sent and not been answered yet: an error skips it.
@@ -212,7 +215,8 @@ impl Registry {
     pub fn insert_portal(&mut self, name: &str, statement: Arc<Prepared>, bind: Bytes) {
         let name: Arc<str> = Arc::from(name);
         self.unbound.push_back((self.batches.0, name.clone()));
-        self.portals.insert(name, Portal { statement, bind, batch: self.batches.0, noted: false });
+        let id = self.next_version();
+        self.portals.insert(name, Portal { statement, bind, batch: self.batches.0, id, noted: None });
     }
 
     /// A Sync or a Query of the client's.

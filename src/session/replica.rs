@@ -111,7 +111,7 @@ impl Session {
         let key = PoolKey { node, database: self.database.clone(), user: self.user.clone() };
         self.replicas[i].step = Step::Opening;
         self.replicas[i].sent = cx.io.now();
-        if let Some(applier) = cx.io.take_applier(&key, self.settings.id()) {
+        if let Some(applier) = cx.io.take_applier(&key, &self.settings) {
             self.replicas[i].applier = Some(applier);
             return self.applier_ready(i, cx);
         }
@@ -285,6 +285,7 @@ impl Session {
         if self.commit.as_ref().is_some_and(|c| c.changes_settings()) {
             applier.forget_settings();
         }
+        applier.hears_of(self.custom.iter().map(String::as_str));
         let key = applier.key.clone();
         cx.io.give_applier(&key, applier);
     }

@@ -195,7 +195,8 @@ impl Session {
             counted,
             opaque,
             copy: false,
-            noted: false,
+            noted: Arc::default(),
+            stepwise: None,
         })
     }
 
@@ -291,9 +292,7 @@ impl Session {
         // What was sent early in a transaction that has just ended is no part of this one.
         self.drop_replicas(cx);
         if target == Target::Lane && self.settings_dirty {
-            self.settings_rows.clear();
-            self.send_own(target, ("_pgls_g", super::settings::QUERY), Own::Settings, cx);
-            self.sync_own(target, Own::Settings, cx);
+            self.ask_settings(cx);
         }
         self.send_own(target, begin_statement(&modes), Own::Begin, cx);
         match target {

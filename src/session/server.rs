@@ -240,7 +240,7 @@ impl Session {
             }
             Whose::Client(note) => match piece.tag {
                 b'D' => {
-                    let digest = matches!(note, Note::Write(p) if !p.opaque && !p.noted);
+                    let digest = matches!(note, Note::Write(p) if !p.opaque && !p.noted.is_set());
                     self.passing = Passing::Relay { digest };
                     if digest {
                         self.rows.part(bytes_of(chunk, piece), piece.last);
@@ -421,9 +421,9 @@ impl Session {
             }
             Own::Settings => {
                 let rows = std::mem::take(&mut self.settings_rows);
-                if error.is_none() {
-                    self.settings = std::sync::Arc::new(Settings::new(rows));
-                    self.settings_dirty = false;
+                match error {
+                    None => self.settings = std::sync::Arc::new(Settings::new(rows)),
+                    Some(_) => self.settings_dirty = true,
                 }
             }
             Own::Replay if target == Target::Lane => self.lane_replayed(error, cx),
@@ -537,6 +537,8 @@ impl Session {
             return;
         }
         if self.lane.as_ref().is_some_and(|l| l.conn == conn) {
+            // The answer to a question may have gone with it.
+            self.settings_dirty = true;
             return self.lane_gone(why, cx);
         }
         match &self.reader {

@@ -5,7 +5,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 
 /// What main is asked. `role` and `session_authorization` are not in pg_settings (GUC_NO_SHOW_ALL), hence by hand.
 /// Sources 'client' (start-up packet) and 'session' (SET, set_config) are what a login alone does not bring;
@@ -19,6 +19,28 @@ pub const QUERY: &str = "SELECT pg_catalog.quote_literal(name) || ',' || pg_cata
     AND name !~ '^(log_|debug_|client_min_messages|enable_|track_|stats_)' \
     UNION ALL SELECT '''role'',' || pg_catalog.quote_literal(pg_catalog.current_setting('role')) \
     WHERE pg_catalog.current_setting('role') <> 'none' ORDER BY 1";
+
+/// The same of custom settings, which are not in pg_settings: their names are a parameter (`text[]`). A name that the
+/// server has never heard of is NULL, which an empty string is not.
+pub const CUSTOM: &str = "SELECT pg_catalog.quote_literal(n) || ',' || pg_catalog.quote_literal(pg_catalog.current_setting(n, true)) \
+    FROM pg_catalog.unnest($1::pg_catalog.text[]) n WHERE pg_catalog.current_setting(n, true) IS NOT NULL";
+
+/// Names of custom settings that a session remembers; beyond it no more are carried to other nodes.
+pub const CUSTOM_MAX: usize = 1000;
+
+/// The Bind of [`CUSTOM`] behind its names.
+#[must_use]
+pub fn custom_bind<'a>(names: impl IntoIterator<Item = &'a String>) -> Bytes {
+    let quoted: Vec<String> = names.into_iter().map(|n| format!("\"{n}\"")).collect();
+    let array = format!("{{{}}}", quoted.join(","));
+    let mut out = BytesMut::new();
+    out.put_u16(0);
+    out.put_u16(1);
+    out.put_u32(u32::try_from(array.len()).unwrap_or(u32::MAX)); // CUSTOM_MAX names of less than 256 bytes
+    out.put_slice(array.as_bytes());
+    out.put_u16(0);
+    out.freeze()
+}
 
 /// A session's settings, as pairs of SQL literals, in a fixed order.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -48,6 +70,15 @@ impl Settings {
     pub fn value(&self, name: &str) -> Option<&str> {
         let pair = self.pairs.iter().find_map(|p| p.strip_prefix('\'')?.strip_prefix(name)?.strip_prefix("','"))?;
         pair.strip_suffix('\'')
+    }
+
+    /// Names of the custom settings among them.
+    pub fn custom(&self) -> impl Iterator<Item = &str> {
+        self.pairs
+            .iter()
+            .filter_map(|p| p.strip_prefix('\'')?.split_once("','"))
+            .map(|p| p.0)
+            .filter(|n| n.contains('.'))
     }
 
     /// Tells settings apart; 0 is none at all, as after a login or RESET ALL.
@@ -81,5 +112,9 @@ mod tests {
         let sql = String::from_utf8(a.statement().to_vec()).unwrap();
         assert!(sql.ends_with("set_config('role','r',false)"), "{sql}");
         assert_eq!(Settings::new(Vec::new()).id(), 0);
+        let custom = Settings::new(vec!["'app.x',''".into(), "'search_path','a.b'".into()]);
+        assert_eq!(custom.custom().collect::<Vec<_>>(), ["app.x"]);
+        let names = ["a.b".to_owned(), "c.d".to_owned()];
+        assert_eq!(&custom_bind(&names)[..], b"\0\0\0\x01\0\0\0\x0d{\"a.b\",\"c.d\"}\0\0");
     }
 }

@@ -196,6 +196,7 @@ impl Session {
         };
         let verdict = self.judge(&sql, cx);
         self.bound |= verdict.leaves_state();
+        self.notice_custom(&given, &verdict);
         let plan = self.plan(&given, &verdict, cx);
         match self.on_reader(&verdict, false) {
             OnReader::Stays => {}
@@ -267,9 +268,7 @@ impl Session {
             let text = s.text.clone();
             self.forget_databases(&text, cx);
             if self.settings_dirty {
-                self.settings_rows.clear();
-                self.send_own(Target::Lane, ("_pgls_g", super::settings::QUERY), Own::Settings, cx);
-                self.sync_own(Target::Lane, Own::Settings, cx);
+                self.ask_settings(cx);
             }
         } else {
             self.enter_block(Target::Lane, cx);

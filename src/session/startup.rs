@@ -9,6 +9,7 @@ use super::io::{Answer, Cx, Question, TimerKind};
 use super::link::{Link, Login};
 use super::logging::{Host, Name};
 use super::recycle::Had;
+use super::settings::CUSTOM_MAX;
 use super::transaction::Target;
 use super::{Session, Stage};
 use crate::auth::{ClientAuth, Method, Role, Secret, Step};
@@ -98,6 +99,8 @@ impl Session {
             .into_iter()
             .filter(|(n, _)| !matches!(n.as_str(), "user" | "database" | "replication") && !n.starts_with("_pq_."))
             .collect();
+        let given = self.startup.iter().flat_map(|(n, v)| [n, v]);
+        self.custom = given.flat_map(|s| crate::sql::custom::found_in(s.as_bytes())).take(CUSTOM_MAX).collect();
         let limit = cx.env.config.limits.num_init_children;
         if cx.env.clients.fetch_add(1, Ordering::Relaxed) >= limit {
             cx.env.clients.fetch_sub(1, Ordering::Relaxed);

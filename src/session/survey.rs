@@ -25,9 +25,13 @@ pub(super) struct Survey {
     pub(super) control: bool,
     pub(super) read: bool,
     pub(super) everywhere: Option<Bytes>,
+    /// The last statement that was parsed or bound is one.
+    parses_everywhere: bool,
     plain_messages: bool,
     /// Something of it cannot stand in a READ ONLY block on a replica.
     pub(super) leaves: bool,
+    /// A Flush stands in it: the client waits for what comes before.
+    flushes: bool,
     /// Modes of the BEGIN that the batch begins with.
     pub(super) begin: Option<TxModes>,
 }
@@ -38,6 +42,10 @@ pub(super) struct Known {
     pub(super) verdict: Arc<Verdict>,
     sql: Bytes,
     own_types: bool,
+}
+
+fn stands_alone(class: &Class) -> bool {
+    matches!(class, Class::NonTransactional | Class::DropDatabase(_))
 }
 
 /// A parameter is of a type that is not built in: its OID is main's, and may be another type's elsewhere.
@@ -52,6 +60,14 @@ fn stays(known: &Known) -> bool {
 }
 
 impl Survey {
+    /// As far as it has come, it is a statement that must not stand in a block (VACUUM), and nobody waits for its answer
+    /// yet: with its Sync it is run alone, with another statement before that it is refused.
+    pub(super) fn may_stand_alone(&self) -> bool {
+        let prepares = self.executes == 0 && self.parses_everywhere;
+        let ends = self.complete || self.flushes || !self.plain_messages;
+        !ends && (prepares || (self.executes == 1 && self.everywhere.is_some()))
+    }
+
     /// A transaction begins with the batch, or what goes to every node.
     pub(super) fn may_begin(&self) -> bool {
         let more = !self.complete || self.executes > 1;
@@ -76,6 +92,7 @@ impl Session {
                             s.begin = Some(modes.clone());
                         }
                         s.touches |= !is_control(&verdict.class);
+                        s.parses_everywhere = stands_alone(&verdict.class);
                         let known = Known { verdict, sql: f.raw.slice_ref(p.sql), own_types: has_own_types(&p.types) };
                         s.leaves |= !stays(&known);
                         parsed.push((p.name.to_owned(), known));
@@ -87,6 +104,7 @@ impl Session {
                     let of = of.or_else(|| self.registry.statement(b.statement).map(|p| self.known(p, cx)));
                     s.touches |= of.as_ref().is_none_or(|k| !is_control(&k.verdict.class));
                     s.leaves |= of.as_ref().is_some_and(|k| !stays(k));
+                    s.parses_everywhere = of.as_ref().is_some_and(|k| stands_alone(&k.verdict.class));
                     bound.push((b.portal.to_owned(), of));
                 }
                 b'E' => {
@@ -105,7 +123,8 @@ impl Session {
                     break;
                 }
                 b'D' => s.touches |= self.describe_touches(f, &parsed, &bound),
-                b'C' | b'H' => {}
+                b'H' => s.flushes = true,
+                b'C' => {}
                 _ => {
                     s.plain_messages = false;
                     break;

@@ -70,6 +70,12 @@ pub struct Open {
     pub pinned: bool,
     /// Cursors that were declared on a reader and not closed.
     pub cursors: u32,
+    /// Queries that write as their rows are fetched, and were not fetched to their end: portal, entry.
+    pub unfinished: Vec<(u64, usize)>,
+    /// Such portals whose entry ROLLBACK TO has taken back: the portal itself may live on, and its query with it.
+    pub torn: Vec<u64>,
+    /// One of those has: what main has done of it no other node can do.
+    pub unrepeatable: bool,
     /// The script was started early once, and that was given up.
     pub early_off: bool,
 }
@@ -94,6 +100,9 @@ impl Open {
             unpreparable: false,
             pinned: false,
             cursors: 0,
+            unfinished: Vec::new(),
+            torn: Vec::new(),
+            unrepeatable: false,
             early_off: false,
         }
     }
@@ -108,6 +117,12 @@ impl Open {
     #[must_use]
     pub fn has_writes(&self) -> bool {
         !self.script.is_empty() && self.xid().is_some()
+    }
+
+    /// Main has run a query in part that may write: replicas would run all of it.
+    #[must_use]
+    pub fn is_half_done(&self) -> bool {
+        self.unrepeatable || !self.unfinished.is_empty()
     }
 
     /// SETs of the transaction that outlive it.

@@ -14,6 +14,7 @@ use crate::sequencer::NodeId;
 use crate::session::applier::Applier;
 use crate::session::io::{Backend, Io, LaneKey, PoolKey, PoolLimits, Question, TimerKind};
 use crate::session::link::Link;
+use crate::session::settings::Settings;
 use crate::wire::front;
 
 /// Idle appliers kept per node, database and role; more are closed.
@@ -289,9 +290,10 @@ impl<D: Driver> Io for Core<D> {
         token
     }
 
-    fn take_applier(&mut self, key: &PoolKey, settings: u64) -> Option<Box<Applier>> {
+    fn take_applier(&mut self, key: &PoolKey, settings: &Settings) -> Option<Box<Applier>> {
         let pool = self.pools.get_mut(key)?;
-        let at = pool.iter().rposition(|a| a.settings == Some(settings)).or(pool.len().checked_sub(1))?;
+        let has = |a: &Applier| a.settings == Some(settings.id()) && a.fits(settings);
+        let at = pool.iter().rposition(|a| has(a)).or_else(|| pool.iter().rposition(|a| a.fits(settings)))?;
         let applier = pool.remove(at);
         self.own(applier.link.conn, Owner::Server(self.current));
         Some(applier)
@@ -300,13 +302,14 @@ impl<D: Driver> Io for Core<D> {
     fn give_applier(&mut self, key: &PoolKey, applier: Box<Applier>) {
         let conn = applier.link.conn;
         let pool = self.pools.entry(key.clone()).or_default();
-        if pool.len() >= POOL_MAX {
-            self.own(conn, Owner::Nobody);
-            self.driver.send(conn, Bytes::from_static(front::TERMINATE));
-            self.driver.close(conn);
-            return;
-        }
         pool.push(applier);
+        if pool.len() > POOL_MAX {
+            // The one that was used last is the likeliest to fit the next session.
+            let oldest = pool.remove(0).link.conn;
+            self.own(oldest, Owner::Nobody);
+            self.driver.send(oldest, Bytes::from_static(front::TERMINATE));
+            self.driver.close(oldest);
+        }
         self.own(conn, Owner::Pooled(key.clone()));
     }
 

@@ -10,3 +10,5 @@ pub(super) const LINGER_MAX: Duration = Duration::from_secs(1);
 pub(super) const BROKEN_MAX: Duration = Duration::from_secs(5);
 /// Between attempts to accept when the process or the machine is out of descriptors or memory.
 pub(super) const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Places that the empty queue of a connection keeps: after a burst the connection may be idle for ever.
+pub(super) const QUEUE_KEPT: usize = 64;

@@ -8,6 +8,7 @@ use std::io;
 use bytes::{Buf, Bytes};
 
 use super::driver::{ConnId, Time};
+use super::limits::QUEUE_KEPT;
 
 /// A slot's generation counts up to here and begins again. A slot is used again only when nothing in the kernel names its
 /// last use any more, so two generations are never mixed up there; the bound matters only to a session that would hold on
@@ -94,6 +95,14 @@ impl<T: Own> Slot<T> {
     pub(super) fn taken(&mut self, count: usize) {
         self.queued = self.queued.saturating_sub(count);
         advance(&mut self.queue, count);
+        self.slim();
+    }
+
+    /// Gives up the room that a burst has taken, once the queue is empty: the connection may be idle from now on.
+    pub(super) fn slim(&mut self) {
+        if self.queue.is_empty() && self.queue.capacity() > QUEUE_KEPT {
+            self.queue = VecDeque::new();
+        }
     }
 }
 

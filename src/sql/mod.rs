@@ -8,6 +8,7 @@
 
 pub mod cache;
 pub mod class;
+pub mod custom;
 pub mod lexer;
 pub mod literals;
 pub mod prepare;

@@ -15,6 +15,7 @@ const REFUSALS: &[&str] = &[
     "WHERE CURRENT OF is not replicated",
     "two-phase commit by the client is not supported",
     "a FunctionCall of the function with OID",
+    "a query that may write was not fetched to its end",
 ];
 
 /// How the two sides differ.

@@ -21,8 +21,8 @@ pub const CURRENT_OF: Topic = ("current_of", false);
 /// Sync between the CopyData messages of a COPY whose data has an error: which side of the error it stands on only the
 /// server knows, and it does not say.
 pub const SYNC_IN_COPY: Topic = ("sync_in_copy", false);
-/// A row limit on a statement that writes as its rows are fetched: replicas run the statement to its end.
-pub const SUSPENDED_WRITES: Topic = ("suspended_writes", false);
+/// A row limit on a statement that writes as its rows are fetched.
+pub const SUSPENDED_WRITES: Topic = ("suspended_writes", true);
 /// PREPARE TRANSACTION, COMMIT PREPARED, ROLLBACK PREPARED.
 pub const TWO_PHASE: Topic = ("two_phase", false);
 

@@ -62,6 +62,7 @@ impl State {
         if slot.life == Life::Flushing && slot.queue.is_empty() {
             return self.linger(index);
         }
+        slot.slim();
         let drained = slot.above_high && slot.queued < GlommioDriver::LOW_WATER;
         if drained {
             slot.above_high = false;

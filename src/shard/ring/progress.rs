@@ -140,7 +140,9 @@ impl RingDriver {
                         events.push(Event::Drained { conn: self.slots.id(index) });
                     }
                 }
-                if !self.slots[index].queue.is_empty() {
+                if self.slots[index].queue.is_empty() {
+                    self.slots[index].slim();
+                } else {
                     self.touch(index);
                 }
             }

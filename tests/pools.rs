@@ -213,11 +213,15 @@ fn idle_backends_live_for_connection_life_time_and_min_pool_stay() {
 /// same. One whose reset fails is closed.
 #[test]
 fn a_backend_is_checked_after_a_while_and_closed_if_it_cannot_forget() {
-    let config = "[shards]\ncount = 1\n[pool]\nserver_check_delay = \"1ms\"\n";
+    let config = "[shards]\ncount = 1\n[pool]\nserver_check_delay = \"1s\"\n";
     let sandbox = Sandbox::start(Options { config: config.into(), ..Options::default() });
     let pid = || text(psql(&sandbox, "k", ON_MAIN));
     let first = pid();
-    wait_until("the backend's return", || pid() == first);
+    // Longer than the delay: it is asked.
+    wait_until("the backend's return", || {
+        std::thread::sleep(Duration::from_millis(1200));
+        pid() == first
+    });
     // Terminated while idle: the next client gets another one and hears nothing of it.
     let ended = sandbox.connect_node(0, "postgres").value(&format!("SELECT pg_terminate_backend({first})")).unwrap();
     assert_eq!(ended, "t");

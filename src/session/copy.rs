@@ -43,6 +43,7 @@ impl Session {
                 if let Some(lane) = &mut self.lane {
                     // By the extended protocol what it is answered with stays in the server's buffer.
                     lane.unflushed = true;
+                    lane.owed.copy_ends();
                     let conn = lane.conn;
                     cx.io.send(conn, frame.raw.clone());
                 }

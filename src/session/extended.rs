@@ -94,14 +94,11 @@ impl Session {
         if self.batch.copy_asked {
             return false;
         }
-        if self.batch.copy && matches!(frame.tag, b'S' | b'H') {
-            self.ignored_syncs += usize::from(frame.tag == b'S' && self.copy_data);
-            return true;
-        }
         if self.batch.skipping && frame.tag != b'S' {
             return true;
         }
-        if !self.batch.open && !matches!(frame.tag, b'S' | b'H') && !self.open_batch(cx) {
+        let opens = !matches!(frame.tag, b'S' | b'H') || (frame.tag == b'H' && !frame.body().is_empty());
+        if opens && !self.batch.open && !self.open_batch(cx) {
             return false;
         }
         match frame.tag {
@@ -110,7 +107,9 @@ impl Session {
             b'D' => self.describe(frame, cx),
             b'E' => self.execute(frame, cx),
             b'C' => self.close_target(frame, cx),
+            b'S' if !frame.body().is_empty() => self.malformed_sync(cx),
             b'S' => self.sync(frame, cx),
+            _ if !frame.body().is_empty() => self.malformed(cx),
             _ => {
                 if self.batch.sent {
                     let target = self.target();
@@ -212,7 +211,7 @@ impl Session {
     }
 
     fn parse(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
-        let Some(p) = Parse::read(frame.body()) else { return self.malformed("Parse", cx) };
+        let Some(p) = Parse::read(frame.body()) else { return self.malformed(cx) };
         if let Some(sql) = self.with_verifier(p.sql, cx) {
             let mut raw = BytesMut::new();
             front::parse(&mut raw, p.name, &sql, &p.types);
@@ -276,7 +275,7 @@ impl Session {
     }
 
     fn bind(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
-        let Some(b) = Bind::read(frame.body()) else { return self.malformed("Bind", cx) };
+        let Some(b) = Bind::read(frame.body()) else { return self.malformed(cx) };
         let target = self.target();
         let Some(statement) = self.registry.statement(b.statement).cloned() else {
             return self.refuse_in_batch(&no_statement(b.statement), cx);
@@ -351,7 +350,7 @@ impl Session {
     }
 
     fn describe(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
-        let Some((kind, name)) = read_target(frame.body()) else { return self.malformed("Describe", cx) };
+        let Some((kind, name)) = read_target(frame.body()) else { return self.malformed(cx) };
         let target = self.target();
         if kind == b'S' {
             if let Some(statement) = self.registry.statement(name).cloned() {
@@ -408,7 +407,7 @@ impl Session {
     }
 
     fn execute(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
-        let Some((name, rows)) = read_execute(frame.body()) else { return self.malformed("Execute", cx) };
+        let Some((name, rows)) = read_execute(frame.body()) else { return self.malformed(cx) };
         let Some(portal) = self.registry.portal(name).cloned() else {
             // A cursor's portal, or one of a statement prepared by SQL.
             self.forget_own_portal(name, cx);
@@ -505,7 +504,7 @@ impl Session {
     }
 
     fn close_target(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
-        let Some((kind, name)) = read_target(frame.body()) else { return self.malformed("Close", cx) };
+        let Some((kind, name)) = read_target(frame.body()) else { return self.malformed(cx) };
         let target = self.target();
         if kind == b'P' {
             let control = self.registry.portal(name).is_some_and(|p| is_control(&p.statement.verdict.class));
@@ -617,13 +616,17 @@ impl Session {
         }
     }
 
-    fn malformed(&mut self, what: &str, cx: &mut Cx<'_>) -> bool {
-        if !self.barriers(cx) {
+    /// A message that is none of its kind: an error like any other (`pq_getmsgend` and its like in pqformat.c).
+    fn malformed(&mut self, cx: &mut Cx<'_>) -> bool {
+        self.refuse_in_batch(&invalid_format(), cx)
+    }
+
+    /// Sync with a body: it fails first, then it is a Sync (`PostgresMain` in postgres.c).
+    fn malformed_sync(&mut self, cx: &mut Cx<'_>) -> bool {
+        if !self.batch.open && !self.open_batch(cx) || !self.malformed(cx) {
             return false;
         }
-        let e = PgError::fatal("08P01", format!("invalid {what} message"));
-        self.fatal(&e, cx);
-        true
+        self.sync(&Frame { tag: b'S', raw: Bytes::from_static(front::SYNC) }, cx)
     }
 
     /// A statement that the proxy will not run, in its turn.
@@ -631,6 +634,8 @@ impl Session {
         if !self.barrier(self.target(), cx) {
             return false;
         }
+        // Part of the answer is told: nothing of the batch can be run elsewhere.
+        self.retry = None;
         self.out.release();
         self.out.push(e.encode());
         self.batch_failed();
@@ -652,21 +657,42 @@ impl Session {
     }
 }
 
-/// What a Bind says that supplies parameters to a statement without any (`exec_bind_message` in postgres.c).
+/// What is wrong with a Bind (behind its names) of a statement without parameters and results (`exec_bind_message` in
+/// postgres.c).
 fn supplied(statement: &str, rest: &[u8]) -> Option<PgError> {
-    let formats = usize::from(read_u16(rest)?);
-    let parameters = usize::from(read_u16(rest.get(2 + 2 * formats..)?)?);
+    let mut rest = rest;
+    let mut number = || {
+        let n = usize::from(read_u16(rest)?);
+        rest = &rest[2..];
+        Some(n)
+    };
     let e = |text| Some(PgError::error("08P01", text));
+    let read = (|| {
+        let formats = number()?;
+        (0..formats).try_for_each(|_| number().map(drop))?;
+        Some((formats, number()?))
+    })();
+    let Some((formats, parameters)) = read else { return Some(invalid_format()) };
     match (formats, parameters) {
-        (0 | 1, 0) => None,
-        (_, 0) => e(format!("bind message has {formats} parameter formats but 0 parameters")),
+        (0 | 1, 0) => {}
+        (_, 0) => return e(format!("bind message has {formats} parameter formats but 0 parameters")),
         _ if formats > 1 && formats != parameters => {
-            e(format!("bind message has {formats} parameter formats but {parameters} parameters"))
+            return e(format!("bind message has {formats} parameter formats but {parameters} parameters"));
         }
-        _ => e(format!(
-            "bind message supplies {parameters} parameters, but prepared statement \"{statement}\" requires 0"
-        )),
+        _ => {
+            return e(format!(
+                "bind message supplies {parameters} parameters, but prepared statement \"{statement}\" requires 0"
+            ));
+        }
     }
+    // Formats of results, of which there are none, do no harm.
+    let whole = number().is_some_and(|n| (0..n).try_for_each(|_| number().map(drop)).is_some());
+    (!whole || !rest.is_empty()).then(invalid_format)
+}
+
+/// A message that is none of its kind.
+pub(super) fn invalid_format() -> PgError {
+    PgError::error("08P01", "invalid message format")
 }
 
 pub(super) fn is_control(class: &Class) -> bool {

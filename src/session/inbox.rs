@@ -34,7 +34,8 @@ impl Session {
                 Ok(None) => break,
                 Err(e) => {
                     let mut error = PgError::fatal("08P01", e.to_string());
-                    if self.admitted && matches!(e, FrameError::TooLarge { .. }) {
+                    let limit = cx.env.max_message_size();
+                    if self.admitted && matches!(e, FrameError::TooLarge { limit: l, .. } if l == limit) {
                         error = error.hint("max_message_size sets this limit.");
                     }
                     if !self.admitted || self.in_copy() {
@@ -136,10 +137,8 @@ impl Session {
             b'd' | b'c' | b'f' => self.copy_frame(frame, cx),
             // Behind an error in a batch the server reads on to Sync, whatever comes (`ignore_till_sync` in postgres.c).
             b'Q' | b'F' if self.batch.skips() => true,
-            _ if matches!(self.request, Request::Simple(_)) => {
-                // In COPY mode the server ignores Sync and Flush and fails on anything else: it is told.
-                self.copy_frame(frame, cx)
-            }
+            // In COPY mode the server ignores Sync and Flush and fails on anything else.
+            _ if self.in_copy() => self.copy_frame(frame, cx),
             b'Q' => self.simple_query(frame, cx),
             b'P' | b'B' | b'D' | b'E' | b'C' | b'S' | b'H' => self.extended(frame, cx),
             b'F' => self.function_call(frame, cx),

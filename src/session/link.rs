@@ -95,6 +95,8 @@ pub struct Link {
     pub replayed: usize,
     /// Its default isolation level is READ COMMITTED; `None`: it has not been asked.
     pub read_committed: Option<bool>,
+    /// It has said what no server says: no other client gets it.
+    pub lies: bool,
     state: State,
 }
 
@@ -133,6 +135,7 @@ impl Link {
             unsynced: false,
             replayed: 0,
             read_committed: None,
+            lies: false,
             state: State::Connecting { startup: startup.freeze(), auth },
         }
     }

@@ -19,7 +19,8 @@
 //! - [`registry`], [`settings`]: what the session has prepared and set; [`prepared`]: by SQL;
 //! - `leave`: READ ONLY blocks that begin on a replica and need main;
 //! - [`held`]: how much a session keeps in memory;
-//! - `logging`: log_connections and log_disconnections.
+//! - `logging`: log_connections and log_disconnections;
+//! - `fuzz`: all of it under arbitrary interleavings.
 //!
 //! Invariants: at most one of lane and reader has replies of the client's outstanding, so replies reach the client in
 //! the order of its requests; while a commit or a request of several steps is under way no further message of the
@@ -36,6 +37,8 @@ mod ended;
 pub mod extended;
 mod fate;
 pub mod function;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod held;
 mod inbox;
 pub mod io;

@@ -90,6 +90,27 @@ pub enum Whose {
     Local(Bytes, Note),
 }
 
+/// How far the reply to a request is. What may follow is as `printtup.c`, `copyto.c`, `copyfromparse.c` and the
+/// `exec_` functions of `postgres.c` send it: whatever else comes belongs to another request, or to none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Reply {
+    /// Nothing of it has come.
+    #[default]
+    Nothing,
+    /// RowDescription of a Query's statement, ParameterDescription of a Describe.
+    Described,
+    /// Rows of an Execute.
+    Rows,
+    /// One statement of a Query is complete; the function has returned.
+    Complete,
+    /// CopyInResponse: nothing but an error until the client has ended its data.
+    CopyIn,
+    /// CopyOutResponse.
+    CopyOut,
+    /// The data has ended, whoever sent it.
+    CopyEnd,
+}
+
 /// One entry of the queue.
 #[derive(Debug)]
 pub struct Owed {
@@ -97,6 +118,7 @@ pub struct Owed {
     pub asked: Asked,
     /// Whose the reply is.
     pub whose: Whose,
+    reply: Reply,
     /// An ErrorResponse has been seen for it (Query and Function: ReadyForQuery is still to come).
     pub failed: bool,
 }
@@ -140,7 +162,7 @@ pub struct OwedQueue {
 impl OwedQueue {
     /// Adds what has just been sent.
     pub fn push(&mut self, asked: Asked, whose: Whose) {
-        self.queue.push_back(Owed { asked, whose, failed: false });
+        self.queue.push_back(Owed { asked, whose, reply: Reply::Nothing, failed: false });
     }
 
     /// Nothing is owed.
@@ -210,26 +232,51 @@ impl OwedQueue {
         }
     }
 
-    /// What a message with this tag means for the head.
-    #[must_use]
-    pub fn fits(&self, tag: u8) -> Fits {
+    /// What a message with this tag means for the head, which remembers that it has come.
+    pub fn fits(&mut self, tag: u8) -> Fits {
         if matches!(tag, b'S' | b'A' | b'N') {
             return Fits::Async;
         }
-        let Some(head) = self.queue.front() else { return if tag == b'E' { Fits::Farewell } else { Fits::Not } };
+        let Some(head) = self.queue.front_mut() else { return if tag == b'E' { Fits::Farewell } else { Fits::Not } };
         use Asked::*;
-        match (head.asked, tag) {
-            (Query | Function | Sync, b'Z') => Fits::Completes,
-            // An error at a Sync comes from ending the implicit transaction; its ReadyForQuery follows.
-            (Query | Function | Sync, b'E') => Fits::Fails,
-            (_, b'E') => Fits::FailsToSync,
-            (Query, b'T' | b'D' | b'C' | b'I' | b'G' | b'H' | b'W' | b'd' | b'c') | (Function, b'V') => Fits::Part,
-            (Parse, b'1') | (Bind, b'2') | (Close, b'3') => Fits::Completes,
-            (DescribeStatement, b't') => Fits::Part,
-            (DescribeStatement | DescribePortal, b'T' | b'n') => Fits::Completes,
-            (Execute, b'D' | b'G' | b'H' | b'W' | b'd' | b'c') => Fits::Part,
-            (Execute, b'C' | b'I' | b's') => Fits::Completes,
-            _ => Fits::Not,
+        use Reply::*;
+        let ends_ready = matches!(head.asked, Query | Function | Sync);
+        let next = match (head.asked, head.reply, tag) {
+            (Query | Function, _, b'Z') if head.failed => return Fits::Completes,
+            (Query | Function, Complete, b'Z') | (Sync, _, b'Z') => return Fits::Completes,
+            // Only ReadyForQuery may follow an error.
+            _ if head.failed => return Fits::Not,
+            (_, _, b'E') if ends_ready => {
+                // An error at a Sync comes from ending the implicit transaction; its ReadyForQuery follows.
+                head.failed = true;
+                return Fits::Fails;
+            }
+            (_, _, b'E') => return Fits::FailsToSync,
+            (Query, Nothing | Complete, b'T') | (Query, Described, b'D') => Described,
+            (Query, Nothing | Complete | Described | CopyEnd, b'C') | (Query, Nothing | Complete, b'I') => Complete,
+            (Query, Nothing | Complete, b'G') | (Execute, Nothing, b'G') => CopyIn,
+            (Query, Nothing | Complete, b'H') | (Execute, Nothing, b'H') => CopyOut,
+            (Query | Execute, CopyOut, b'd') => CopyOut,
+            (Query | Execute, CopyOut, b'c') => CopyEnd,
+            (Function, Nothing, b'V') => Complete,
+            (DescribeStatement, Nothing, b't') => Described,
+            (Execute, Nothing | Rows, b'D') => Rows,
+            (Parse, _, b'1') | (Bind, _, b'2') | (Close, _, b'3') | (DescribePortal, _, b'T' | b'n') => {
+                return Fits::Completes;
+            }
+            (DescribeStatement, Described, b'T' | b'n') => return Fits::Completes,
+            (Execute, Nothing | Rows | CopyEnd, b'C') | (Execute, Nothing, b'I') => return Fits::Completes,
+            (Execute, Nothing | Rows, b's') => return Fits::Completes,
+            _ => return Fits::Not,
+        };
+        head.reply = next;
+        Fits::Part
+    }
+
+    /// The client has ended its COPY data: the server may say that the COPY is complete.
+    pub fn copy_ends(&mut self) {
+        if let Some(head) = self.queue.front_mut().filter(|h| h.reply == Reply::CopyIn) {
+            head.reply = Reply::CopyEnd;
         }
     }
 
@@ -276,6 +323,33 @@ mod tests {
         assert_eq!(q.fits(b'Z'), Fits::Not);
         assert_eq!(q.fits(b'1'), Fits::Completes);
         assert_eq!(q.fits(b'S'), Fits::Async);
+    }
+
+    #[test]
+    fn a_reply_whose_parts_come_in_no_order_of_a_servers_does_not_fit() {
+        let refused: [(Asked, &[u8], &[u8]); 8] = [
+            (Asked::Query, b"", b"ZDdcsW12"),
+            (Asked::Query, b"T", b"TZGI"),
+            (Asked::Query, b"TDC", b"DVW"),
+            (Asked::Query, b"TE", b"ECDT"),
+            (Asked::Query, b"G", b"CZdcD"),
+            (Asked::Execute, b"D", b"GHITZ"),
+            (Asked::DescribeStatement, b"", b"TnZ"),
+            (Asked::Function, b"", b"ZDC"),
+        ];
+        for (asked, before, wrong) in refused {
+            for &tag in wrong {
+                let mut q = OwedQueue::default();
+                q.push(asked, client());
+                before.iter().for_each(|&t| assert_ne!(q.fits(t), Fits::Not, "{asked:?} {}", char::from(t)));
+                assert_eq!(q.fits(tag), Fits::Not, "{asked:?} {} behind {}", char::from(tag), before.escape_ascii());
+            }
+        }
+        let mut q = OwedQueue::default();
+        q.push(Asked::Query, client());
+        assert_eq!(q.fits(b'G'), Fits::Part);
+        q.copy_ends();
+        assert_eq!((q.fits(b'C'), q.fits(b'Z')), (Fits::Part, Fits::Completes));
     }
 
     #[test]

@@ -59,6 +59,10 @@ impl Session {
         let Some(statement) = self.registry.statement(&e.name).filter(|_| !e.name.is_empty()) else {
             return Some(Plan::Refused(no_statement(&e.name)));
         };
+        // One that executes another (or itself, for ever) would need that on the replicas, too.
+        if executed(&String::from_utf8_lossy(&statement.sql), self.std_strings).is_some() {
+            return Some(Plan::Refused(cannot_execute(&e.name)));
+        }
         let verdict = self.known(statement, cx).verdict;
         let (types, bind) = (statement.types.clone(), Bytes::from_static(front::BIND_NOTHING));
         let inner = Given { sql: statement.sql.clone(), types: types.clone(), bind, extended: true };

@@ -165,7 +165,7 @@ impl Session {
         let pool = &cx.env.config.pool;
         let quiet = self.cancels == 0 && link.is_ready() && link.owed.is_empty() && !link.unsynced && link.is_idle();
         // A custom setting that was made stays known to the backend for good (see `sql::custom`).
-        let quiet = quiet && !self.made_custom;
+        let quiet = quiet && !self.made_custom && !link.lies;
         if !pool.connection_cache || pool.max_pool == 0 || cx.env.draining.get() || !quiet {
             return self.close_link(&link, cx);
         }

@@ -99,6 +99,7 @@ impl Session {
                 Ok(Some(piece)) => self.server_message(target, &chunk, &piece, cx),
                 Ok(None) => break,
                 Err(e) => {
+                    link.lies = true;
                     self.out.end_run(&chunk);
                     self.fatal(&violation(&e.to_string()), cx);
                     break;
@@ -118,7 +119,11 @@ impl Session {
             return self.continued(target, chunk, piece);
         }
         let Some(link) = self.link(target) else { return };
-        let fits = link.owed.fits(piece.tag);
+        let fits = match piece.tag {
+            b'Z' if !is_ready(bytes_of(chunk, piece)) => Fits::Not,
+            tag => link.owed.fits(tag),
+        };
+        link.lies |= fits == Fits::Not;
         if target == Target::Reader && self.retry.is_some() && self.first_answer(chunk, piece) {
             return;
         }
@@ -131,6 +136,8 @@ impl Session {
             // An error that nobody asked for, and not a fatal one: the connection's end follows all the same.
             Fits::Farewell => {}
             Fits::Not => {
+                // Nothing of it has been passed on: the client can be told.
+                self.torn = false;
                 self.out.end_run(chunk);
                 let what = format!("message '{}' was not asked for", char::from(piece.tag));
                 tracing::error!(user = %self.user, what, "session closed: a reply would have reached the wrong request");
@@ -555,6 +562,11 @@ impl Session {
             self.finish_over(cx);
         }
     }
+}
+
+/// A whole ReadyForQuery, with a status that there is.
+fn is_ready(message: &[u8]) -> bool {
+    matches!(message.get(5..), Some([status]) if TxStatus::from_byte(*status).is_some())
 }
 
 fn bytes_of<'a>(chunk: &'a Bytes, piece: &'a Piece) -> &'a [u8] {

@@ -100,6 +100,9 @@ impl Session {
         if !quiet || !self.has_catalogue(cx) {
             return false;
         }
+        if memchr::memchr(0, frame.body()) != frame.body().len().checked_sub(1) {
+            return self.malformed_request(cx);
+        }
         let text = without_nul(&frame.raw.slice(HEADER..));
         let lossy = String::from_utf8_lossy(&text);
         // Positions must be those of the client's bytes: text that is not UTF-8 is run as one statement.
@@ -130,6 +133,18 @@ impl Session {
         if !self.ask_syntax(cx) {
             self.run_steps(cx);
         }
+        true
+    }
+
+    /// A Query or a FunctionCall that is none: an error, which ends the open block, and ReadyForQuery. False: it must wait.
+    pub(super) fn malformed_request(&mut self, cx: &mut Cx<'_>) -> bool {
+        if !matches!(self.tx, Tx::Idle) && self.tx.target() != Some(Target::Reader) && !self.has_lane(cx) {
+            return false;
+        }
+        self.out.push(super::extended::invalid_format().encode());
+        self.fail_transaction(cx);
+        self.registry.batch_ends();
+        self.ready(cx);
         true
     }
 

@@ -50,6 +50,17 @@ fn header(bytes: &[u8]) -> Option<(u8, u32)> {
     Some((h[0], u32::from_be_bytes([h[1], h[2], h[3], h[4]])))
 }
 
+/// Length (itself included) of a client's message that holds no more than names (`PQ_SMALL_MESSAGE_LIMIT` in libpq.h).
+const SMALL_MESSAGE_MAX: usize = 10_000;
+
+/// The bound of a client's message of this type, header included (`SocketBackend` in postgres.c).
+fn client_limit(tag: u8, limit: usize) -> usize {
+    match tag {
+        b'C' | b'D' | b'E' | b'H' | b'S' | b'X' | b'c' | b'f' => limit.min(SMALL_MESSAGE_MAX + 1),
+        _ => limit,
+    }
+}
+
 fn total(tag: u8, length: u32, limit: usize) -> Result<usize, FrameError> {
     if length < 4 {
         return Err(FrameError::Length { tag, length });
@@ -146,7 +157,7 @@ impl FrontendFramer {
     }
 
     fn total(&self, tag: u8, length: u32) -> Result<usize, FrameError> {
-        let limit = if self.parts && tag == b'd' { COPY_DATA_MAX + 1 } else { self.limit };
+        let limit = if self.parts && tag == b'd' { COPY_DATA_MAX + 1 } else { client_limit(tag, self.limit) };
         total(tag, length, limit)
     }
 
@@ -426,5 +437,10 @@ mod tests {
         f.cut_copy_data();
         f.push(Bytes::from_static(b"d\x3f\xff\xff\xff"));
         assert!(matches!(f.next_frame(), Err(FrameError::TooLarge { tag: b'd', .. })));
+        for tag in b"CDEHSXcf" {
+            let mut f = FrontendFramer::new(1 << 20);
+            f.push(Bytes::from(vec![*tag, 0, 0, 0x27, 0x11]));
+            assert!(matches!(f.next_frame(), Err(FrameError::TooLarge { .. })), "{}", char::from(*tag));
+        }
     }
 }

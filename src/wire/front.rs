@@ -154,8 +154,8 @@ impl<'a> Bind<'a> {
 #[must_use]
 pub fn read_target(body: &[u8]) -> Option<(u8, &str)> {
     let (&kind, rest) = body.split_first()?;
-    let (name, _) = split_cstr(rest)?;
-    matches!(kind, b'S' | b'P').then_some(())?;
+    let (name, rest) = split_cstr(rest)?;
+    (matches!(kind, b'S' | b'P') && rest.is_empty()).then_some(())?;
     Some((kind, std::str::from_utf8(name).ok()?))
 }
 
@@ -163,7 +163,8 @@ pub fn read_target(body: &[u8]) -> Option<(u8, &str)> {
 #[must_use]
 pub fn read_execute(body: &[u8]) -> Option<(&str, u32)> {
     let (portal, rest) = split_cstr(body)?;
-    Some((std::str::from_utf8(portal).ok()?, read_u32(rest)?))
+    let rows = u32::from_be_bytes(rest.try_into().ok()?);
+    Some((std::str::from_utf8(portal).ok()?, rows))
 }
 
 /// The first packet of a connection.
@@ -231,6 +232,14 @@ mod tests {
     fn a_parse_with_a_lying_parameter_count_is_malformed() {
         assert!(Parse::read(b"n\0select 1\0\0\x02\0\0\0\x17").is_none());
         assert_eq!(Parse::read(b"n\0select 1\0\0\x01\0\0\0\x17").unwrap().types, [23]);
+    }
+
+    #[test]
+    fn bytes_behind_a_message_make_it_malformed() {
+        assert_eq!(read_target(b"Sname\0"), Some((b'S', "name")));
+        assert_eq!((read_target(b"Sname\0x"), read_target(b"Xname\0")), (None, None));
+        assert_eq!(read_execute(b"p\0\0\0\0\x07"), Some(("p", 7)));
+        assert_eq!((read_execute(b"p\0\0\0\0\x07x"), read_execute(b"p\0\0\0\0")), (None, None));
     }
 
     #[test]

@@ -55,6 +55,19 @@ pub struct Batch {
     pub(super) everywhere: Option<Bytes>,
     /// Main was lost while it owed answers to this batch.
     pub(super) owes: bool,
+    /// The batch has failed, with this error, when all that had come of it was answered: what comes next is told.
+    pub(super) untold: Option<Bytes>,
+}
+
+/// What the loss of main means for a batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum LostBatch {
+    /// Nothing: nobody had heard of it, or it had failed already.
+    GoesOn,
+    /// It fails, and the client waits for an answer.
+    Fails,
+    /// It fails, and everything that the client has asked was answered: nobody would understand an error now.
+    FailsLater,
 }
 
 impl Batch {
@@ -73,18 +86,22 @@ impl Batch {
         self.skipping
     }
 
-    /// Main was lost. True: the batch fails, and its client is to be told. `open`: a transaction was.
-    pub(super) fn lose(&mut self, open: bool) -> bool {
+    /// Main was lost. `open`: a transaction was.
+    pub(super) fn lose(&mut self, open: bool) -> LostBatch {
         let owes = std::mem::take(&mut self.owes);
         if !self.open || self.target == Some(Target::Reader) || !(self.sent || open || owes) {
-            return false;
+            return LostBatch::GoesOn;
         }
         self.sent = false;
         self.begun = false;
         self.copy = false;
         self.copy_asked = false;
         self.everywhere = None;
-        !std::mem::replace(&mut self.skipping, true)
+        match (std::mem::replace(&mut self.skipping, true), owes) {
+            (true, _) => LostBatch::GoesOn,
+            (false, true) => LostBatch::Fails,
+            (false, false) => LostBatch::FailsLater,
+        }
     }
 }
 
@@ -93,6 +110,9 @@ impl Session {
     pub(super) fn extended(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
         if self.batch.copy_asked {
             return false;
+        }
+        if frame.tag != b'H' {
+            self.batch.untold.take().into_iter().for_each(|error| self.out.push(error));
         }
         if self.batch.skipping && frame.tag != b'S' {
             return true;

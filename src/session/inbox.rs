@@ -126,6 +126,9 @@ impl Session {
 
     /// One message of the client. False: it must wait.
     pub(super) fn frame(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
+        if matches!(frame.tag, b'Q' | b'F') && self.skips_request(cx) {
+            return true;
+        }
         if let Some(went) = self.lost_frame(frame, cx) {
             return went;
         }
@@ -135,8 +138,6 @@ impl Session {
                 true
             }
             b'd' | b'c' | b'f' => self.copy_frame(frame, cx),
-            // Behind an error in a batch the server reads on to Sync, whatever comes (`ignore_till_sync` in postgres.c).
-            b'Q' | b'F' if self.batch.skips() => true,
             // In COPY mode the server ignores Sync and Flush and fails on anything else.
             _ if self.in_copy() => self.copy_frame(frame, cx),
             b'Q' => self.simple_query(frame, cx),

@@ -20,6 +20,7 @@
 use bytes::Bytes;
 
 use super::commit::After;
+use super::extended::LostBatch;
 use super::io::{Cx, Question};
 use super::link::Link;
 use super::note::{Note, without_nul};
@@ -273,8 +274,10 @@ impl Session {
                 let implicit = open.is_some() && self.lost.is_none();
                 self.registry.drop_all_unconfirmed();
                 let goes_on = link.as_mut().is_some_and(|l| self.lose_batches(l, implicit && !failed, failed, cx));
-                if self.batch.lose(open.is_some() && !goes_on) {
-                    self.tell_lost(failed);
+                match self.batch.lose(open.is_some() && !goes_on) {
+                    LostBatch::GoesOn => {}
+                    LostBatch::Fails => self.tell_lost(failed),
+                    LostBatch::FailsLater => self.batch.untold = Some(self.lost_error(failed)),
                 }
             }
         }
@@ -297,10 +300,32 @@ impl Session {
 
     /// `failed`: the block had failed before.
     fn tell_lost(&mut self, failed: bool) {
-        self.out.push(if failed { is_aborted() } else { main_is_lost() }.encode());
+        let error = self.lost_error(failed);
+        self.out.push(error);
+    }
+
+    fn lost_error(&mut self, failed: bool) -> Bytes {
         if let Some(lost) = &mut self.lost {
             lost.failed = true;
         }
+        if failed { is_aborted() } else { main_is_lost() }.encode()
+    }
+
+    /// A Query or FunctionCall behind an error in a batch, which the server ignores: it reads on to Sync, whatever comes
+    /// (`ignore_till_sync` in postgres.c). False: the batch's error has not been told; it is treated as any other.
+    pub(super) fn skips_request(&mut self, cx: &mut Cx<'_>) -> bool {
+        if !self.batch.skips() {
+            return false;
+        }
+        let Some(error) = self.batch.untold.take() else { return true };
+        self.batch = super::extended::Batch::default();
+        if self.lost.is_some() {
+            return false;
+        }
+        self.out.push(error);
+        self.registry.batch_ends();
+        self.ready(cx);
+        true
     }
 
     /// Batches whose Sync was sent: one error and one ReadyForQuery each, as a server answers when it fails. True: of
@@ -350,7 +375,9 @@ impl Session {
     pub(super) fn lost_frame(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> Option<bool> {
         let lost = self.lost.as_ref()?;
         let (modes, failed) = (lost.modes.clone(), lost.failed);
+        let alone = matches!(frame.tag, b'Q' | b'F');
         let class = match frame.tag {
+            b'F' => Class::Empty,
             b'Q' => self.first_class(&without_nul(&frame.raw.slice(HEADER..))),
             b'P' | b'B' | b'D' | b'E' | b'C' if !self.batch.is_skipping() => match self.first_executed() {
                 Some(class) => class,
@@ -365,7 +392,7 @@ impl Session {
             return None;
         }
         let ends = matches!(class, Class::Commit { .. });
-        if ends && failed && frame.tag != b'Q' {
+        if ends && failed && !alone {
             // Executed, it ends the block and says ROLLBACK.
             self.tx = Tx::Begun(modes);
             return None;
@@ -373,7 +400,7 @@ impl Session {
         if ends {
             self.lost = None;
         }
-        if frame.tag == b'Q' && ends && failed {
+        if alone && ends && failed {
             self.out.push(back::command_complete("ROLLBACK"));
         } else {
             self.out.push(if failed { is_aborted() } else { main_is_lost() }.encode());
@@ -381,7 +408,7 @@ impl Session {
         if let Some(lost) = &mut self.lost {
             lost.failed = true;
         }
-        if frame.tag == b'Q' {
+        if alone {
             self.registry.batch_ends();
             self.ready(cx);
         } else {

@@ -398,7 +398,9 @@ fn explain(w: &Words<'_>, at: usize) -> Class {
             i += 1;
         }
     }
-    Class::Explain { analyze, inner: Box::new(class_at(w, i)) }
+    // EXPLAIN of an EXPLAIN is none (ExplainableStmt in gram.y), and a text of nothing else would never end.
+    let inner = if w.is(i, "explain") { Class::Other } else { class_at(w, i) };
+    Class::Explain { analyze, inner: Box::new(inner) }
 }
 
 fn ddl(w: &Words<'_>, at: usize) -> Class {
@@ -552,6 +554,10 @@ mod tests {
         );
         assert_eq!(c("copy t (a, b) from stdin with (freeze on)"), Class::CopyFrom { stdin: true });
         assert_eq!(c("copy (select 1 from t) to stdout"), Class::CopyTo { stdout: true });
+        assert_eq!(
+            c(&"explain analyze ".repeat(100_000)),
+            Class::Explain { analyze: true, inner: Box::new(Class::Other) }
+        );
         assert_eq!(
             c("explain (analyze, buffers) insert into t values (1)"),
             Class::Explain { analyze: true, inner: Box::new(Class::Insert) }

@@ -24,6 +24,8 @@ pub enum Kind {
     Execute,
     Close,
     Flush,
+    /// Flush with a body, which is an error.
+    FlushMore,
     Sync,
     Function,
     CopyData,
@@ -179,7 +181,8 @@ impl Model {
                 (Kind::Execute, self.portals.get(name).cloned().unwrap_or_default())
             }
             b'C' => (Kind::Close, Vec::new()),
-            b'H' => (Kind::Flush, Vec::new()),
+            b'H' if body.is_empty() => (Kind::Flush, Vec::new()),
+            b'H' => (Kind::FlushMore, Vec::new()),
             b'S' => (Kind::Sync, Vec::new()),
             b'F' => (Kind::Function, Vec::new()),
             b'd' => (Kind::CopyData, Vec::new()),
@@ -197,7 +200,7 @@ impl Model {
                 match next.kind {
                     Kind::CopyData => *data = true,
                     Kind::Sync => self.maybe += usize::from(*data),
-                    Kind::Flush => {}
+                    Kind::Flush | Kind::FlushMore => {}
                     Kind::CopyEnd => {
                         self.queue.remove(1);
                         return self.stage = Stage::CopyEnd;

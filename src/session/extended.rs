@@ -16,7 +16,7 @@ use super::leave::{OnReader, needs_main};
 use super::link::Fresh;
 use super::note::Note;
 use super::owed::{Asked, Own, Whose};
-use super::prepared::{no_statement, too_many};
+use super::prepared::{is_reserved, no_statement, reserved, too_many};
 use super::reader::ReaderIs;
 use super::registry::Prepared;
 use super::route::{Given, Plan, Retry, changes_logins};
@@ -232,6 +232,9 @@ impl Session {
 
     fn parse(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
         let Some(p) = Parse::read(frame.body()) else { return self.malformed(cx) };
+        if is_reserved(p.name) {
+            return self.refuse_in_batch(&reserved(p.name), cx);
+        }
         if let Some(sql) = self.with_verifier(p.sql, cx) {
             let mut raw = BytesMut::new();
             front::parse(&mut raw, p.name, &sql, &p.types);
@@ -296,6 +299,9 @@ impl Session {
 
     fn bind(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
         let Some(b) = Bind::read(frame.body()) else { return self.malformed(cx) };
+        if is_reserved(b.portal) {
+            return self.refuse_in_batch(&reserved(b.portal), cx);
+        }
         let target = self.target();
         let Some(statement) = self.registry.statement(b.statement).cloned() else {
             return self.refuse_in_batch(&no_statement(b.statement), cx);
@@ -525,6 +531,9 @@ impl Session {
 
     fn close_target(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
         let Some((kind, name)) = read_target(frame.body()) else { return self.malformed(cx) };
+        if is_reserved(name) {
+            return self.refuse_in_batch(&reserved(name), cx);
+        }
         let target = self.target();
         if kind == b'P' {
             let control = self.registry.portal(name).is_some_and(|p| is_control(&p.statement.verdict.class));

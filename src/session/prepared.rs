@@ -39,6 +39,9 @@ impl Session {
     /// PREPARE.
     pub(super) fn plan_prepare(&self, given: &Given, name: &str, cx: &Cx<'_>) -> Plan {
         let limit = cx.env.config.limits.prepared_statements;
+        if is_reserved(name) {
+            return Plan::Refused(reserved(name));
+        }
         if self.registry.len() >= limit {
             return Plan::Refused(too_many(limit));
         }
@@ -155,6 +158,19 @@ pub(super) fn no_statement(name: &str) -> PgError {
         "" => PgError::error("26000", "unnamed prepared statement does not exist"),
         _ => PgError::error("26000", format!("prepared statement \"{name}\" does not exist")),
     }
+}
+
+/// The proxy's own statements and portals on the client's backends begin like this.
+const RESERVED: &str = "_pgls";
+
+/// A name that no client may give or take away: the proxy's own ROLLBACK would be another statement, or none.
+pub(super) fn is_reserved(name: &str) -> bool {
+    name.starts_with(RESERVED)
+}
+
+pub(super) fn reserved(name: &str) -> PgError {
+    PgError::error("42939", format!("name \"{name}\" is reserved"))
+        .detail(format!("Names that begin with \"{RESERVED}\" are the proxy's own."))
 }
 
 pub(super) fn too_many(limit: usize) -> PgError {

@@ -9,6 +9,7 @@ use super::held::kept;
 use super::io::{Cx, Question};
 use super::note::{Forgets, Note, PendingSetting, PendingWrite};
 use super::owed::Own;
+use super::prepared::{is_reserved, reserved};
 use super::transaction::{INFO, Open, Target, Tx, begin_statement};
 use crate::auth::{DEFAULT_ITERATIONS, ScramVerifier};
 use crate::config::Mode;
@@ -144,6 +145,7 @@ impl Session {
             Class::Discard(DiscardWhat::All) => Plan::Plain(Note::Forgets(Forgets::All)),
             Class::Discard(DiscardWhat::Temp) => Plan::Plain(Note::Forgets(Forgets::Temporary)),
             Class::Deallocate(None) => Plan::Plain(Note::Forgets(Forgets::Statements)),
+            Class::Deallocate(Some(n)) | Class::Execute(n) if is_reserved(n) => Plan::Refused(reserved(n)),
             Class::Deallocate(Some(n)) => Plan::Plain(Note::Forgets(Forgets::Statement(n.clone()))),
             Class::Explain { analyze: true, inner } if matches!(**inner, Class::Execute(_)) => {
                 self.plan_execute(given, class, cx).unwrap_or(plain)

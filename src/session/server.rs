@@ -417,8 +417,13 @@ impl Session {
                 self.main_committed(error, &tag, cx);
             }
             Own::Constraints => self.constraints_checked(error, cx),
-            // A cancel has hit it.
             Own::Rollback if error.is_some() && self.link_ref(target).is_some_and(|l| l.status != TxStatus::Idle) => {
+                let fields = ErrorFields::parse(error.as_deref().and_then(|raw| raw.get(5..)).unwrap_or_default());
+                if fields.sqlstate != "57014" {
+                    let what = format!("ROLLBACK was refused: {} {}", fields.sqlstate, fields.message);
+                    return self.fatal(&violation(&what), cx);
+                }
+                // A cancel has hit it.
                 self.send_own(target, ("_pgls_r", "ROLLBACK"), Own::Rollback, cx);
                 self.sync_own(target, Own::Rollback, cx);
             }

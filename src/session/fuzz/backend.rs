@@ -253,7 +253,9 @@ impl Backend {
         if self.status == TxStatus::InBlock {
             self.status = TxStatus::Failed;
         }
+        // An error leaves at once (`send_message_to_frontend` in elog.c).
         self.write(e.encode());
+        self.flush();
     }
 
     /// The statements of a Query that are left.

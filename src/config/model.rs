@@ -360,6 +360,8 @@ pub struct Limits {
     pub statement_cache: usize,
     /// Named prepared statements, per session.
     pub prepared_statements: usize,
+    /// Connections that have not logged in yet, per shard.
+    pub starting_clients: usize,
 }
 
 impl Default for Limits {
@@ -372,6 +374,7 @@ impl Default for Limits {
             drain_timeout: Duration::from_secs(30),
             statement_cache: 1000,
             prepared_statements: 10_000,
+            starting_clients: 200,
         }
     }
 }

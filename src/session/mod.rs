@@ -132,6 +132,8 @@ pub enum Event {
     /// The server has closed the connection of a CancelRequest of this session's: the cancel hits nothing any more that
     /// is sent from here on.
     CancelDone,
+    /// Its place is needed for another client, and it has not said yet who it is.
+    MakeRoom,
     /// Stop when no transaction is open.
     Drain,
     /// Stop now.
@@ -434,6 +436,18 @@ impl Session {
         matches!(self.stage, Stage::Over) && self.commit.is_none() && self.resetting.is_empty()
     }
 
+    /// The client has not got its first ReadyForQuery.
+    #[must_use]
+    pub fn is_starting(&self) -> bool {
+        !self.admitted && !matches!(self.stage, Stage::Over)
+    }
+
+    /// The client has not even said who it is: its start-up packet is not there.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        matches!(self.stage, Stage::Startup(_))
+    }
+
     /// Pid and secret that a CancelRequest must name.
     #[must_use]
     pub fn cancel_key(&self) -> (u32, u32) {
@@ -469,6 +483,7 @@ impl Session {
                 self.cancels = self.cancels.saturating_sub(1);
                 self.pump(cx);
             }
+            Event::MakeRoom => self.fatal(&startup::too_many_starting(cx.env.config.limits.starting_clients), cx),
             Event::Drain => self.draining = true,
             Event::Stop => self.shut_down(cx),
         }

@@ -27,6 +27,12 @@ const MINOR: u32 = 0;
 /// else here (while a replica is awaited), so lanes and readers run without the server's.
 const NO_TIMEOUTS: &str = "-c idle_in_transaction_session_timeout=0";
 
+/// More connections than `starting_clients` have not logged in yet.
+pub fn too_many_starting(limit: usize) -> PgError {
+    PgError::fatal("53300", "sorry, too many clients already")
+        .hint(format!("starting_clients allows {limit} connections per shard that have not logged in yet."))
+}
+
 impl Session {
     /// Bytes before the start-up packet is complete. Returns what follows it.
     pub(super) fn startup_bytes(&mut self, bytes: Bytes, cx: &mut Cx<'_>) -> Option<Bytes> {
@@ -87,10 +93,18 @@ impl Session {
             let e = PgError::fatal("28000", "no PostgreSQL user name specified in startup packet");
             return self.fatal(&e, cx);
         };
-        if get("replication").is_some_and(|v| !matches!(v.as_str(), "false" | "off" | "no" | "0")) {
-            let e = PgError::fatal("0A000", "replication connections are not relayed")
-                .hint("Connect to a node directly for a base backup or WAL streaming.");
-            return self.fatal(&e, cx);
+        match get("replication").map(|v| (wants_replication(&v), v)) {
+            None | Some((Some(false), _)) => {}
+            Some((Some(true), _)) => {
+                let e = PgError::fatal("0A000", "replication connections are not relayed")
+                    .hint("Connect to a node directly for a base backup or WAL streaming.");
+                return self.fatal(&e, cx);
+            }
+            Some((None, value)) => {
+                let e = PgError::fatal("22023", format!("invalid value for parameter \"replication\": \"{value}\""))
+                    .hint("Valid values are: \"false\", 0, \"true\", 1, \"database\".");
+                return self.fatal(&e, cx);
+            }
         }
         self.user = Arc::from(user.as_str());
         self.database = Arc::from(get("database").filter(|d| !d.is_empty()).unwrap_or(user).as_str());
@@ -365,6 +379,38 @@ impl Session {
                 tracing::info!(%peer, "canceling authentication due to timeout");
                 self.end(cx);
             }
+        }
+    }
+}
+
+/// What a start-up packet's `replication` asks for (`ProcessStartupPacket` in postmaster.c, `parse_bool` in bool.c); `None`:
+/// nothing that there is.
+fn wants_replication(value: &str) -> Option<bool> {
+    if value == "database" {
+        return Some(true);
+    }
+    let value = value.to_ascii_lowercase();
+    let begins = |word: &str, least: usize| value.len() >= least && word.starts_with(&value);
+    if begins("true", 1) || begins("yes", 1) || begins("on", 2) || value == "1" {
+        return Some(true);
+    }
+    (begins("false", 1) || begins("no", 1) || begins("off", 2) || value == "0").then_some(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wants_replication;
+
+    #[test]
+    fn replication_is_asked_for_in_every_spelling_that_the_server_knows() {
+        for yes in ["database", "true", "T", "on", "yes", "1"] {
+            assert_eq!(wants_replication(yes), Some(true), "{yes}");
+        }
+        for no in ["false", "f", "off", "of", "NO", "0"] {
+            assert_eq!(wants_replication(no), Some(false), "{no}");
+        }
+        for neither in ["", "o", "Database", "2", "truex"] {
+            assert_eq!(wants_replication(neither), None, "{neither}");
         }
     }
 }

@@ -70,6 +70,8 @@ pub struct Shard<D: Driver> {
     sessions: Vec<Slot>,
     free: Vec<u32>,
     live: usize,
+    /// Sessions whose client had not logged in when this was looked through last, oldest first.
+    starting: Vec<SessionId>,
     questions: HashMap<u64, SessionId>,
     catalogues: HashMap<Arc<str>, Reading>,
     control: ControlHandle,
@@ -93,6 +95,7 @@ impl<D: Driver> Shard<D> {
             sessions: Vec::new(),
             free: Vec::new(),
             live: 0,
+            starting: Vec::new(),
             questions: HashMap::new(),
             catalogues: HashMap::new(),
             control,
@@ -233,13 +236,42 @@ impl<D: Driver> Shard<D> {
         self.control.ask(ticket, Request::Stands { node });
     }
 
+    /// Sees to it that one more connection may start. False: none may.
+    fn makes_room(&mut self) -> bool {
+        let limit = self.env.config.limits.starting_clients;
+        if self.starting.len() < limit {
+            return true;
+        }
+        let sessions = &self.sessions;
+        let session = |id: &SessionId| {
+            let slot = sessions.get(id.slot as usize).filter(|s| s.generation == id.generation)?;
+            slot.session.as_deref()
+        };
+        self.starting.retain(|id| session(id).is_some_and(Session::is_starting));
+        if self.starting.len() < limit {
+            return true;
+        }
+        let Some(at) = self.starting.iter().position(|id| session(id).is_some_and(Session::is_unknown)) else {
+            return false;
+        };
+        let oldest = self.starting.remove(at);
+        self.tell(oldest, SessionEvent::MakeRoom);
+        true
+    }
+
     fn accept(&mut self, conn: ConnId, peer: Peer) {
+        if !self.makes_room() {
+            let limit = self.env.config.limits.starting_clients;
+            self.core.driver.send(conn, crate::session::startup::too_many_starting(limit).encode());
+            return self.core.driver.close(conn);
+        }
         let slot = self.free.pop().unwrap_or_else(|| {
             self.sessions.push(Slot { generation: 0, session: None });
             u32::try_from(self.sessions.len() - 1).unwrap_or(u32::MAX) // the driver's table is far smaller
         });
         let generation = self.sessions[slot as usize].generation;
         let id = SessionId { slot, generation };
+        self.starting.push(id);
         self.core.own(conn, Owner::Client(id));
         self.core.current = id;
         let mut secret = [0u8; 4];

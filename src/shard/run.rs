@@ -237,8 +237,10 @@ impl Drop for End {
 fn make_core<D: SocketDriver>(shared: &Shared, listeners: Vec<Listener>) -> Result<Core<D>> {
     let config = &shared.config;
     let nodes: Vec<_> = config.nodes.iter().map(|n| node_address(&n.backend_hostname, n.backend_port)).collect();
-    // A client has a lane, a reader and, while it commits, an applier per replica.
-    let connections_max = config.limits.num_init_children * (3 + nodes.len()) + 64;
+    // A client has a lane, a reader and, while it commits, an applier per replica. Beside them are those that have yet to
+    // log in.
+    let limits = &config.limits;
+    let connections_max = limits.num_init_children * (3 + nodes.len()) + limits.starting_clients + 64;
     let driver = D::open(DriverOptions {
         listeners,
         receive_buffers: config.shards.receive_buffers,

@@ -419,6 +419,13 @@ const LIMITS: &[Key] = &[
         "",
         "Most prepared statements that one client may have at the same time.",
     ),
+    reloaded(
+        "starting_clients",
+        count(1, 100_000),
+        "200",
+        "",
+        "Most connections of one shard that have not logged in yet. A further one takes the place of the oldest that has not said who it is; if there is none it is refused.",
+    ),
 ];
 
 const HEALTH_CHECK: &[Key] = &[

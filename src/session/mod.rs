@@ -483,7 +483,7 @@ impl Session {
                 self.cancels = self.cancels.saturating_sub(1);
                 self.pump(cx);
             }
-            Event::MakeRoom => self.fatal(&startup::too_many_starting(cx.env.config.limits.starting_clients), cx),
+            Event::MakeRoom => self.make_room(cx),
             Event::Drain => self.draining = true,
             Event::Stop => self.shut_down(cx),
         }

@@ -34,6 +34,14 @@ pub fn too_many_starting(limit: usize) -> PgError {
 }
 
 impl Session {
+    /// The connection is cut off at once: words to whoever says nothing would keep its place while they leave.
+    pub(super) fn make_room(&mut self, cx: &mut Cx<'_>) {
+        tracing::info!(peer = %Host(self.peer), "connection without a start-up packet closed: starting_clients is reached");
+        cx.io.abort(self.client);
+        self.client_gone = true;
+        self.end(cx);
+    }
+
     /// Bytes before the start-up packet is complete. Returns what follows it.
     pub(super) fn startup_bytes(&mut self, bytes: Bytes, cx: &mut Cx<'_>) -> Option<Bytes> {
         let Stage::Startup(buffer) = &mut self.stage else { return Some(bytes) };

@@ -238,9 +238,9 @@ fn make_core<D: SocketDriver>(shared: &Shared, listeners: Vec<Listener>) -> Resu
     let config = &shared.config;
     let nodes: Vec<_> = config.nodes.iter().map(|n| node_address(&n.backend_hostname, n.backend_port)).collect();
     // A client has a lane, a reader and, while it commits, an applier per replica. Beside them are those that have yet to
-    // log in.
+    // log in, and those whose places they have taken.
     let limits = &config.limits;
-    let connections_max = limits.num_init_children * (3 + nodes.len()) + limits.starting_clients + 64;
+    let connections_max = limits.num_init_children * (3 + nodes.len()) + 2 * limits.starting_clients + 64;
     let driver = D::open(DriverOptions {
         listeners,
         receive_buffers: config.shards.receive_buffers,

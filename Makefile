@@ -53,8 +53,10 @@ deps: server-deps test-deps
 SECONDS ?= 60
 fuzz:
 	command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
-	for target in frontend backend startup sql; do \
-	  RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none $$target -- -max_total_time=$(SECONDS) || exit 1; \
+	for target in frontend backend startup sql session; do \
+	  mkdir -p fuzz/corpus/$$target fuzz/seeds/$$target; \
+	  RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+	    -max_total_time=$(SECONDS) || exit 1; \
 	done
 
 # The same places as the sandbox looks in: PATH, pg_config, Debian's directories.

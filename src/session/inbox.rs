@@ -87,8 +87,8 @@ impl Session {
             // A client that sent very many messages at once once may be idle from now on.
             self.inbox = VecDeque::new();
         }
-        if self.inbox.is_empty() && self.broken.is_some() && self.is_quiet() {
-            // What came before it has been answered.
+        // What came before it is answered first; COPY data that will not come is not waited for.
+        if self.inbox.is_empty() && self.broken.is_some() && (self.in_copy() || self.barriers(cx) && self.is_quiet()) {
             if let Some(error) = self.broken.take() {
                 return self.fatal(&error, cx);
             }

@@ -62,7 +62,7 @@ fn main_is_lost() -> PgError {
         .hint("Nothing of the transaction has happened. Run it again.")
 }
 
-fn is_aborted() -> PgError {
+pub(super) fn is_aborted() -> PgError {
     PgError::error("25P02", "current transaction is aborted, commands ignored until end of transaction block")
 }
 

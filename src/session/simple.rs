@@ -101,7 +101,7 @@ impl Session {
             return false;
         }
         if memchr::memchr(0, frame.body()) != frame.body().len().checked_sub(1) {
-            return self.malformed_request(cx);
+            return self.malformed_request(frame, cx);
         }
         let text = without_nul(&frame.raw.slice(HEADER..));
         let lossy = String::from_utf8_lossy(&text);
@@ -118,7 +118,33 @@ impl Session {
         self.registry.batch_ends();
         self.began = Some(cx.io.now());
         self.out.begin();
-        self.request = Request::Simple(Simple {
+        self.request = Request::Simple(self.simple(frame, text, steps));
+        if !self.ask_syntax(cx) {
+            self.run_steps(cx);
+        }
+        true
+    }
+
+    /// A Query or a FunctionCall that is none: an error, which ends the transaction, and ReadyForQuery. False: it must
+    /// wait.
+    pub(super) fn malformed_request(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
+        if !matches!(self.tx, Tx::Idle) && self.tx.target() != Some(Target::Reader) && !self.has_lane(cx) {
+            return false;
+        }
+        // A call is refused in a failed block before it is read (`HandleFunctionRequest` in fastpath.c).
+        let aborted = frame.tag == b'F' && self.status() == TxStatus::Failed;
+        let e = if aborted { super::lost::is_aborted() } else { super::extended::invalid_format() };
+        self.out.push(e.encode());
+        self.fail_transaction(cx);
+        self.registry.batch_ends();
+        let simple = self.simple(frame.clone(), Bytes::new(), Vec::new());
+        self.request = Request::Simple(Simple { failed: true, ..simple });
+        self.finish_simple(cx);
+        true
+    }
+
+    fn simple(&self, frame: Frame, text: Bytes, steps: Vec<Range<usize>>) -> Simple {
+        Simple {
             frame,
             text,
             steps,
@@ -129,23 +155,7 @@ impl Session {
             copy: false,
             waiting: false,
             syntax: Syntax::default(),
-        });
-        if !self.ask_syntax(cx) {
-            self.run_steps(cx);
         }
-        true
-    }
-
-    /// A Query or a FunctionCall that is none: an error, which ends the open block, and ReadyForQuery. False: it must wait.
-    pub(super) fn malformed_request(&mut self, cx: &mut Cx<'_>) -> bool {
-        if !matches!(self.tx, Tx::Idle) && self.tx.target() != Some(Target::Reader) && !self.has_lane(cx) {
-            return false;
-        }
-        self.out.push(super::extended::invalid_format().encode());
-        self.fail_transaction(cx);
-        self.registry.batch_ends();
-        self.ready(cx);
-        true
     }
 
     /// The same query, with verifiers in place of plain passwords.

@@ -347,7 +347,13 @@ impl Model {
     /// Everything has come to rest: what is still owed? COPY data that the client has not ended is owed by the client.
     pub fn owes(&mut self) -> Option<String> {
         self.pass();
-        if !self.admitted || self.last_words || self.broken || matches!(self.stage, Stage::CopyIn { .. }) {
+        if !self.admitted || self.last_words || self.queue.iter().any(|a| a.kind == Kind::Terminate) {
+            return None;
+        }
+        if self.broken {
+            return Some("a stream that cannot be followed is not told of".into());
+        }
+        if matches!(self.stage, Stage::CopyIn { .. }) {
             return None;
         }
         let mut asks = self.queue.iter().take_while(|a| a.kind != Kind::Terminate && a.kind != Kind::Bad);

@@ -26,6 +26,7 @@ use super::transaction::{Target, Tx};
 use super::{AfterRollback, Request, Session};
 use crate::sql::cache::Verdict;
 use crate::sql::class::Class;
+use crate::wire::fault::fault;
 use crate::wire::frame::Frame;
 use crate::wire::front::{Bind, Parse, read_execute, read_target};
 use crate::wire::{PgError, Severity, back, front, read_u16};
@@ -127,9 +128,9 @@ impl Session {
             b'D' => self.describe(frame, cx),
             b'E' => self.execute(frame, cx),
             b'C' => self.close_target(frame, cx),
-            b'S' if !frame.body().is_empty() => self.malformed_sync(cx),
+            b'S' if !frame.body().is_empty() => self.malformed_sync(frame, cx),
             b'S' => self.sync(frame, cx),
-            _ if !frame.body().is_empty() => self.malformed(cx),
+            _ if !frame.body().is_empty() => self.malformed(frame, cx),
             _ => {
                 if self.batch.sent {
                     let target = self.target();
@@ -231,7 +232,7 @@ impl Session {
     }
 
     fn parse(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
-        let Some(p) = Parse::read(frame.body()) else { return self.malformed(cx) };
+        let Some(p) = Parse::read(frame.body()) else { return self.malformed(frame, cx) };
         if is_reserved(p.name) {
             return self.refuse_in_batch(&reserved(p.name), cx);
         }
@@ -298,7 +299,7 @@ impl Session {
     }
 
     fn bind(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
-        let Some(b) = Bind::read(frame.body()) else { return self.malformed(cx) };
+        let Some(b) = Bind::read(frame.body()) else { return self.malformed(frame, cx) };
         if is_reserved(b.portal) {
             return self.refuse_in_batch(&reserved(b.portal), cx);
         }
@@ -376,7 +377,7 @@ impl Session {
     }
 
     fn describe(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
-        let Some((kind, name)) = read_target(frame.body()) else { return self.malformed(cx) };
+        let Some((kind, name)) = read_target(frame.body()) else { return self.malformed(frame, cx) };
         let target = self.target();
         if kind == b'S' {
             if let Some(statement) = self.registry.statement(name).cloned() {
@@ -433,7 +434,7 @@ impl Session {
     }
 
     fn execute(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
-        let Some((name, rows)) = read_execute(frame.body()) else { return self.malformed(cx) };
+        let Some((name, rows)) = read_execute(frame.body()) else { return self.malformed(frame, cx) };
         let Some(portal) = self.registry.portal(name).cloned() else {
             // A cursor's portal, or one of a statement prepared by SQL.
             self.forget_own_portal(name, cx);
@@ -530,7 +531,7 @@ impl Session {
     }
 
     fn close_target(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
-        let Some((kind, name)) = read_target(frame.body()) else { return self.malformed(cx) };
+        let Some((kind, name)) = read_target(frame.body()) else { return self.malformed(frame, cx) };
         if is_reserved(name) {
             return self.refuse_in_batch(&reserved(name), cx);
         }
@@ -646,13 +647,13 @@ impl Session {
     }
 
     /// A message that is none of its kind: an error like any other (`pq_getmsgend` and its like in pqformat.c).
-    fn malformed(&mut self, cx: &mut Cx<'_>) -> bool {
-        self.refuse_in_batch(&invalid_format(), cx)
+    fn malformed(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
+        self.refuse_in_batch(&fault(frame.tag, frame.body()), cx)
     }
 
     /// Sync with a body: it fails first, then it is a Sync (`PostgresMain` in postgres.c).
-    fn malformed_sync(&mut self, cx: &mut Cx<'_>) -> bool {
-        if !self.batch.open && !self.open_batch(cx) || !self.malformed(cx) {
+    fn malformed_sync(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
+        if !self.batch.open && !self.open_batch(cx) || !self.malformed(frame, cx) {
             return false;
         }
         self.sync(&Frame { tag: b'S', raw: Bytes::from_static(front::SYNC) }, cx)
@@ -720,7 +721,7 @@ fn supplied(statement: &str, rest: &[u8]) -> Option<PgError> {
 }
 
 /// A message that is none of its kind.
-pub(super) fn invalid_format() -> PgError {
+fn invalid_format() -> PgError {
     PgError::error("08P01", "invalid message format")
 }
 

@@ -20,6 +20,7 @@ use super::{AfterRollback, Request, Session};
 use crate::sql::cache::Verdict;
 use crate::sql::class::{Class, TxModes};
 use crate::sql::lexer::split;
+use crate::wire::fault::fault;
 use crate::wire::frame::{Frame, HEADER, Piece};
 use crate::wire::{PgError, Severity, TxStatus, front};
 
@@ -133,7 +134,7 @@ impl Session {
         }
         // A call is refused in a failed block before it is read (`HandleFunctionRequest` in fastpath.c).
         let aborted = frame.tag == b'F' && self.status() == TxStatus::Failed;
-        let e = if aborted { super::lost::is_aborted() } else { super::extended::invalid_format() };
+        let e = if aborted { super::lost::is_aborted() } else { fault(frame.tag, frame.body()) };
         self.out.push(e.encode());
         self.fail_transaction(cx);
         self.registry.batch_ends();

@@ -113,18 +113,24 @@ fn planted_bugs_are_found() {
 #[ignore = "a measurement: how many seeds each planted bug needs"]
 fn how_many_seeds_each_planted_bug_needs() {
     const FIRST: [u64; 5] = [0, 100_000, 200_000, 300_000, 400_000];
-    let most = std::env::var("MOST").ok().and_then(|m| m.parse().ok()).unwrap_or(2000);
-    // PLANTED=NAME,NAME: only these. MOST=N: at most so many.
+    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<usize>().ok());
+    let (most, starts) = (number("MOST").unwrap_or(2000) as u64, number("STARTS").unwrap_or(FIRST.len()));
+    // PLANTED=NAME,NAME: only these. MOST=N: at most so many. STARTS=N: from so many places.
     let only = std::env::var("PLANTED").unwrap_or_default();
     let only: Vec<&str> = only.split(',').filter(|n| !n.is_empty()).collect();
     for_each_bound(|b| {
         if !only.is_empty() && !only.contains(&format!("{:?}", b.bug).as_str()) {
             return;
         }
-        let mut found: Vec<_> = FIRST.iter().map(|first| b.found_after(*first, most)).collect();
+        let mut found: Vec<_> = FIRST.iter().take(starts).map(|first| b.found_after(*first, most)).collect();
         found.sort_by_key(|f| f.as_ref().map_or(u64::MAX, |(n, _)| *n));
         let needed: Vec<String> = found.iter().map(|f| f.as_ref().map_or("-".into(), |(n, _)| n.to_string())).collect();
         let what = found.first().and_then(|f| f.as_ref()).map_or("", |(_, what)| what.lines().next().unwrap_or(""));
-        println!("{:<18} median {:>5} of [{}]: {what}", format!("{:?}", b.bug), needed[2], needed.join(", "));
+        println!(
+            "{:<18} median {:>5} of [{}]: {what}",
+            format!("{:?}", b.bug),
+            needed[needed.len() / 2],
+            needed.join(", ")
+        );
     });
 }

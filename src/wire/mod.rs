@@ -8,6 +8,7 @@
 
 pub mod back;
 pub mod error;
+pub mod fault;
 pub mod frame;
 pub mod front;
 

@@ -285,14 +285,14 @@ const REPLICATION: &[Key] = &[
         time(Milliseconds, 100, DAY, None),
         r#""30s""#,
         "",
-        "A replica that has not applied a transaction in this time, and is not waiting for a lock, is probed and taken out.",
+        "A replica that has not applied a transaction in this time is probed, and taken out unless it is at work or waits for a lock.",
     ),
     reloaded(
         "commit_timeout",
         time(Milliseconds, 100, DAY, None),
         r#""30s""#,
         "",
-        "A node that has not answered COMMIT in this time is probed and taken out; never the last one.",
+        "A node that has not answered COMMIT in this time is probed, and taken out unless it is at work; never the last one.",
     ),
     reloaded(
         "right_of_way",

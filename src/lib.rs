@@ -21,6 +21,7 @@
 //! | [`config`], [`telemetry`] | what is configured, what is measured | nothing |
 //! | [`sim`] | the simulator: the real shards in simulated time, on simulated nodes | all of the above |
 //! | [`admin`], [`sandbox`] | the commands a person types | all |
+//! | `fuzz` | what the fuzz targets run (tests and fuzzing only) | wire, sql, auth |
 //!
 //! Everything from `wire` to `session` is sans-I/O: bytes and events in, actions out. Sockets live in `shard` alone,
 //! so that unit tests, fuzzing and simulation run the very code that serves clients.
@@ -29,6 +30,8 @@ pub mod admin;
 pub mod auth;
 pub mod cluster;
 pub mod config;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod sandbox;
 pub mod script;
 pub mod sequencer;

@@ -1,13 +1,7 @@
 //! Kept inputs, and a few made up.
 
 use super::explain;
-
-/// Every file in this folder of `fuzz/seeds`.
-fn kept(target: &str) -> Vec<(std::path::PathBuf, Vec<u8>)> {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
-    let files = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-    files.map(|f| f.unwrap().path()).map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
-}
+use crate::fuzz::kept;
 
 #[test]
 fn kept_inputs_of_the_session_hold() {

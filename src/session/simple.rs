@@ -19,7 +19,7 @@ use super::transaction::{OPAQUE, Target, Tx};
 use super::{AfterRollback, Request, Session};
 use crate::sql::cache::Verdict;
 use crate::sql::class::{Class, TxModes};
-use crate::sql::lexer::split;
+use crate::sql::lexer::split_bytes;
 use crate::wire::fault::fault;
 use crate::wire::frame::{Frame, HEADER, Piece};
 use crate::wire::{PgError, Severity, TxStatus, front};
@@ -105,11 +105,8 @@ impl Session {
             return self.malformed_request(frame, cx);
         }
         let text = without_nul(&frame.raw.slice(HEADER..));
-        let lossy = String::from_utf8_lossy(&text);
-        // Positions must be those of the client's bytes: text that is not UTF-8 is run as one statement.
-        let steps = if lossy.len() == text.len() { split(&lossy, self.std_strings).statements } else { Vec::new() };
+        let steps = split_bytes(&text, self.std_strings).statements;
         let steps = if steps.is_empty() { std::iter::once(0..text.len()).collect() } else { steps };
-        drop(lossy);
         // The server parses it first.
         if steps.len() > 1 && self.tx.target() != Some(Target::Reader) && !self.has_lane(cx) {
             return false;

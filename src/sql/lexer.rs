@@ -329,6 +329,27 @@ pub fn split(sql: &str, std_strings: bool) -> SplitResult {
     out
 }
 
+/// The same for text in whatever encoding the client has: where it is no UTF-8, each byte counts as one character. That
+/// cuts where the server cuts, which knows bytes beyond ASCII as letters only (`ident_start` in scan.l).
+#[must_use]
+pub fn split_bytes(sql: &[u8], std_strings: bool) -> SplitResult {
+    if let Ok(text) = std::str::from_utf8(sql) {
+        return split(text, std_strings);
+    }
+    let text: String = sql.iter().map(|&b| char::from(b)).collect();
+    let mut out = split(&text, std_strings);
+    let (mut at, mut byte) = (0, 0);
+    let mut place = |to: usize| {
+        byte += text[at..to].chars().count();
+        at = to;
+        byte
+    };
+    for range in &mut out.statements {
+        *range = place(range.start)..place(range.end);
+    }
+    out
+}
+
 /// All identifiers of a text, folded as PostgreSQL folds them.
 #[must_use]
 pub fn identifiers(sql: &str, std_strings: bool) -> Vec<String> {
@@ -359,6 +380,15 @@ mod tests {
 
     fn statements(sql: &str) -> Vec<&str> {
         split(sql, true).statements.into_iter().map(|r| &sql[r]).collect()
+    }
+
+    #[test]
+    fn text_in_another_encoding_is_cut_at_its_own_bytes() {
+        let sql = b"INSERT INTO t VALUES ('caf\xe9;'); SELECT \xe9 ;\xff";
+        let cut: Vec<&[u8]> = split_bytes(sql, true).statements.into_iter().map(|r| &sql[r]).collect();
+        let expected: [&[u8]; 3] = [b"INSERT INTO t VALUES ('caf\xe9;')", b"SELECT \xe9", b"\xff"];
+        assert_eq!(cut, expected);
+        assert_eq!(split_bytes("SELECT 'é'; b".as_bytes(), true), split("SELECT 'é'; b", true));
     }
 
     #[test]

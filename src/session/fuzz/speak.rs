@@ -13,7 +13,7 @@ const STATEMENTS: &[&str] = &[
     "BEGIN",
     "COMMIT",
     "ROLLBACK",
-    "UPDATE /*tok@*/ keys SET v = 1 RETURNING id",
+    "UPDATE keys SET v = 1 RETURNING id AS tok@",
     "BEGIN READ ONLY",
     "BEGIN ISOLATION LEVEL SERIALIZABLE",
     "SAVEPOINT a",

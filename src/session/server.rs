@@ -266,6 +266,12 @@ impl Session {
                     self.take_note(target, note, bytes_of(chunk, piece), cx);
                     self.simple_complete(chunk, piece);
                 }
+                b'G' if target == Target::Reader => {
+                    // Its blocks are READ ONLY, so it refuses COPY FROM; the client's data has no way to it.
+                    self.out.end_run(chunk);
+                    self.torn = false;
+                    self.fatal(&violation("a reader asks for COPY data"), cx);
+                }
                 b'G' => {
                     self.out.relay(chunk, &piece.place);
                     self.copy_in_begins(target, cx);

@@ -57,6 +57,8 @@ pub struct Backend {
     framer: FrontendFramer,
     status: TxStatus,
     serializable: bool,
+    /// The block is READ ONLY.
+    read_only: bool,
     statements: HashMap<String, String>,
     portals: HashMap<String, Portal>,
     /// An error was told, and no Sync has come since.
@@ -120,6 +122,11 @@ fn returns(sql: &str) -> bool {
     matches!(first, "SELECT" | "FETCH" | "EXECUTE" | "SHOW") || sql.contains("RETURNING")
 }
 
+/// A READ ONLY block refuses it (`PreventCommandIfReadOnly` in utility.c).
+fn writes(first: &str, sql: &str) -> bool {
+    matches!(first, "INSERT" | "UPDATE" | "DELETE" | "CREATE" | "ALTER") || (first == "COPY" && sql.contains("STDIN"))
+}
+
 impl Backend {
     /// One that has been connected to.
     pub fn new(pid: u32) -> Backend {
@@ -128,6 +135,7 @@ impl Backend {
             framer: FrontendFramer::new(usize::MAX),
             status: TxStatus::Idle,
             serializable: false,
+            read_only: false,
             statements: HashMap::new(),
             portals: HashMap::new(),
             skipping: false,
@@ -425,10 +433,14 @@ impl Backend {
             let rows = (0..self.settings.min(1)).map(|_| row(&[Some(b"'datestyle','ISO'")])).collect();
             return Outcome::Rows(rows, "SELECT 1".into());
         }
+        if self.read_only && self.status == TxStatus::InBlock && writes(first, sql) {
+            return Outcome::Error(self.fails_with("25006", sql));
+        }
         match first {
             "BEGIN" | "START" => {
                 self.status = TxStatus::InBlock;
                 self.serializable = sql.to_ascii_uppercase().contains("SERIALIZABLE");
+                self.read_only = sql.to_ascii_uppercase().contains("READ ONLY");
                 Outcome::Tag("BEGIN".into())
             }
             "ROLLBACK" if second == "TO" => {

@@ -67,18 +67,24 @@ impl Session {
                         return ReaderIs::None;
                     }
                 }
-                self.chosen = None;
             }
-            Reader::Ready(_) => self.chosen = None,
+            Reader::Ready(_) => {}
         }
         self.replay_settings(cx);
-        let answers = self.link_ref(Target::Reader).is_some_and(|l| l.owed.prepares());
-        if answers { ReaderIs::Coming } else { ReaderIs::Ready }
+        // The choice stands until the statement goes there.
+        self.chosen = self.link_ref(Target::Reader).filter(|l| l.owed.prepares()).map(|l| l.node);
+        if self.chosen.is_some() { ReaderIs::Coming } else { ReaderIs::Ready }
     }
 
     /// Chooses a node for this statement, once, and takes its reader from those that are parked.
     fn choose_anew(&mut self, cx: &mut Cx<'_>) {
-        if self.chosen.is_some() || matches!(self.reader, Reader::Opening(_)) {
+        // What a reader still owes it must be in use for.
+        let busy = match &self.reader {
+            Reader::Opening(_) => true,
+            Reader::Ready(l) => !l.owed.is_empty(),
+            Reader::None | Reader::Lane => false,
+        };
+        if self.chosen.is_some() || busy {
             return;
         }
         let Some(node) = pick_node(cx) else { return };
@@ -150,6 +156,7 @@ impl Session {
         // node is gone the attempt to open another fails.
         let Reader::Ready(link) = std::mem::take(&mut self.reader) else { return };
         tracing::warn!(node = %link.node, why, "a reader was lost");
+        self.chosen = None;
         cx.io.ask(Question::Stands { node: link.node });
         link.end_backend(cx.io);
         if self.retry.is_some() && self.tx.target() != Some(Target::Reader) {
@@ -172,6 +179,7 @@ impl Session {
             self.reader = Reader::None;
         }
         let membership = cx.env.membership.load();
+        self.chosen = self.chosen.filter(|n| membership.is_up(*n));
         let (stay, out) = std::mem::take(&mut self.parked).into_iter().partition(|l| membership.is_up(l.node));
         self.parked = stay;
         for l in out {

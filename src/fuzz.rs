@@ -124,8 +124,8 @@ mod tests {
 
     #[test]
     fn kept_inputs_of_the_parsers_hold() {
-        let targets: [(&str, fn(&[u8])); 4] =
-            [("frontend", frontend), ("backend", backend), ("startup", startup), ("sql", sql)];
+        type Target = (&'static str, fn(&[u8]));
+        let targets: [Target; 4] = [("frontend", frontend), ("backend", backend), ("startup", startup), ("sql", sql)];
         for (target, run) in targets {
             let kept = kept(target);
             assert!(!kept.is_empty(), "the kept inputs of {target} are missing");

@@ -110,12 +110,23 @@ pub fn sql(input: &[u8]) {
     let _ = identifiers(sql, std_strings);
 }
 
-/// Every input that is kept for a target, with its path.
+/// Every input that is kept for a target, with its path: those with names, and in `covering` the smallest that
+/// together reach what the fuzzer has reached (`-set_cover_merge=1`).
 #[cfg(test)]
 pub(crate) fn kept(target: &str) -> Vec<(std::path::PathBuf, Vec<u8>)> {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
-    let files = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-    files.map(|f| f.unwrap().path()).map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+    let list = |folder: &std::path::Path| {
+        let files = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        files.map(|f| f.unwrap().path()).collect::<Vec<_>>()
+    };
+    let covering = folder.join("covering");
+    let mut paths = list(&folder);
+    if covering.exists() {
+        paths.retain(|p| *p != covering);
+        paths.append(&mut list(&covering));
+    }
+    paths.sort();
+    paths.into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
 }
 
 #[cfg(test)]

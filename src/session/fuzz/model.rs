@@ -152,7 +152,20 @@ impl Model {
         }
     }
 
+    /// PREPARE makes names too: whatever stands in the text may be what they mean.
+    fn prepared_by_sql(&mut self, text: &[u8]) {
+        let lower = String::from_utf8_lossy(text).to_lowercase();
+        let words: Vec<&str> =
+            lower.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|w| !w.is_empty()).collect();
+        for pair in words.windows(2).filter(|pair| pair[0] == "prepare") {
+            self.statements.entry(pair[1].to_owned()).or_default().extend(tokens(text));
+        }
+    }
+
     fn asked(&mut self, tag: u8, body: &[u8]) {
+        if matches!(tag, b'Q' | b'P') {
+            self.prepared_by_sql(body);
+        }
         let (kind, tokens) = match tag {
             // Passwords are no requests.
             b'p' if !self.admitted => return,

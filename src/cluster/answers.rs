@@ -1,12 +1,13 @@
 //! The questions of the shards, and their answers.
 
+use std::sync::Arc;
+
 use super::control::{Plane, Reply, Request, ShardMessage, Standing, Ticket};
 use super::nodes::{Connection, INCARNATION, backend_gone, blocks, connect, role};
 use super::nodes::{RoleRow, Rows};
 use crate::sequencer::NodeId;
 use crate::session::io::{Fate, Probe};
 use crate::wire::literal;
-use std::sync::Arc;
 
 impl Plane {
     pub(super) async fn answer(self: Arc<Self>, ticket: Ticket, request: Request) {
@@ -68,7 +69,7 @@ impl Plane {
         Ok(status)
     }
 
-    pub(super) async fn connect_to(&self, node: NodeId, database: &str) -> Result<Connection, String> {
+    async fn connect_to(&self, node: NodeId, database: &str) -> Result<Connection, String> {
         let address = self.config.nodes.get(usize::from(node.0)).ok_or("no such node")?;
         connect(address, &self.config.apply, database, self.live().connect_timeout).await
     }
@@ -86,7 +87,7 @@ impl Plane {
     }
 
     /// Asks on a new connection: an old one of a server that is stopping still answers (hazard 39).
-    pub(super) async fn probe_backend(&self, node: NodeId, pid: u32) -> Probe {
+    async fn probe_backend(&self, node: NodeId, pid: u32) -> Probe {
         let limit = self.live().health_check_timeout;
         let limit = if limit.is_zero() { self.live().connect_timeout } else { limit };
         let asked = tokio::time::timeout(limit, async {
@@ -140,12 +141,12 @@ impl Plane {
     }
 
     /// Main does not answer as it should: another one is waited for, if it is lost. False: there is none.
-    pub(super) async fn settle_main(&self) -> bool {
+    async fn settle_main(&self) -> bool {
         let main = self.membership.load().main;
         !matches!(self.settle(main).await, Standing::Stays(_))
     }
 
-    pub(super) async fn auth_connection(&self, main: NodeId) -> Result<Arc<Connection>, String> {
+    async fn auth_connection(&self, main: NodeId) -> Result<Arc<Connection>, String> {
         let mut slot = self.auth.lock().await;
         if let Some(c) = &*slot {
             if !c.client.is_closed() {
@@ -167,7 +168,7 @@ impl Plane {
     }
 
     /// A connection of its own, closed at once: one that stayed would keep the database from being dropped.
-    pub(super) async fn read_catalogue(&self, database: &str) -> Result<Vec<Rows>, String> {
+    async fn read_catalogue(&self, database: &str) -> Result<Vec<Rows>, String> {
         let main = self.membership.load().main;
         let c = self.connect_to(main, database).await?;
         let mut all = Vec::new();

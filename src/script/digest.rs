@@ -7,6 +7,8 @@
 
 use std::hash::{DefaultHasher, Hasher};
 
+use crate::wire::FIRST_OWN_OID;
+
 /// The digest of a set of rows (with duplicates counted).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Digest {
@@ -16,8 +18,6 @@ pub struct Digest {
 
 /// Rows up to this many bytes are looked into; longer ones are hashed as they come, OIDs included.
 const LOOKED_INTO: usize = 64 * 1024;
-/// FirstNormalObjectId in access/transam.h: built-in types have smaller OIDs, the same everywhere.
-const FIRST_OWN_OID: u32 = 16_384;
 /// MAXDIM of arrays (utils/array.h), and columns of a record (MaxTupleAttributeNumber in access/htup_details.h).
 const MAX_DIMENSIONS: usize = 6;
 const MAX_COLUMNS: usize = 1664;

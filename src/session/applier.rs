@@ -86,7 +86,7 @@ pub struct Applier {
     tag: String,
     feed: Feed,
     /// The script grows no more: when all of it has been sent, the packet ends, with SET CONSTRAINTS if so.
-    pub(super) complete: Option<bool>,
+    complete: Option<bool>,
 }
 
 impl Applier {

@@ -1,12 +1,13 @@
 //! BEGIN, COMMIT and ROLLBACK of the client, by the simple and by the extended protocol.
 
+use bytes::Bytes;
+
 use super::commit::After;
 use super::io::Cx;
+use super::lost::is_aborted;
 use super::note::Note;
 use super::owed::{Asked, Own};
 use super::simple::Went;
-use bytes::Bytes;
-
 use super::transaction::{Target, Tx, begin_tag};
 use super::{AfterRollback, Request, Session};
 use crate::sql::class::{Class, TxModes};
@@ -24,8 +25,7 @@ impl Session {
             return Some(false);
         }
         let failed = self.tx.open().is_some_and(|o| o.failed);
-        let text = "current transaction is aborted, commands ignored until end of transaction block";
-        failed.then(|| self.refuse_in_batch(&PgError::error("25P02", text), cx))
+        failed.then(|| self.refuse_in_batch(&is_aborted(), cx))
     }
 
     pub(super) fn execute_begin(&mut self, sql: &Bytes, modes: TxModes, cx: &mut Cx<'_>) -> bool {
@@ -231,16 +231,16 @@ impl Session {
 }
 
 /// BEGIN in a transaction block (`BeginTransactionBlock` in xact.c).
-pub(super) fn already_in_progress() -> PgError {
+fn already_in_progress() -> PgError {
     PgError { severity: Severity::Warning, ..PgError::error("25001", "there is already a transaction in progress") }
 }
 
 /// COMMIT and ROLLBACK outside a transaction block (`EndTransactionBlock` in xact.c).
-pub(super) fn no_transaction() -> PgError {
+fn no_transaction() -> PgError {
     PgError { severity: Severity::Warning, ..PgError::error("25P01", "there is no transaction in progress") }
 }
 
 /// AND CHAIN outside a transaction block (`EndTransactionBlock` in xact.c).
-pub(super) fn no_block_to_chain(what: &str) -> PgError {
+fn no_block_to_chain(what: &str) -> PgError {
     PgError::error("25P01", format!("{what} AND CHAIN can only be used in transaction blocks"))
 }

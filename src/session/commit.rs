@@ -204,16 +204,7 @@ impl Commit {
 impl Session {
     /// The transaction on the lane ends well. `open` has not failed.
     pub(super) fn start_commit(&mut self, open: Box<Open>, after: After, cx: &mut Cx<'_>) {
-        if self.cancels > 0 {
-            // The client's cancel came late; it must not hit COMMIT, which nothing may undo (hazard 63).
-            let e = PgError::error("57014", "canceling statement due to user request");
-            self.tx = super::transaction::Tx::Open(open);
-            return self.roll_back_lane(super::AfterRollback::Commit { after, error: e.encode() }, cx);
-        }
-        if open.has_writes() && open.is_half_done() {
-            let e = PgError::error("0A000", "could not commit: a query that may write was not fetched to its end")
-                .detail("It has done on main what its rows so far took; the other nodes would run it to its end.")
-                .hint("Fetch all of its rows, or declare its functions STABLE if they only read.");
+        if let Some(e) = self.refuses_commit(&open) {
             self.tx = super::transaction::Tx::Open(open);
             return self.roll_back_lane(super::AfterRollback::Commit { after, error: e.encode() }, cx);
         }
@@ -243,6 +234,20 @@ impl Session {
         }
         self.commit = Some(commit);
         self.start_apply(cx);
+    }
+
+    /// Why main must not even be asked to commit.
+    fn refuses_commit(&self, open: &Open) -> Option<PgError> {
+        if self.cancels > 0 {
+            // The client's cancel came late; it must not hit COMMIT, which nothing may undo (hazard 63).
+            return Some(PgError::error("57014", "canceling statement due to user request"));
+        }
+        let half_done = open.has_writes() && open.is_half_done();
+        half_done.then(|| {
+            PgError::error("0A000", "could not commit: a query that may write was not fetched to its end")
+                .detail("It has done on main what its rows so far took; the other nodes would run it to its end.")
+                .hint("Fetch all of its rows, or declare its functions STABLE if they only read.")
+        })
     }
 
     fn own_statement(&mut self, statement: (&'static str, &'static str), own: Own, cx: &mut Cx<'_>) {

@@ -1,6 +1,8 @@
 //! What a statement that main has done leaves behind: an entry of the script, a setting, a name forgotten, an ended
 //! transaction.
 
+use bytes::Bytes;
+
 use super::Session;
 use super::io::Cx;
 use super::note::{Forgets, Note, PendingSetting, PendingWrite};
@@ -8,7 +10,6 @@ use super::transaction::{Target, Tx};
 use crate::script::{Entry, Expect};
 use crate::sql::literals::Now;
 use crate::wire::{PgError, back};
-use bytes::Bytes;
 
 impl Session {
     /// A portal was left with rows to come. A write with RETURNING has been run to its end by main, the client fetches
@@ -94,7 +95,7 @@ impl Session {
         }
     }
 
-    pub(super) fn setting_done(&mut self, setting: PendingSetting, cx: &mut Cx<'_>) {
+    fn setting_done(&mut self, setting: PendingSetting, cx: &mut Cx<'_>) {
         match self.tx.open_mut().filter(|o| o.on == Target::Lane) {
             // In a block it may still be rolled back; as an entry it is in force for what follows.
             Some(_) => {
@@ -107,7 +108,7 @@ impl Session {
     }
 
     /// The server's transaction is over without a COMMIT of the proxy's.
-    pub(super) fn transaction_ended(&mut self, chain: bool) {
+    fn transaction_ended(&mut self, chain: bool) {
         let modes = self.tx.open().map(|o| o.modes.clone()).unwrap_or_default();
         self.tx = if chain { Tx::Begun(modes) } else { Tx::Idle };
         self.registry.drop_portals();
@@ -143,14 +144,14 @@ impl Session {
         }
     }
 
-    pub(super) fn forget_own_statements(&mut self) {
+    fn forget_own_statements(&mut self) {
         if let Some(l) = &mut self.lane {
             l.forget_all();
         }
     }
 
     /// Adds what main has done to the script.
-    pub(super) fn add_write(&mut self, mut write: PendingWrite, tag: &[u8], always: bool, cx: &mut Cx<'_>) {
+    fn add_write(&mut self, mut write: PendingWrite, tag: &[u8], always: bool, cx: &mut Cx<'_>) {
         let rows = self.rows.take();
         let tag = tag.strip_suffix(&[0]).unwrap_or(tag);
         let none = std::str::from_utf8(tag).ok().and_then(back::tag_count) == Some(0);

@@ -1,11 +1,12 @@
 //! What follows when a commit is over: for the client, and for the request that it was part of.
 
+use bytes::Bytes;
+
 use super::commit::After;
 use super::io::Cx;
 use super::transaction::Tx;
 use super::{Request, Session};
 use crate::wire::back;
-use bytes::Bytes;
 
 impl Session {
     /// A commit is done.
@@ -63,7 +64,7 @@ impl Session {
     }
 
     /// The session goes on after a commit; one whose client or lane is gone ends.
-    pub(super) fn after_commit(&mut self, cx: &mut Cx<'_>) {
+    fn after_commit(&mut self, cx: &mut Cx<'_>) {
         if matches!(self.stage, super::Stage::Over) {
             return self.finish_over(cx);
         }

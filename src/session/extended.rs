@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::commit::After;
+use super::Session;
 use super::held::kept;
 use super::io::Cx;
 use super::leave::{OnReader, needs_main};
@@ -17,94 +17,16 @@ use super::link::Fresh;
 use super::note::Note;
 use super::owed::{Asked, Own, Whose};
 use super::prepared::{is_reserved, no_statement, reserved, too_many};
-use super::reader::ReaderIs;
 use super::registry::Prepared;
-use super::route::{Given, Plan, Retry, changes_logins};
-
+use super::route::{Given, Plan, changes_logins};
 use super::survey::has_own_types;
 use super::transaction::{Target, Tx};
-use super::{AfterRollback, Request, Session};
 use crate::sql::cache::Verdict;
 use crate::sql::class::Class;
 use crate::wire::fault::fault;
 use crate::wire::frame::Frame;
 use crate::wire::front::{Bind, Parse, read_execute, read_target};
 use crate::wire::{PgError, Severity, back, front, read_u16};
-
-/// The batch that is being relayed.
-#[derive(Debug, Default)]
-pub struct Batch {
-    /// Its first message has been looked at. (COMMIT and ROLLBACK end what was decided then: the messages behind them
-    /// are another transaction's.)
-    pub(super) open: bool,
-    /// Where it goes.
-    target: Option<Target>,
-    /// An error has been told: everything up to Sync is dropped, as the server does.
-    skipping: bool,
-    /// Something was sent to a server since the last Sync (the client's, or the one behind COMMIT and ROLLBACK).
-    pub(super) sent: bool,
-    /// A reader has refused it, or was lost.
-    pub(super) force_main: bool,
-    /// COPY FROM STDIN: the client's data is awaited.
-    pub(super) copy: bool,
-    /// An Execute of COPY FROM STDIN has not been answered yet. Only the answer tells what the messages behind it are:
-    /// data, or (Sync, Flush) nothing, or the next requests. So they wait; the server flushes either answer by itself.
-    pub(super) copy_asked: bool,
-    /// A BEGIN stands in this batch, or stood in it, that makes its implicit transaction the client's.
-    pub(super) begun: bool,
-    /// The one statement of this batch goes to every replica after main.
-    pub(super) everywhere: Option<Bytes>,
-    /// Main was lost while it owed answers to this batch.
-    pub(super) owes: bool,
-    /// The batch has failed, with this error, when all that had come of it was answered: what comes next is told.
-    pub(super) untold: Option<Bytes>,
-}
-
-/// What the loss of main means for a batch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum LostBatch {
-    /// Nothing: nobody had heard of it, or it had failed already.
-    GoesOn,
-    /// It fails, and the client waits for an answer.
-    Fails,
-    /// It fails, and everything that the client has asked was answered: nobody would understand an error now.
-    FailsLater,
-}
-
-impl Batch {
-    /// An error has been told, and no Sync has come since.
-    pub(super) fn skips(&self) -> bool {
-        self.skipping
-    }
-
-    /// A batch that no reader may serve.
-    pub(super) fn on_main() -> Batch {
-        Batch { force_main: true, ..Batch::default() }
-    }
-
-    /// The rest of the batch is dropped.
-    pub(super) fn is_skipping(&self) -> bool {
-        self.skipping
-    }
-
-    /// Main was lost. `open`: a transaction was.
-    pub(super) fn lose(&mut self, open: bool) -> LostBatch {
-        let owes = std::mem::take(&mut self.owes);
-        if !self.open || self.target == Some(Target::Reader) || !(self.sent || open || owes) {
-            return LostBatch::GoesOn;
-        }
-        self.sent = false;
-        self.begun = false;
-        self.copy = false;
-        self.copy_asked = false;
-        self.everywhere = None;
-        match (std::mem::replace(&mut self.skipping, true), owes) {
-            (true, _) => LostBatch::GoesOn,
-            (false, true) => LostBatch::Fails,
-            (false, false) => LostBatch::FailsLater,
-        }
-    }
-}
 
 impl Session {
     /// A message of the extended protocol. False: it must wait.
@@ -145,92 +67,6 @@ impl Session {
         }
     }
 
-    pub(super) fn target(&self) -> Target {
-        self.batch.target.unwrap_or(Target::Lane)
-    }
-
-    /// Decides where the batch goes. False: it must wait.
-    fn open_batch(&mut self, cx: &mut Cx<'_>) -> bool {
-        if !self.has_catalogue(cx) {
-            return false;
-        }
-        let survey = self.survey(cx);
-        if survey.leaves && self.tx.open().is_some_and(|o| o.on == Target::Reader) {
-            if !self.barrier(Target::Reader, cx) {
-                return false;
-            }
-            if self.may_leave() {
-                self.leave_reader(cx);
-                return false;
-            }
-        }
-        // Whether it may stand alone only the rest of the batch tells, which the network may have cut off.
-        if survey.may_stand_alone() && matches!(self.tx, Tx::Idle) && !self.is_crowded(cx) {
-            return false;
-        }
-        let force_main = self.batch.force_main;
-        let target = match &self.tx {
-            Tx::Open(o) => o.on,
-            Tx::Idle if survey.read && !force_main && self.may_spread(cx) => match self.reader_is(cx) {
-                ReaderIs::Ready => Target::Reader,
-                ReaderIs::Coming => return false,
-                ReaderIs::None => Target::Lane,
-            },
-            Tx::Begun(modes) if survey.read && !force_main && self.read_only_spread(&modes.clone(), cx) => {
-                match self.reader_is(cx) {
-                    ReaderIs::Ready => Target::Reader,
-                    ReaderIs::Coming => return false,
-                    ReaderIs::None => Target::Lane,
-                }
-            }
-            _ => Target::Lane,
-        };
-        if target == Target::Lane && !self.has_lane(cx) {
-            return false;
-        }
-        let other = if target == Target::Lane { Target::Reader } else { Target::Lane };
-        if !self.barrier(other, cx) {
-            return false;
-        }
-        // What stands before the batch on its own link is answered before a read may be held back, and before a
-        // transaction begins: what that says of the session's state (an error, ReadyForQuery) is not about this one.
-        let begins = matches!(self.tx, Tx::Idle) && survey.may_begin();
-        if (target == Target::Reader || begins) && !self.barrier(target, cx) {
-            return false;
-        }
-        // Something may have been sent before a COMMIT in the same batch, and the client's Sync is still to come.
-        self.batch = Batch { open: true, target: Some(target), sent: self.batch.sent, ..Batch::default() };
-        self.began.get_or_insert(cx.io.now());
-        if target == Target::Reader && matches!(self.tx, Tx::Idle) {
-            let until_sync = self.inbox.iter().position(|f| f.tag == b'S').unwrap_or(0);
-            let frames = self.inbox.iter().take(until_sync + 1).cloned().collect();
-            self.retry = Some(Retry { refuted: false, frames });
-            self.out.hold();
-        }
-        match &self.tx {
-            // A portal lives in the transaction in which it was bound.
-            Tx::Begun(modes) if survey.touches || survey.executes > usize::from(survey.control) || !survey.complete => {
-                let modes = modes.clone();
-                self.open_transaction(target, false, modes, cx);
-                self.batch.sent = true;
-            }
-            Tx::Idle if target == Target::Lane => {
-                let alone = survey.complete && survey.executes <= 1;
-                let begins = survey.begin.is_some() && survey.touches;
-                if let Some(sql) = survey.everywhere.filter(|_| alone) {
-                    self.batch.everywhere = Some(sql);
-                } else if begins
-                    || ((!survey.complete || survey.executes > 1 || survey.writes) && !(alone && survey.control))
-                {
-                    self.open_transaction(Target::Lane, true, survey.begin.unwrap_or_default(), cx);
-                    self.batch.sent = true;
-                }
-            }
-            _ => {}
-        }
-        true
-    }
-
     fn parse(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
         let Some(p) = Parse::read(frame.body()) else { return self.malformed(frame, cx) };
         if is_reserved(p.name) {
@@ -266,7 +102,7 @@ impl Session {
             return self.refuse_in_batch(&too_many(limit), cx);
         }
         let class = prepared.verdict.class.clone();
-        let control = is_control(&class);
+        let control = class.is_block_control();
         if let Some(went) = self.begin_in_failed(&class, cx) {
             return went;
         }
@@ -307,15 +143,17 @@ impl Session {
         let Some(statement) = self.registry.statement(b.statement).cloned() else {
             return self.refuse_in_batch(&no_statement(b.statement), cx);
         };
-        let control = is_control(&statement.verdict.class);
+        let control = statement.verdict.class.is_block_control();
         let taken = self.registry.portal(b.portal).filter(|_| !b.portal.is_empty());
-        if taken.is_some_and(|p| control || is_control(&p.statement.verdict.class)) {
+        if taken.is_some_and(|p| control || p.statement.verdict.class.is_block_control()) {
             // No server knows both of them (CreatePortal in portalmem.c).
             let e = PgError::error("42P03", format!("cursor \"{}\" already exists", b.portal));
             return self.refuse_in_batch(&e, cx);
         }
-        if let Some(e) = supplied(b.statement, b.rest).filter(|_| control) {
-            return self.refuse_in_batch(&e, cx);
+        if control {
+            if let Some(e) = supplied(b.statement, frame.body(), b.rest) {
+                return self.refuse_in_batch(&e, cx);
+            }
         }
         if let Some(went) = self.begin_in_failed(&statement.verdict.class, cx) {
             return went;
@@ -333,55 +171,12 @@ impl Session {
         true
     }
 
-    /// Prepares the statement where it is needed and not yet known.
-    pub(super) fn prepare_on(&mut self, target: Target, name: &str, statement: &Prepared, cx: &mut Cx<'_>) {
-        let Some(l) = self.link(target) else { return };
-        let known = if name.is_empty() { l.unnamed } else { l.statements.get(name).copied() };
-        if known == Some(statement.version) {
-            return;
-        }
-        if name.is_empty() {
-            l.unnamed = Some(statement.version);
-            l.prepares(Fresh::Unnamed);
-        } else {
-            let key: Arc<str> = Arc::from(name);
-            l.statements.insert(key.clone(), statement.version);
-            l.prepares(Fresh::Named(key));
-            let mut out = BytesMut::new();
-            front::close(&mut out, b'S', name);
-            self.forward(target, out.freeze(), Asked::Close, Whose::Own(Own::Tidy), cx);
-        }
-        self.forward(target, statement.raw.clone(), Asked::Parse, Whose::Own(Own::Prepare), cx);
-    }
-
-    /// Closes what the link may have under names that the client may use anew.
-    pub(super) fn close_leftovers(&mut self, target: Target, cx: &mut Cx<'_>) {
-        let Some(l) = self.link(target) else { return };
-        for name in std::mem::take(&mut l.leftover) {
-            let Some(l) = self.link(target).filter(|l| !l.statements.contains_key(&name)) else { continue };
-            let mut out = BytesMut::new();
-            front::close(&mut out, b'S', &name);
-            l.prepares(Fresh::Closed(name));
-            self.forward(target, out.freeze(), Asked::Close, Whose::Own(Own::Tidy), cx);
-        }
-    }
-
-    /// The client has closed the statement: other links than this one still have it.
-    pub(super) fn disown(&mut self, but: Option<Target>, name: &str) {
-        for target in [Target::Lane, Target::Reader].into_iter().filter(|t| Some(*t) != but) {
-            if let Some(l) = self.link(target) {
-                l.disown(name);
-            }
-        }
-        self.parked.iter_mut().for_each(|l| l.disown(name));
-    }
-
     fn describe(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
         let Some((kind, name)) = read_target(frame.body()) else { return self.malformed(frame, cx) };
         let target = self.target();
         if kind == b'S' {
             if let Some(statement) = self.registry.statement(name).cloned() {
-                if is_control(&statement.verdict.class) {
+                if statement.verdict.class.is_block_control() {
                     let mut both = BytesMut::from(back::NO_PARAMETERS);
                     both.extend_from_slice(back::NO_DATA);
                     self.local(both.freeze(), Asked::DescribeStatement, Note::Nothing, cx);
@@ -392,7 +187,7 @@ impl Session {
             self.send_client(target, frame.raw.clone(), Asked::DescribeStatement, Note::Nothing, cx);
             return true;
         }
-        if self.registry.portal(name).is_some_and(|p| is_control(&p.statement.verdict.class)) {
+        if self.registry.portal(name).is_some_and(|p| p.statement.verdict.class.is_block_control()) {
             self.local(Bytes::from_static(back::NO_DATA), Asked::DescribePortal, Note::Nothing, cx);
         } else {
             if self.registry.portal(name).is_none() {
@@ -401,15 +196,6 @@ impl Session {
             self.send_client(target, frame.raw.clone(), Asked::DescribePortal, Note::Nothing, cx);
         }
         true
-    }
-
-    /// The client asks for an unnamed portal that it has not made: it must not find one of the proxy's own (a BEGIN's).
-    fn forget_own_portal(&mut self, name: &str, cx: &mut Cx<'_>) {
-        if name.is_empty() {
-            let mut out = BytesMut::new();
-            front::close(&mut out, b'P', "");
-            self.forward(self.target(), out.freeze(), Asked::Close, Whose::Own(Own::Tidy), cx);
-        }
     }
 
     /// The proxy has opened a block around the batch, and a server would not have: what a statement says to that which
@@ -537,14 +323,14 @@ impl Session {
         }
         let target = self.target();
         if kind == b'P' {
-            let control = self.registry.portal(name).is_some_and(|p| is_control(&p.statement.verdict.class));
+            let control = self.registry.portal(name).is_some_and(|p| p.statement.verdict.class.is_block_control());
             self.registry.remove_portal(name);
             if control {
                 self.local(Bytes::from_static(back::CLOSE_COMPLETE), Asked::Close, Note::Nothing, cx);
                 return true;
             }
         } else {
-            let control = self.registry.statement(name).is_some_and(|p| is_control(&p.verdict.class));
+            let control = self.registry.statement(name).is_some_and(|p| p.verdict.class.is_block_control());
             let note = if self.registry.close(name) { Note::Named } else { Note::Nothing };
             if control {
                 self.local(Bytes::from_static(back::CLOSE_COMPLETE), Asked::Close, note, cx);
@@ -561,66 +347,6 @@ impl Session {
         }
         self.send_client(target, frame.raw.clone(), Asked::Close, Note::Nothing, cx);
         true
-    }
-
-    fn sync(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
-        // A Sync alone is answered here, and not before what a reader still owes to the batch before it.
-        if !self.batch.open && !self.barrier(Target::Reader, cx) {
-            return false;
-        }
-        let target = self.target();
-        self.registry.batch_ends();
-        let batch = std::mem::take(&mut self.batch);
-        let implicit = self.tx.open().is_some_and(|o| o.implicit);
-        if let Some(sql) = batch.everywhere.filter(|_| !batch.skipping) {
-            self.everywhere = Some(sql);
-            self.request = Request::ImplicitEnd;
-        }
-        if implicit {
-            self.request = Request::ImplicitEnd;
-            self.forward(target, frame.raw.clone(), Asked::Sync, Whose::Client(Note::ImplicitEnd), cx);
-            return true;
-        }
-        if batch.sent {
-            self.forward(target, frame.raw.clone(), Asked::Sync, Whose::Client(Note::Ready), cx);
-            return true;
-        }
-        self.local(Bytes::new(), Asked::Sync, Note::Ready, cx);
-        true
-    }
-
-    /// ReadyForQuery behind the last message of an implicit transaction.
-    pub(super) fn implicit_end(&mut self, cx: &mut Cx<'_>) {
-        match std::mem::take(&mut self.tx) {
-            Tx::Open(open) if open.implicit && open.failed => {
-                self.tx = Tx::Open(open);
-                self.roll_back_lane(AfterRollback::Sync, cx);
-            }
-            Tx::Open(open) if open.implicit => self.start_commit(open, After::SyncEnd, cx),
-            tx => {
-                self.tx = tx;
-                self.request = Request::None;
-                self.ready(cx);
-            }
-        }
-    }
-
-    /// An error was told in this batch: the rest is skipped.
-    pub(super) fn batch_failed(&mut self) {
-        self.batch.skipping = true;
-        self.batch.copy = false;
-        self.batch.copy_asked = false;
-        self.reconsider_syncs();
-    }
-
-    /// A COPY has failed. Whether the Syncs that came with its data stood before or behind what made it fail only the
-    /// server knows, which has not seen them: they count as behind, so that none of them waits for ever.
-    pub(super) fn reconsider_syncs(&mut self) {
-        for _ in 0..std::mem::take(&mut self.ignored_syncs) {
-            let frame = Frame { tag: b'S', raw: Bytes::from_static(front::SYNC) };
-            self.inbox_bytes += frame.raw.len();
-            self.inbox.push_front(frame);
-        }
     }
 
     fn send_client(&mut self, target: Target, raw: Bytes, asked: Asked, note: Note, cx: &mut Cx<'_>) {
@@ -647,16 +373,8 @@ impl Session {
     }
 
     /// A message that is none of its kind: an error like any other (`pq_getmsgend` and its like in pqformat.c).
-    fn malformed(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
-        self.refuse_in_batch(&fault(frame.tag, frame.body()), cx)
-    }
-
-    /// Sync with a body: it fails first, then it is a Sync (`PostgresMain` in postgres.c).
-    fn malformed_sync(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
-        if !self.batch.open && !self.open_batch(cx) || !self.malformed(frame, cx) {
-            return false;
-        }
-        self.sync(&Frame { tag: b'S', raw: Bytes::from_static(front::SYNC) }, cx)
+    pub(super) fn malformed(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
+        self.refuse_in_batch(&unreadable(frame), cx)
     }
 
     /// A statement that the proxy will not run, in its turn.
@@ -687,44 +405,28 @@ impl Session {
     }
 }
 
-/// What is wrong with a Bind (behind its names) of a statement without parameters and results (`exec_bind_message` in
-/// postgres.c).
-fn supplied(statement: &str, rest: &[u8]) -> Option<PgError> {
-    let mut rest = rest;
-    let mut number = || {
-        let n = usize::from(read_u16(rest)?);
-        rest = &rest[2..];
-        Some(n)
-    };
-    let e = |text| Some(PgError::error("08P01", text));
-    let read = (|| {
-        let formats = number()?;
-        (0..formats).try_for_each(|_| number().map(drop))?;
-        Some((formats, number()?))
-    })();
-    let Some((formats, parameters)) = read else { return Some(invalid_format()) };
-    match (formats, parameters) {
-        (0 | 1, 0) => {}
-        (_, 0) => return e(format!("bind message has {formats} parameter formats but 0 parameters")),
-        _ if formats > 1 && formats != parameters => {
-            return e(format!("bind message has {formats} parameter formats but {parameters} parameters"));
-        }
-        _ => {
-            return e(format!(
-                "bind message supplies {parameters} parameters, but prepared statement \"{statement}\" requires 0"
-            ));
-        }
+/// What is wrong with a Bind of a statement without parameters and results (`exec_bind_message` in postgres.c).
+fn supplied(statement: &str, body: &[u8], rest: &[u8]) -> Option<PgError> {
+    if let Some(error) = fault(b'B', body) {
+        return Some(error);
     }
-    // Formats of results, of which there are none, do no harm.
-    let whole = number().is_some_and(|n| (0..n).try_for_each(|_| number().map(drop)).is_some());
-    (!whole || !rest.is_empty()).then(invalid_format)
+    let formats = usize::from(read_u16(rest)?);
+    let parameters = read_u16(rest.get(2 + 2 * formats..)?)?;
+    match (formats, parameters) {
+        (0 | 1, 0) => None,
+        (_, 0) => Some(format!("bind message has {formats} parameter formats but 0 parameters")),
+        _ => Some(format!(
+            "bind message supplies {parameters} parameters, but prepared statement \"{statement}\" requires 0"
+        )),
+    }
+    .map(|text| PgError::error("08P01", text))
 }
 
-/// A message that is none of its kind.
-fn invalid_format() -> PgError {
-    PgError::error("08P01", "invalid message format")
-}
-
-pub(super) fn is_control(class: &Class) -> bool {
-    matches!(class, Class::Begin(_) | Class::Commit { .. } | Class::Rollback { .. })
+/// Why a message cannot be read. What a server could read is refused for its names: in whatever encoding the client has,
+/// they are kept as UTF-8.
+pub(super) fn unreadable(frame: &Frame) -> PgError {
+    fault(frame.tag, frame.body()).unwrap_or_else(|| {
+        PgError::error("22021", "the name of a prepared statement or portal is not valid UTF-8")
+            .hint("Use names of ASCII characters.")
+    })
 }

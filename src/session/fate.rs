@@ -21,7 +21,7 @@ impl Session {
     }
 
     /// What became of the transaction is known once its backend is gone.
-    pub(super) fn ask_main(&mut self, cx: &mut Cx<'_>) {
+    fn ask_main(&mut self, cx: &mut Cx<'_>) {
         let node = cx.env.membership.load().main;
         let Some(commit) = &mut self.commit else { return };
         let token = cx.io.ask(Question::BackendGone { node, pid: commit.pid });
@@ -93,7 +93,7 @@ impl Session {
         self.survivors_commit(cx);
     }
 
-    pub(super) fn main_aborted(&mut self, state: &'static str, cx: &mut Cx<'_>) {
+    fn main_aborted(&mut self, state: &'static str, cx: &mut Cx<'_>) {
         if let Some(csn) = self.commit.as_mut().and_then(|c| c.csn.take()) {
             cx.env.sequencer.abort(csn);
         }
@@ -102,7 +102,7 @@ impl Session {
     }
 
     /// Main has committed, or counts as if it had: the replicas do.
-    pub(super) fn survivors_commit(&mut self, cx: &mut Cx<'_>) {
+    fn survivors_commit(&mut self, cx: &mut Cx<'_>) {
         let Some(commit) = &mut self.commit else { return };
         commit.phase = Phase::Replicas;
         if commit.ddl {

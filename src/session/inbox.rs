@@ -1,12 +1,14 @@
 //! The client's messages: taken from its bytes, kept until their turn comes, and handed on.
 
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
 use super::io::Cx;
 use super::link::Link;
 use super::{Request, Session, Stage, held};
 use crate::wire::PgError;
 use crate::wire::frame::{Frame, FrameError};
-use bytes::Bytes;
-use std::collections::VecDeque;
 
 impl Session {
     /// Bytes of the client: frames first, then as many requests as can go.
@@ -55,7 +57,7 @@ impl Session {
     }
 
     /// The head of the inbox does not depend on what follows it.
-    pub(super) fn can_wait(&self) -> bool {
+    fn can_wait(&self) -> bool {
         self.inbox.len() > 1
     }
 
@@ -105,7 +107,7 @@ impl Session {
         self.batch.copy || matches!(&self.request, Request::Simple(s) if s.in_copy())
     }
 
-    pub(super) fn may_go_on(&self, cx: &Cx<'_>) -> bool {
+    fn may_go_on(&self, cx: &Cx<'_>) -> bool {
         let waits = self.cancels > 0 || self.catalogue_asked.is_some();
         if waits || self.commit.is_some() || self.after_rollback.is_some() {
             return false;

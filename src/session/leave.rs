@@ -35,7 +35,7 @@ impl Session {
     /// are not built in.
     pub(super) fn on_reader(&self, verdict: &Verdict, own_types: bool) -> OnReader {
         let Some(open) = self.tx.open().filter(|o| o.on == Target::Reader) else { return OnReader::Stays };
-        let ends = matches!(verdict.class, Class::Begin(_) | Class::Commit { .. } | Class::Rollback { .. });
+        let ends = verdict.class.is_block_control();
         if ends || (verdict.fits_read_only() && !own_types) {
             return OnReader::Stays;
         }

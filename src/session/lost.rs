@@ -19,8 +19,8 @@
 
 use bytes::Bytes;
 
+use super::batch::LostBatch;
 use super::commit::After;
-use super::extended::LostBatch;
 use super::io::{Cx, Question};
 use super::link::Link;
 use super::note::{Note, without_nul};
@@ -54,7 +54,7 @@ pub(super) struct Lost {
     /// How it was begun.
     modes: TxModes,
     /// The client has been told of an error in it.
-    pub(super) failed: bool,
+    failed: bool,
 }
 
 fn main_is_lost() -> PgError {
@@ -318,7 +318,7 @@ impl Session {
             return false;
         }
         let Some(error) = self.batch.untold.take() else { return true };
-        self.batch = super::extended::Batch::default();
+        self.batch = super::batch::Batch::default();
         if self.lost.is_some() {
             return false;
         }
@@ -379,7 +379,7 @@ impl Session {
         let class = match frame.tag {
             b'F' => Class::Empty,
             b'Q' => self.first_class(&without_nul(&frame.raw.slice(HEADER..))),
-            b'P' | b'B' | b'D' | b'E' | b'C' if !self.batch.is_skipping() => match self.first_executed() {
+            b'P' | b'B' | b'D' | b'E' | b'C' if !self.batch.skips() => match self.first_executed() {
                 Some(class) => class,
                 None => return Some(false),
             },

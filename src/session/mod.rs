@@ -9,14 +9,15 @@
 //!   backends are had and given back;
 //! - `inbox`: the client's messages until their turn comes; `send`: what leaves for a backend;
 //! - [`simple`], [`extended`]: what the client asks, by either protocol; [`strings`]: several statements at once;
-//!   `survey`: what a whole batch holds; `blocks`: BEGIN, COMMIT and ROLLBACK; `copy`: COPY data; [`function`]: calls by
+//!   `batch`: what a batch is and where it goes, `survey`: what it holds; `blocks`: BEGIN, COMMIT and ROLLBACK; `copy`: COPY data; [`function`]: calls by
 //!   OID; [`route`]: where it goes;
 //! - [`server`]: what the lane and the reader answer, held against [`owed`]; `done`: what a statement leaves behind;
 //! - [`transaction`], [`commit`]: the client's transaction, its script, and the commit on all nodes; [`replica`],
 //!   [`applier`]: one replica's part in it; `fate`: main did not answer COMMIT; `ended`: what follows a commit;
 //!   [`early`]: large ones start before COMMIT;
 //! - [`lifecycle`]: how requests and sessions end; `lost`: what becomes of them when the lane is lost, or main;
-//! - [`registry`], [`settings`]: what the session has prepared and set; [`prepared`]: by SQL;
+//! - [`registry`], [`settings`]: what the session has prepared and set; `names`: which backend knows it; [`prepared`]:
+//!   by SQL;
 //! - `leave`: READ ONLY blocks that begin on a replica and need main;
 //! - [`held`]: how much a session keeps in memory;
 //! - `logging`: log_connections and log_disconnections;
@@ -27,6 +28,7 @@
 //! client is looked at.
 
 pub mod applier;
+mod batch;
 mod blocks;
 pub mod catalogue;
 pub mod commit;
@@ -47,6 +49,7 @@ pub mod lifecycle;
 pub mod link;
 mod logging;
 mod lost;
+mod names;
 pub mod note;
 pub mod out;
 pub mod owed;
@@ -75,7 +78,6 @@ use self::commit::{After, Commit};
 use self::io::{Answer, Cx, Question, TimerKind};
 use self::link::Link;
 use self::out::ClientOut;
-use self::owed::Own;
 use self::reader::Reader;
 use self::registry::Registry;
 use self::settings::Settings;
@@ -84,7 +86,6 @@ use crate::auth::{Credentials, MAX_PASSWORD_MESSAGE_LEN};
 use crate::script::RowHasher;
 use crate::sequencer::NodeId;
 use crate::shard::driver::{ConnId, Peer, Time};
-use crate::sql::cache::Verdict;
 use crate::wire::frame::{Frame, FrontendFramer, HEADER};
 use crate::wire::{PgError, TxStatus};
 
@@ -215,7 +216,7 @@ pub struct Session {
     /// Number of the batch in which that was begun: what answers earlier ones does not tell of it.
     tx_since: u64,
     request: Request,
-    batch: extended::Batch,
+    batch: batch::Batch,
     registry: Registry,
     commit: Option<Box<Commit>>,
     after_rollback: Option<AfterRollback>,
@@ -297,7 +298,7 @@ pub struct Session {
     preparing: Option<Box<prepared::Preparing>>,
     told_types: Vec<u32>,
     /// A statement of an extended batch that goes to every replica once main has done it.
-    pub(super) everywhere: Option<Bytes>,
+    everywhere: Option<Bytes>,
     /// The transaction that is being ended by ROLLBACK had only read: the client asked for COMMIT.
     commit_as_rollback: bool,
     /// Syncs that came while the client was sending COPY data, which the server ignores. Those that came before the first
@@ -370,7 +371,7 @@ impl Session {
             tx: Tx::Idle,
             tx_since: 0,
             request: Request::None,
-            batch: extended::Batch::default(),
+            batch: batch::Batch::default(),
             registry: Registry::default(),
             commit: None,
             after_rollback: None,
@@ -587,32 +588,6 @@ impl Session {
             return;
         }
         self.replay.push(sql);
-    }
-
-    /// Custom settings that this statement may set: main is asked for their values too from now on.
-    fn notice_custom(&mut self, given: &route::Given, verdict: &Verdict) {
-        let names = crate::sql::custom::names(&given.sql, &given.bind, &verdict.class, verdict.leaves_state());
-        for name in names {
-            self.made_custom = true;
-            if self.custom.len() < settings::CUSTOM_MAX && self.custom.insert(name) {
-                // Once known, it is there after a SET LOCAL too.
-                self.new_custom = true;
-                self.settings_dirty = true;
-            }
-        }
-    }
-
-    /// Asks main for its settings.
-    pub(super) fn ask_settings(&mut self, cx: &mut Cx<'_>) {
-        // What changes them from here on changes them behind the answer.
-        self.settings_dirty = std::mem::take(&mut self.new_custom);
-        self.settings_rows.clear();
-        self.send_own(Target::Lane, ("_pgls_g", settings::QUERY), Own::Settings, cx);
-        if !self.custom.is_empty() {
-            let bind = settings::custom_bind(&self.custom);
-            self.send_own_in(Target::Lane, ("_pgls_gc", settings::CUSTOM), Own::Settings, "", &bind, cx);
-        }
-        self.sync_own(Target::Lane, Own::Settings, cx);
     }
 
     /// Sends what has been gathered for the client; pauses the servers if it does not read.

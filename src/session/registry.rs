@@ -64,7 +64,7 @@ pub struct Registry {
     unbound: VecDeque<(u64, Arc<str>)>,
     /// Syncs and Queries that the client has sent, and those that were answered.
     batches: (u64, u64),
-    pub(super) next: u64,
+    next: u64,
 }
 
 impl Registry {
@@ -257,7 +257,7 @@ impl Registry {
 
     /// Portals that a server had are gone with it; those of BEGIN, COMMIT and ROLLBACK no server has.
     pub fn drop_servers_portals(&mut self) {
-        self.portals.retain(|_, p| super::extended::is_control(&p.statement.verdict.class));
+        self.portals.retain(|_, p| p.statement.verdict.class.is_block_control());
     }
 
     /// Portals end with their transaction.

@@ -120,7 +120,7 @@ impl Session {
     }
 
     /// The backend of replica `i` is idle: settings first, then the work.
-    pub(super) fn applier_ready(&mut self, i: usize, cx: &mut Cx<'_>) {
+    fn applier_ready(&mut self, i: usize, cx: &mut Cx<'_>) {
         let r = &mut self.replicas[i];
         let Some(applier) = &mut r.applier else { return };
         r.sent = cx.io.now();

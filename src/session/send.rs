@@ -1,11 +1,12 @@
 //! What the session sends to its links: messages of the client, and statements of its own.
 
+use bytes::{Bytes, BytesMut};
+
 use super::io::Cx;
 use super::owed::{Asked, Own, Whose};
 use super::transaction::Target;
 use super::{AfterRollback, Session, link};
 use crate::wire::front;
-use bytes::{Bytes, BytesMut};
 
 impl Session {
     /// Nothing is owed by any link.

@@ -366,7 +366,7 @@ impl Session {
     }
 
     /// Local replies whose turn has come.
-    pub(super) fn emit_locals(&mut self, target: Target, chunk: &Bytes, cx: &mut Cx<'_>) {
+    fn emit_locals(&mut self, target: Target, chunk: &Bytes, cx: &mut Cx<'_>) {
         while let Some((bytes, note)) = self.link(target).and_then(|l| l.owed.pop_local()) {
             self.out.end_run(chunk);
             self.out.push(bytes);

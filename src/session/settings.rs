@@ -7,6 +7,14 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::Session;
+use super::io::Cx;
+use super::owed::Own;
+use super::route::Given;
+use super::transaction::Target;
+use crate::sql::cache::Verdict;
+use crate::sql::custom::names;
+
 /// What main is asked. `role` and `session_authorization` are not in pg_settings (GUC_NO_SHOW_ALL), hence by hand.
 /// Sources 'client' (start-up packet) and 'session' (SET, set_config) are what a login alone does not bring;
 /// timeouts are left out, since appliers run without any.
@@ -97,6 +105,34 @@ impl Settings {
             sql.push_str(",false)");
         }
         Bytes::from(sql)
+    }
+}
+
+impl Session {
+    /// Custom settings that this statement may set: main is asked for their values too from now on.
+    pub(super) fn notice_custom(&mut self, given: &Given, verdict: &Verdict) {
+        let names = names(&given.sql, &given.bind, &verdict.class, verdict.leaves_state());
+        for name in names {
+            self.made_custom = true;
+            if self.custom.len() < CUSTOM_MAX && self.custom.insert(name) {
+                // Once known, it is there after a SET LOCAL too.
+                self.new_custom = true;
+                self.settings_dirty = true;
+            }
+        }
+    }
+
+    /// Asks main for its settings.
+    pub(super) fn ask_settings(&mut self, cx: &mut Cx<'_>) {
+        // What changes them from here on changes them behind the answer.
+        self.settings_dirty = std::mem::take(&mut self.new_custom);
+        self.settings_rows.clear();
+        self.send_own(Target::Lane, ("_pgls_g", QUERY), Own::Settings, cx);
+        if !self.custom.is_empty() {
+            let bind = custom_bind(&self.custom);
+            self.send_own_in(Target::Lane, ("_pgls_gc", CUSTOM), Own::Settings, "", &bind, cx);
+        }
+        self.sync_own(Target::Lane, Own::Settings, cx);
     }
 }
 

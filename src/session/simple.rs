@@ -8,6 +8,7 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 
 use super::commit::After;
+use super::extended::unreadable;
 use super::io::Cx;
 use super::leave::{OnReader, needs_main};
 use super::note::{Note, without_nul};
@@ -20,7 +21,6 @@ use super::{AfterRollback, Request, Session};
 use crate::sql::cache::Verdict;
 use crate::sql::class::{Class, TxModes};
 use crate::sql::lexer::split_bytes;
-use crate::wire::fault::fault;
 use crate::wire::frame::{Frame, HEADER, Piece};
 use crate::wire::{PgError, Severity, TxStatus, front};
 
@@ -131,7 +131,7 @@ impl Session {
         }
         // A call is refused in a failed block before it is read (`HandleFunctionRequest` in fastpath.c).
         let aborted = frame.tag == b'F' && self.status() == TxStatus::Failed;
-        let e = if aborted { super::lost::is_aborted() } else { fault(frame.tag, frame.body()) };
+        let e = if aborted { super::lost::is_aborted() } else { unreadable(frame) };
         self.out.push(e.encode());
         self.fail_transaction(cx);
         self.registry.batch_ends();
@@ -535,7 +535,7 @@ impl Session {
             self.inbox.push_front(f);
         }
         self.registry.batch_repeated();
-        self.batch = super::extended::Batch::on_main();
+        self.batch = super::batch::Batch::on_main();
         self.pump(cx);
     }
 

@@ -1,17 +1,19 @@
 //! What an extended batch holds, looked at before its first message goes: which backend can serve all of it, whether it
 //! writes, and whether it may need a block of its own.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
+
 use super::Session;
-use super::extended::is_control;
 use super::io::Cx;
 use super::registry::Prepared;
 use super::route::{Given, Plan};
-use crate::sql::cache::{FIRST_OWN_OID, Verdict};
+use crate::sql::cache::Verdict;
 use crate::sql::class::{Class, TxModes};
+use crate::wire::FIRST_OWN_OID;
 use crate::wire::frame::Frame;
 use crate::wire::front::{Bind, Parse, read_execute, read_target};
-use bytes::Bytes;
-use std::sync::Arc;
 
 /// What lies between here and the next Sync.
 #[derive(Debug, Default)]
@@ -56,7 +58,7 @@ pub(super) fn has_own_types(types: &[u32]) -> bool {
 /// May stand in a READ ONLY block on a replica, which may refuse it.
 fn stays(known: &Known) -> bool {
     let v = &known.verdict;
-    (v.fits_read_only() && !known.own_types) || is_control(&v.class) || v.is_refused_read_only()
+    (v.fits_read_only() && !known.own_types) || v.class.is_block_control() || v.is_refused_read_only()
 }
 
 impl Survey {
@@ -91,7 +93,7 @@ impl Session {
                         if let (true, Class::Begin(modes)) = (first, &verdict.class) {
                             s.begin = Some(modes.clone());
                         }
-                        s.touches |= !is_control(&verdict.class);
+                        s.touches |= !verdict.class.is_block_control();
                         s.parses_everywhere = stands_alone(&verdict.class);
                         let known = Known { verdict, sql: f.raw.slice_ref(p.sql), own_types: has_own_types(&p.types) };
                         s.leaves |= !stays(&known);
@@ -102,7 +104,7 @@ impl Session {
                     let Some(b) = Bind::read(f.body()) else { continue };
                     let of = parsed.iter().rev().find(|(n, _)| n == b.statement).map(|(_, k)| k.clone());
                     let of = of.or_else(|| self.registry.statement(b.statement).map(|p| self.known(p, cx)));
-                    s.touches |= of.as_ref().is_none_or(|k| !is_control(&k.verdict.class));
+                    s.touches |= of.as_ref().is_none_or(|k| !k.verdict.class.is_block_control());
                     s.leaves |= of.as_ref().is_some_and(|k| !stays(k));
                     s.parses_everywhere = of.as_ref().is_some_and(|k| stands_alone(&k.verdict.class));
                     bound.push((b.portal.to_owned(), of));
@@ -137,18 +139,13 @@ impl Session {
 
     /// Describe of something that was prepared before this batch and is not BEGIN, COMMIT or ROLLBACK, or of nothing.
     /// (What is described behind its own Parse or Bind has counted there.)
-    pub(super) fn describe_touches(
-        &self,
-        f: &Frame,
-        parsed: &[(String, Known)],
-        bound: &[(String, Option<Known>)],
-    ) -> bool {
+    fn describe_touches(&self, f: &Frame, parsed: &[(String, Known)], bound: &[(String, Option<Known>)]) -> bool {
         let Some((kind, name)) = read_target(f.body()) else { return true };
         let (here, of) = match kind {
             b'S' => (parsed.iter().any(|(n, _)| n == name), self.registry.statement(name)),
             _ => (bound.iter().any(|(n, _)| n == name), self.registry.portal(name).map(|p| &p.statement)),
         };
-        !here && of.is_none_or(|p| !is_control(&p.verdict.class))
+        !here && of.is_none_or(|p| !p.verdict.class.is_block_control())
     }
 
     /// A prepared statement, judged anew if the catalogue has moved since.
@@ -158,7 +155,7 @@ impl Session {
         Known { verdict, sql: p.sql.clone(), own_types: has_own_types(&p.types) }
     }
 
-    pub(super) fn survey_execute(&self, s: &mut Survey, of: Option<Known>, cx: &Cx<'_>) {
+    fn survey_execute(&self, s: &mut Survey, of: Option<Known>, cx: &Cx<'_>) {
         // A cursor's portal may be of a query that writes.
         let Some(Known { verdict, sql, own_types }) = of else {
             s.writes = true;

@@ -37,9 +37,7 @@ impl SpillFile {
     pub fn create(directory: &Path) -> io::Result<SpillFile> {
         Ok(SpillFile { file: tempfile::tempfile_in(directory)?, written: 0, gathered: Vec::new() })
     }
-}
 
-impl SpillFile {
     fn write_gathered(&mut self) -> io::Result<()> {
         self.file.write_all_at(&self.gathered, self.written)?;
         self.written += self.gathered.len() as u64;

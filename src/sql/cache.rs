@@ -14,6 +14,7 @@ use super::lexer::identifiers;
 use super::literals::{has_moment, time_calls, time_parameter};
 use super::proof::{Catalogue, Effect, effect};
 use super::shape::{Parameterised, ShapeHash, TIMESTAMPTZ, append_time, parameterise, parameters, shape_hash};
+use crate::wire::FIRST_OWN_OID;
 
 /// What is known of all statements of one shape.
 #[derive(Debug)]
@@ -216,9 +217,6 @@ fn refused_read_only(sql: &str, std_strings: bool, class: &Class) -> bool {
         _ => false,
     }
 }
-
-/// FirstNormalObjectId in access/transam.h: OIDs from here on are not PostgreSQL's own, and each node gives out its own.
-pub const FIRST_OWN_OID: u32 = 16_384;
 
 /// Parameter types as every node knows them. Where a client names a type that is not built in, by the OID that main
 /// has for it, the other nodes find the type by themselves, as main does for a parameter without one.

@@ -116,6 +116,14 @@ pub enum Class {
     Other,
 }
 
+impl Class {
+    /// BEGIN, COMMIT or ROLLBACK of a whole block.
+    #[must_use]
+    pub fn is_block_control(&self) -> bool {
+        matches!(self, Class::Begin(_) | Class::Commit { .. } | Class::Rollback { .. })
+    }
+}
+
 /// The tokens of a statement, with helpers for looking at keywords.
 struct Words<'a> {
     sql: &'a str,

@@ -4,9 +4,9 @@
 
 use super::{PgError, read_u16, read_u32, split_cstr};
 
-/// What a server finds first in it. Only for messages that are malformed: a sound one counts as too long.
+/// What a server finds first in it; `None`: it could read it.
 #[must_use]
-pub fn fault(tag: u8, body: &[u8]) -> PgError {
+pub fn fault(tag: u8, body: &[u8]) -> Option<PgError> {
     let found = match tag {
         b'Q' => string(body),
         b'P' => parse(body),
@@ -18,9 +18,11 @@ pub fn fault(tag: u8, body: &[u8]) -> PgError {
     };
     let text = match found {
         Err(text) => text,
+        Ok([]) => return None,
+        // `pq_getmsgend`.
         Ok(_) => "invalid message format".into(),
     };
-    PgError::error("08P01", text)
+    Some(PgError::error("08P01", text))
 }
 
 type Read<T> = Result<T, String>;
@@ -118,8 +120,19 @@ mod tests {
             (b'F', b"\0\0", "insufficient data left in message"),
         ];
         for (tag, body, text) in cases {
-            let e = fault(tag, body);
+            let e = fault(tag, body).expect(text);
             assert_eq!((e.sqlstate, e.message.as_str()), ("08P01", text), "{} {body:?}", char::from(tag));
+        }
+        let sound: [(u8, &[u8]); 6] = [
+            (b'Q', b"SELECT 1\0"),
+            (b'P', b"\0SELECT 1\0\0\x01\0\0\0\x17"),
+            (b'B', b"\0\0\0\x01\0\x01\0\x02\xff\xff\xff\xff\0\0\0\x01x\0\0"),
+            (b'D', b"Sname\0"),
+            (b'E', b"\0\0\0\0\0"),
+            (b'F', b"\0\0\0\x01\0\0\0\x01\0\0\0\x02ab\0\0"),
+        ];
+        for (tag, body) in sound {
+            assert!(fault(tag, body).is_none(), "{} {body:?}", char::from(tag));
         }
     }
 }

@@ -26,6 +26,9 @@ pub mod version {
     pub const GSSENC: u32 = (1234 << 16) | 5680;
 }
 
+/// OIDs from here on are not PostgreSQL's own (FirstNormalObjectId in access/transam.h): each node gives out its own.
+pub const FIRST_OWN_OID: u32 = 16_384;
+
 /// A start-up packet may not be longer than this (`MAX_STARTUP_PACKET_LENGTH` in pqcomm.h).
 pub const STARTUP_PACKET_MAX: usize = 10_000;
 

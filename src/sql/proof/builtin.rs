@@ -5,9 +5,6 @@
 
 use super::Effect;
 
-/// Objects that initdb made have OIDs below this (FirstNormalObjectId in access/transam.h).
-pub(super) const FIRST_USER_OID: u32 = 16384;
-
 /// Built-ins that write rows, advance sequences, touch files, large objects or the WAL, or run SQL (or input functions)
 /// that is given as a value. `set_config` changes settings that the text does not show: the session must treat it like
 /// a function that nobody knows (hazard 22).

@@ -3,10 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::builtin::{self, FIRST_USER_OID};
+use super::builtin;
 use super::graph::{Graph, Key, Need};
 use super::rows::{FunctionRow, OperatorRow, RelationRow, TypeRow, parse, use_row};
 use super::{Effect, queries};
+use crate::wire::FIRST_OWN_OID;
 
 /// What is known of a database.
 #[derive(Clone, Debug, Default)]
@@ -110,7 +111,7 @@ impl Catalogue {
     }
 
     fn add_functions(&mut self, functions: &[FunctionRow], graph: &Graph) {
-        let (builtins, users): (Vec<_>, Vec<_>) = functions.iter().partition(|f| f.oid < FIRST_USER_OID);
+        let (builtins, users): (Vec<_>, Vec<_>) = functions.iter().partition(|f| f.oid < FIRST_OWN_OID);
         for f in builtins {
             join(&mut self.functions, &f.name, graph.effect(Key::Function(f.oid)));
         }
@@ -118,7 +119,7 @@ impl Catalogue {
         for f in users {
             let effect = graph.effect(Key::Function(f.oid));
             // max(citext) beside max(text): it is called only where a citext comes from somewhere else, which counts.
-            let overloads = builtin_names.contains(&f.name) && f.arguments.iter().any(|t| *t >= FIRST_USER_OID);
+            let overloads = builtin_names.contains(&f.name) && f.arguments.iter().any(|t| *t >= FIRST_OWN_OID);
             let shows = f.results.iter().any(|t| graph.effect(Key::Type(*t)) != Effect::Read);
             let call = if shows && !overloads { effect.max(Effect::MainOnly) } else { effect };
             join(&mut self.functions, &f.name, call);
@@ -132,7 +133,7 @@ impl Catalogue {
         for t in types {
             let effect = graph.effect(Key::Type(t.oid));
             join(&mut self.types, &t.name, effect);
-            if t.named && t.oid >= FIRST_USER_OID {
+            if t.named && t.oid >= FIRST_OWN_OID {
                 Arc::make_mut(&mut self.user_types).insert(t.name.clone());
             }
         }

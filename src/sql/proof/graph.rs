@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use super::Effect;
-use super::builtin::FIRST_USER_OID;
+use crate::wire::FIRST_OWN_OID;
 
 /// An object, by its catalogue and OID.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -66,7 +66,7 @@ impl Graph {
     /// Adds to what an object uses, if it is known; a built-in type becomes known by it.
     pub(super) fn need(&mut self, user: Key, need: Need) {
         if let Key::Type(oid) = user {
-            if oid < FIRST_USER_OID {
+            if oid < FIRST_OWN_OID {
                 let effect = self.effect(user);
                 self.objects.entry(user).or_insert(Object { effect, needs: Vec::new() });
             }
@@ -82,8 +82,8 @@ impl Graph {
             return object.effect;
         }
         match key {
-            Key::Relation(oid) if oid < FIRST_USER_OID => Effect::MainOnly,
-            Key::Function(oid) | Key::Operator(oid) | Key::Type(oid) if oid < FIRST_USER_OID => Effect::Read,
+            Key::Relation(oid) if oid < FIRST_OWN_OID => Effect::MainOnly,
+            Key::Function(oid) | Key::Operator(oid) | Key::Type(oid) if oid < FIRST_OWN_OID => Effect::Read,
             // Made while the catalogue was being read, or temporary.
             _ => Effect::Unknown,
         }
@@ -121,6 +121,6 @@ impl Graph {
     pub(super) fn has_doubtful_builtin_type(&self) -> bool {
         self.objects
             .iter()
-            .any(|(key, o)| matches!(key, Key::Type(oid) if *oid < FIRST_USER_OID) && o.effect == Effect::Unknown)
+            .any(|(key, o)| matches!(key, Key::Type(oid) if *oid < FIRST_OWN_OID) && o.effect == Effect::Unknown)
     }
 }

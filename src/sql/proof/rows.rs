@@ -1,8 +1,9 @@
 //! The rows of main's answers ([`super::queries`]), as the objects that they describe.
 
 use super::Effect;
-use super::builtin::{self, FIRST_USER_OID};
+use super::builtin;
 use super::graph::{Graph, Key, Need};
+use crate::wire::FIRST_OWN_OID;
 
 /// One row of text values.
 pub(super) struct Cells<'a>(&'a [Option<String>]);
@@ -99,7 +100,7 @@ impl FunctionRow {
         if self.is_listed(read_only) {
             return graph.add(key, Effect::Read, Vec::new());
         }
-        if self.oid < FIRST_USER_OID {
+        if self.oid < FIRST_OWN_OID {
             return graph.add(key, builtin::function(&self.name, self.volatile), Vec::new());
         }
         let own = if self.volatile { Effect::Unknown } else { Effect::Read };

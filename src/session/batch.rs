@@ -1,0 +1,238 @@
+//! The batch of extended messages that is being relayed: where it goes, what it begins, and how it ends.
+
+use bytes::Bytes;
+
+use super::commit::After;
+use super::io::Cx;
+use super::note::Note;
+use super::owed::{Asked, Whose};
+use super::reader::ReaderIs;
+use super::route::Retry;
+use super::transaction::{Target, Tx};
+use super::{AfterRollback, Request, Session};
+use crate::wire::frame::Frame;
+use crate::wire::front;
+
+/// The batch that is being relayed.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Its first message has been looked at. (COMMIT and ROLLBACK end what was decided then: the messages behind them
+    /// are another transaction's.)
+    pub(super) open: bool,
+    /// Where it goes.
+    target: Option<Target>,
+    /// An error has been told: everything up to Sync is dropped, as the server does.
+    pub(super) skipping: bool,
+    /// Something was sent to a server since the last Sync (the client's, or the one behind COMMIT and ROLLBACK).
+    pub(super) sent: bool,
+    /// A reader has refused it, or was lost.
+    pub(super) force_main: bool,
+    /// COPY FROM STDIN: the client's data is awaited.
+    pub(super) copy: bool,
+    /// An Execute of COPY FROM STDIN has not been answered yet. Only the answer tells what the messages behind it are:
+    /// data, or (Sync, Flush) nothing, or the next requests. So they wait; the server flushes either answer by itself.
+    pub(super) copy_asked: bool,
+    /// A BEGIN stands in this batch, or stood in it, that makes its implicit transaction the client's.
+    pub(super) begun: bool,
+    /// The one statement of this batch goes to every replica after main.
+    pub(super) everywhere: Option<Bytes>,
+    /// Main was lost while it owed answers to this batch.
+    pub(super) owes: bool,
+    /// The batch has failed, with this error, when all that had come of it was answered: what comes next is told.
+    pub(super) untold: Option<Bytes>,
+}
+
+/// What the loss of main means for a batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum LostBatch {
+    /// Nothing: nobody had heard of it, or it had failed already.
+    GoesOn,
+    /// It fails, and the client waits for an answer.
+    Fails,
+    /// It fails, and everything that the client has asked was answered: nobody would understand an error now.
+    FailsLater,
+}
+
+impl Batch {
+    /// An error has been told, and no Sync has come since.
+    pub(super) fn skips(&self) -> bool {
+        self.skipping
+    }
+
+    /// A batch that no reader may serve.
+    pub(super) fn on_main() -> Batch {
+        Batch { force_main: true, ..Batch::default() }
+    }
+
+    /// Main was lost. `open`: a transaction was.
+    pub(super) fn lose(&mut self, open: bool) -> LostBatch {
+        let owes = std::mem::take(&mut self.owes);
+        if !self.open || self.target == Some(Target::Reader) || !(self.sent || open || owes) {
+            return LostBatch::GoesOn;
+        }
+        self.sent = false;
+        self.begun = false;
+        self.copy = false;
+        self.copy_asked = false;
+        self.everywhere = None;
+        match (std::mem::replace(&mut self.skipping, true), owes) {
+            (true, _) => LostBatch::GoesOn,
+            (false, true) => LostBatch::Fails,
+            (false, false) => LostBatch::FailsLater,
+        }
+    }
+}
+
+impl Session {
+    pub(super) fn target(&self) -> Target {
+        self.batch.target.unwrap_or(Target::Lane)
+    }
+
+    /// Decides where the batch goes. False: it must wait.
+    pub(super) fn open_batch(&mut self, cx: &mut Cx<'_>) -> bool {
+        if !self.has_catalogue(cx) {
+            return false;
+        }
+        let survey = self.survey(cx);
+        if survey.leaves && self.tx.open().is_some_and(|o| o.on == Target::Reader) {
+            if !self.barrier(Target::Reader, cx) {
+                return false;
+            }
+            if self.may_leave() {
+                self.leave_reader(cx);
+                return false;
+            }
+        }
+        // Whether it may stand alone only the rest of the batch tells, which the network may have cut off.
+        if survey.may_stand_alone() && matches!(self.tx, Tx::Idle) && !self.is_crowded(cx) {
+            return false;
+        }
+        let spreads = survey.read && !self.batch.force_main;
+        let spreads = match &self.tx {
+            Tx::Idle => spreads && self.may_spread(cx),
+            Tx::Begun(modes) => spreads && self.read_only_spread(&modes.clone(), cx),
+            Tx::Open(_) => false,
+        };
+        let target = match &self.tx {
+            Tx::Open(o) => o.on,
+            _ if !spreads => Target::Lane,
+            _ => match self.reader_is(cx) {
+                ReaderIs::Ready => Target::Reader,
+                ReaderIs::Coming => return false,
+                ReaderIs::None => Target::Lane,
+            },
+        };
+        if target == Target::Lane && !self.has_lane(cx) {
+            return false;
+        }
+        let other = if target == Target::Lane { Target::Reader } else { Target::Lane };
+        if !self.barrier(other, cx) {
+            return false;
+        }
+        // What stands before the batch on its own link is answered before a read may be held back, and before a
+        // transaction begins: what that says of the session's state (an error, ReadyForQuery) is not about this one.
+        let begins = matches!(self.tx, Tx::Idle) && survey.may_begin();
+        if (target == Target::Reader || begins) && !self.barrier(target, cx) {
+            return false;
+        }
+        // Something may have been sent before a COMMIT in the same batch, and the client's Sync is still to come.
+        self.batch = Batch { open: true, target: Some(target), sent: self.batch.sent, ..Batch::default() };
+        self.began.get_or_insert(cx.io.now());
+        if target == Target::Reader && matches!(self.tx, Tx::Idle) {
+            let until_sync = self.inbox.iter().position(|f| f.tag == b'S').unwrap_or(0);
+            let frames = self.inbox.iter().take(until_sync + 1).cloned().collect();
+            self.retry = Some(Retry { refuted: false, frames });
+            self.out.hold();
+        }
+        match &self.tx {
+            // A portal lives in the transaction in which it was bound.
+            Tx::Begun(modes) if survey.touches || survey.executes > usize::from(survey.control) || !survey.complete => {
+                let modes = modes.clone();
+                self.open_transaction(target, false, modes, cx);
+                self.batch.sent = true;
+            }
+            Tx::Idle if target == Target::Lane => {
+                let alone = survey.complete && survey.executes <= 1;
+                let begins = survey.begin.is_some() && survey.touches;
+                if let Some(sql) = survey.everywhere.filter(|_| alone) {
+                    self.batch.everywhere = Some(sql);
+                } else if begins
+                    || ((!survey.complete || survey.executes > 1 || survey.writes) && !(alone && survey.control))
+                {
+                    self.open_transaction(Target::Lane, true, survey.begin.unwrap_or_default(), cx);
+                    self.batch.sent = true;
+                }
+            }
+            _ => {}
+        }
+        true
+    }
+
+    pub(super) fn sync(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
+        // A Sync alone is answered here, and not before what a reader still owes to the batch before it.
+        if !self.batch.open && !self.barrier(Target::Reader, cx) {
+            return false;
+        }
+        let target = self.target();
+        self.registry.batch_ends();
+        let batch = std::mem::take(&mut self.batch);
+        let implicit = self.tx.open().is_some_and(|o| o.implicit);
+        if let Some(sql) = batch.everywhere.filter(|_| !batch.skipping) {
+            self.everywhere = Some(sql);
+            self.request = Request::ImplicitEnd;
+        }
+        if implicit {
+            self.request = Request::ImplicitEnd;
+            self.forward(target, frame.raw.clone(), Asked::Sync, Whose::Client(Note::ImplicitEnd), cx);
+            return true;
+        }
+        if batch.sent {
+            self.forward(target, frame.raw.clone(), Asked::Sync, Whose::Client(Note::Ready), cx);
+            return true;
+        }
+        self.local(Bytes::new(), Asked::Sync, Note::Ready, cx);
+        true
+    }
+
+    /// ReadyForQuery behind the last message of an implicit transaction.
+    pub(super) fn implicit_end(&mut self, cx: &mut Cx<'_>) {
+        match std::mem::take(&mut self.tx) {
+            Tx::Open(open) if open.implicit && open.failed => {
+                self.tx = Tx::Open(open);
+                self.roll_back_lane(AfterRollback::Sync, cx);
+            }
+            Tx::Open(open) if open.implicit => self.start_commit(open, After::SyncEnd, cx),
+            tx => {
+                self.tx = tx;
+                self.request = Request::None;
+                self.ready(cx);
+            }
+        }
+    }
+
+    /// An error was told in this batch: the rest is skipped.
+    pub(super) fn batch_failed(&mut self) {
+        self.batch.skipping = true;
+        self.batch.copy = false;
+        self.batch.copy_asked = false;
+        self.reconsider_syncs();
+    }
+
+    /// A COPY has failed. Whether the Syncs that came with its data stood before or behind what made it fail only the
+    /// server knows, which has not seen them: they count as behind, so that none of them waits for ever.
+    pub(super) fn reconsider_syncs(&mut self) {
+        for _ in 0..std::mem::take(&mut self.ignored_syncs) {
+            let frame = Frame { tag: b'S', raw: Bytes::from_static(front::SYNC) };
+            self.inbox_bytes += frame.raw.len();
+            self.inbox.push_front(frame);
+        }
+    }
+
+    /// Sync with a body: it fails first, then it is a Sync (`PostgresMain` in postgres.c).
+    pub(super) fn malformed_sync(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
+        if !self.batch.open && !self.open_batch(cx) || !self.malformed(frame, cx) {
+            return false;
+        }
+        self.sync(&Frame { tag: b'S', raw: Bytes::from_static(front::SYNC) }, cx)
+    }
+}

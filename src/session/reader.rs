@@ -48,7 +48,11 @@ impl Session {
             self.choose_anew(cx);
         }
         match &self.reader {
-            Reader::Lane => return ReaderIs::None,
+            Reader::Lane => {
+                // Once it can go there the choice has been made use of.
+                self.chosen = self.chosen.filter(|_| self.lane.as_ref().is_none_or(|l| !l.is_ready()));
+                return ReaderIs::None;
+            }
             Reader::Opening(_) => return ReaderIs::Coming,
             Reader::None => {
                 let node = self.chosen.take().or_else(|| pick_node(cx));

@@ -177,6 +177,7 @@ fn config(random: &mut Random) -> Result<Config, String> {
     if random.percent(30) {
         config.pool.server_check_delay = Duration::ZERO;
     }
+    config.load_balance.statement_level_load_balance = random.percent(30);
     config.pool.max_pool = [1, 64][random.below(2)];
     config.pool.pool_size = [0, 0, 3][random.below(3)];
     config.replication.script_limit = SCRIPT_LIMITS[random.below(2)];

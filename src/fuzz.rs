@@ -11,6 +11,7 @@ use crate::sql::literals::{Now, time_literals};
 use crate::sql::role::plain_password;
 use crate::sql::shape::{parameterise, shape_hash};
 use crate::wire::error::ErrorFields;
+use crate::wire::fault::fault;
 use crate::wire::frame::{BackendFramer, FrontendFramer};
 use crate::wire::front::{Bind, Parse, StartupPacket, read_execute, read_target};
 
@@ -35,8 +36,7 @@ fn frames(stream: &[u8], cut: usize) -> Vec<Bytes> {
         loop {
             match framer.next_frame() {
                 Ok(Some(frame)) => {
-                    let _ = (Parse::read(frame.body()), Bind::read(frame.body()));
-                    let _ = (read_target(frame.body()), read_execute(frame.body()));
+                    read(frame.body());
                     out.push(frame.raw);
                 }
                 Ok(None) => break,
@@ -45,6 +45,23 @@ fn frames(stream: &[u8], cut: usize) -> Vec<Bytes> {
         }
     }
     out
+}
+
+/// What can be read has no fault; what has none can be read, or has a name that is not UTF-8.
+fn read(body: &[u8]) {
+    let sound = |tag| fault(tag, body).is_none();
+    let text = std::str::from_utf8(body).is_ok();
+    let parse = Parse::read(body).is_some();
+    assert!(!parse || sound(b'P'));
+    assert!(!sound(b'B') || Bind::read(body).is_some() || !text);
+    for (tag, is_read) in [
+        (b'P', parse),
+        (b'D', read_target(body).is_some()),
+        (b'C', read_target(body).is_some()),
+        (b'E', read_execute(body).is_some()),
+    ] {
+        assert!(is_read == sound(tag) || !text, "{} {body:?}", char::from(tag));
+    }
 }
 
 /// A server's stream, cut anywhere (the first byte says how): the pieces put together are the stream, and errors are
@@ -131,7 +148,21 @@ pub(crate) fn kept(target: &str) -> Vec<(std::path::PathBuf, Vec<u8>)> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
     use super::*;
+
+    proptest! {
+        /// Bytes of which most bodies are nearly messages.
+        #[test]
+        fn what_can_be_read_has_no_fault(
+            body in vec(select(vec![0u8, 0, 0, 0, 0, 1, 2, 4, b'S', b'P', b'x', 0xff]), 0..24)
+        ) {
+            read(&body);
+        }
+    }
 
     #[test]
     fn kept_inputs_of_the_parsers_hold() {

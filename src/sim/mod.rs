@@ -17,8 +17,7 @@
 //! What it cannot show, and why:
 //! - what lies outside of sessions, shards, sequencer and membership: the ring driver, TLS, passwords, the control
 //!   plane's SQL, the state file (it is held against real servers by the end-to-end tests);
-//! - mistakes that cost time only: a replica that applies again before it has the commits that it waits for applies
-//!   again once more, until it has them;
+//! - a killed proxy: there is no journal yet that the next one could read;
 //! - a client's cancel that reaches main when COMMIT is there already: main's answer decides, whatever it is. That no
 //!   cancel is sent then saves the client an error, and the nodes nothing.
 //!

@@ -263,9 +263,10 @@ mod tests {
 
     #[test]
     fn what_run_would_refuse_is_a_warning_here() {
-        let (verdict, _, err) = check(&SMALL.replace("native_replication", "snapshot_isolation"), false, 0o600);
+        let (verdict, _, err) =
+            check(&format!("[replication]\ncommit_in_procedure = \"drain\"\n{SMALL}"), false, 0o600);
         assert_eq!(verdict, Verdict::InOrder);
-        assert!(err.contains("`run` refuses this") && err.contains("snapshot_isolation"), "{err}");
+        assert!(err.contains("`run` refuses this") && err.contains("drain"), "{err}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::handover::Handover;
 use super::membership::{Membership, NodeStatus};
 use super::nodes::{connect, incarnation, sqlstate};
 use super::watch::{Finding, Probed, Watch};
-use crate::sequencer::NodeId;
+use crate::sequencer::{Epoch, NodeId};
 
 /// How often it is looked whether a reload has switched health checks on.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -140,6 +140,7 @@ impl Plane {
             self.confirmed.notified().await;
         }
         self.membership.store(Membership::clone(&next));
+        self.sequencer.set_epoch(Epoch(next.epoch));
         self.sequencer.release(node);
         let epoch = next.epoch;
         tracing::error!(%node, epoch, main = %next.main, reason, "node taken out; it is stale until it is brought back");

@@ -237,6 +237,10 @@ pub struct LoadBalance {
     pub load_balance_mode: bool,
     /// Choose the node anew for each statement, not once per session. Pgpool-II: `statement_level_load_balance`.
     pub statement_level_load_balance: bool,
+    /// `snapshot_isolation`: what a read does whose snapshot on a replica cannot be used since a commit was under way.
+    pub busy_reads: BusyReads,
+    /// `snapshot_isolation`: where transactions that are not READ ONLY read.
+    pub transaction_reads: TransactionReads,
     /// Functions that write nothing, whatever the catalogue says: `name` or `schema.name`, no patterns.
     /// Pgpool-II: `read_only_function_list`.
     pub read_only_function_list: Vec<String>,
@@ -249,6 +253,8 @@ impl Default for LoadBalance {
         LoadBalance {
             load_balance_mode: true,
             statement_level_load_balance: false,
+            busy_reads: BusyReads::Main,
+            transaction_reads: TransactionReads::Main,
             read_only_function_list: Vec::new(),
             write_function_list: Vec::new(),
         }
@@ -279,6 +285,8 @@ pub struct Replication {
     /// before the latter is rolled back there.
     #[serde(with = "units::milliseconds")]
     pub right_of_way: Duration,
+    /// `snapshot_isolation`: how often a single statement that failed with 40001 is run again before the client is told.
+    pub conflict_retries: u32,
     /// What to do with COMMIT inside a procedure or DO block.
     pub commit_in_procedure: CommitInProcedure,
 }
@@ -293,6 +301,7 @@ impl Default for Replication {
             replica_timeout: Duration::from_secs(30),
             commit_timeout: Duration::from_secs(30),
             right_of_way: Duration::from_millis(50),
+            conflict_retries: 100,
             commit_in_procedure: CommitInProcedure::Refuse,
         }
     }
@@ -464,6 +473,26 @@ pub enum ClientAuth {
     Md5,
     Password,
     Trust,
+}
+
+/// `busy_reads`: where a read goes that cannot have a snapshot on a replica at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BusyReads {
+    /// To main, whose own snapshots need nothing.
+    Main,
+    /// To the replica, in the gate.
+    Wait,
+}
+
+/// `transaction_reads`: where transactions that are not READ ONLY read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TransactionReads {
+    /// On main.
+    Main,
+    /// On a reader until their first write.
+    Spread,
 }
 
 /// `on_divergence`: what happens to a node whose result differs from main's.

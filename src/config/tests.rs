@@ -234,14 +234,11 @@ fn function_lists_exclude_each_other_and_take_names_only() {
 fn what_is_not_built_yet_parses_and_is_refused_by_name() {
     let cases = [
         ("[replication]\ncommit_in_procedure = \"drain\"", ":8: replication.commit_in_procedure", "\"refuse\""),
-        ("", ":2: cluster.backend_clustering_mode", "\"native_replication\""),
+        ("[load_balance]\nbusy_reads = \"wait\"", ":8: load_balance.busy_reads", "\"main\""),
+        ("[load_balance]\ntransaction_reads = \"spread\"", ":8: load_balance.transaction_reads", "\"main\""),
     ];
     for (added, place, instead) in cases {
-        let mut text = format!("{SMALL}{added}");
-        if added.is_empty() {
-            text = text.replace("native_replication", "snapshot_isolation");
-        }
-        let message = parse(&text).unwrap().refuse_unbuilt().unwrap_err().to_string();
+        let message = parse(&format!("{SMALL}{added}")).unwrap().refuse_unbuilt().unwrap_err().to_string();
         assert!(message.starts_with(&format!("{FILE}{place}: ")), "{message}");
         assert!(message.contains("not built yet") && message.contains(instead), "{message}");
     }

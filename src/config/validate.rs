@@ -1,7 +1,7 @@
 //! What keys mean together: judged after each of them is known to be allowed by itself. Touches nothing.
 
 use super::error::ConfigError;
-use super::model::{ClientAuth, CommitInProcedure, Config, Mode, NODES_MAX};
+use super::model::{BusyReads, ClientAuth, CommitInProcedure, Config, NODES_MAX, TransactionReads};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -124,8 +124,11 @@ impl Config {
         let refuse = |key: &str, value: &str, instead: &str| {
             Err(self.source.error(key, format!("{value:?} is not built yet; allowed for now: {instead}")))
         };
-        if self.cluster.backend_clustering_mode == Mode::SnapshotIsolation {
-            return refuse("cluster.backend_clustering_mode", "snapshot_isolation", "\"native_replication\"");
+        if self.load_balance.transaction_reads == TransactionReads::Spread {
+            return refuse("load_balance.transaction_reads", "spread", "\"main\"");
+        }
+        if self.load_balance.busy_reads == BusyReads::Wait {
+            return refuse("load_balance.busy_reads", "wait", "\"main\"");
         }
         if self.replication.commit_in_procedure == CommitInProcedure::Drain {
             return refuse("replication.commit_in_procedure", "drain", "\"refuse\"");

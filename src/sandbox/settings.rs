@@ -103,16 +103,13 @@ fn merge_nodes(own: &mut Table, over: Value) -> Result<()> {
     Ok(())
 }
 
-/// Reads back what the sandbox must know, and refuses by name what is not built yet.
+/// Reads back what the sandbox must know.
 pub fn effective(config: &Table) -> Result<Effective> {
     let get = |table: &str, key: &str| config.get(table).and_then(|t| t.get(key));
     let port = |key: &str| {
         let value = get("listen", key).and_then(Value::as_integer);
         value.and_then(|v| u16::try_from(v).ok()).ok_or_else(|| format!("listen.{key} must be a port number"))
     };
-    if let Some("snapshot_isolation") = get("cluster", "backend_clustering_mode").and_then(Value::as_str) {
-        return Err("backend_clustering_mode snapshot_isolation is not built yet; use native_replication".into());
-    }
     let addresses = get("listen", "listen_addresses").and_then(Value::as_array);
     let first = addresses.and_then(|list| list.first()).and_then(Value::as_str);
     let host = match first.ok_or("listen.listen_addresses must be a list of addresses")? {
@@ -167,12 +164,5 @@ mod tests {
         assert_eq!(config["node"][1]["backend_port"].as_integer(), Some(5002));
         let passwd = dir.path().join("pw");
         assert_eq!(config["authentication"]["pool_passwd"].as_str(), passwd.to_str());
-    }
-
-    #[test]
-    fn what_is_not_built_yet_is_refused_by_name() {
-        let mut config = example();
-        config["cluster"]["backend_clustering_mode"] = Value::String("snapshot_isolation".into());
-        assert!(effective(&config).unwrap_err().to_string().contains("snapshot_isolation"));
     }
 }

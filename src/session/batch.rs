@@ -109,7 +109,7 @@ impl Session {
         }
         let spreads = survey.read && !self.batch.force_main;
         let spreads = match &self.tx {
-            Tx::Idle => spreads && self.may_spread(cx),
+            Tx::Idle => spreads && self.may_spread(cx) && self.may_go_to_replica(cx),
             Tx::Begun(modes) => spreads && self.read_only_spread(&modes.clone(), cx),
             Tx::Open(_) => false,
         };
@@ -135,18 +135,25 @@ impl Session {
         if (target == Target::Reader || begins) && !self.barrier(target, cx) {
             return false;
         }
+        let opens = matches!(self.tx, Tx::Begun(_))
+            && (survey.touches || survey.executes > usize::from(survey.control) || !survey.complete);
+        // Last of all: nobody waits for anything else in the gate.
+        if opens && target == Target::Reader && !self.has_gate(cx) {
+            return false;
+        }
         // Something may have been sent before a COMMIT in the same batch, and the client's Sync is still to come.
         self.batch = Batch { open: true, target: Some(target), sent: self.batch.sent, ..Batch::default() };
         self.began.get_or_insert(cx.io.now());
         if target == Target::Reader && matches!(self.tx, Tx::Idle) {
             let until_sync = self.inbox.iter().position(|f| f.tag == b'S').unwrap_or(0);
             let frames = self.inbox.iter().take(until_sync + 1).cloned().collect();
-            self.retry = Some(Retry { refuted: false, frames });
+            self.retry = Some(Retry { why: None, frames });
             self.out.hold();
+            self.note_look(survey.by_bind, cx);
         }
         match &self.tx {
             // A portal lives in the transaction in which it was bound.
-            Tx::Begun(modes) if survey.touches || survey.executes > usize::from(survey.control) || !survey.complete => {
+            Tx::Begun(modes) if opens => {
                 let modes = modes.clone();
                 self.open_transaction(target, false, modes, cx);
                 self.batch.sent = true;
@@ -161,6 +168,8 @@ impl Session {
                 {
                     self.open_transaction(Target::Lane, true, survey.begin.unwrap_or_default(), cx);
                     self.batch.sent = true;
+                } else {
+                    self.see_to_default(cx);
                 }
             }
             _ => {}

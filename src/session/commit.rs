@@ -9,6 +9,8 @@
 //! - An applier lost before COMMIT was sent to main is replaced, its backend first seen gone (hazard 35); lost after,
 //!   its node is stale: its locks are free, others may have gone past, with equal counts (hazard 55).
 //! - From the moment COMMIT is sent to main nothing but main's answer decides.
+//! - In `snapshot_isolation` COMMIT goes to main inside the gate, which is left when every node has acknowledged it or is
+//!   out: until then its window is open, and nobody looks at a replica.
 //! - A SERIALIZABLE transaction is prepared on main first, where that is possible: main judges it at COMMIT, and a
 //!   judgement that was lost with its answer cannot be made up (hazard 70).
 
@@ -21,10 +23,10 @@ use super::replica::{Replica, Step};
 use super::transaction::{Open, Target};
 use crate::config::OnDivergence;
 use crate::script::{Entry, Script};
-use crate::sequencer::Csn;
+use crate::sequencer::{CommitPass, Csn, Entry as GateEntry, GateFull, Waiting};
 use crate::shard::driver::Time;
 use crate::sim::planted::{Planted, is};
-use crate::telemetry::{Phase as Measured, StatementClass};
+use crate::telemetry::{self as measured, Phase as Measured, StatementClass};
 use crate::wire::{PgError, front};
 
 /// What the client is told when the transaction is committed.
@@ -105,6 +107,20 @@ pub struct Commit {
     /// The client is told that nobody knows (main vanished for good after COMMIT was sent).
     pub(super) unknown: bool,
     lasting: Vec<Entry>,
+    /// From before COMMIT is sent to main until every node has acknowledged it or is out (`snapshot_isolation`).
+    gate: Gate,
+}
+
+/// Where a commit stands with the gate.
+#[derive(Debug, Default)]
+enum Gate {
+    /// It has not asked, or needs not.
+    #[default]
+    Outside,
+    /// It is another class's turn.
+    Waiting(Waiting<CommitPass>, Time),
+    /// Its window is open.
+    Inside(CommitPass, Time),
 }
 
 impl Commit {
@@ -128,6 +144,7 @@ impl Commit {
             phase_started: now,
             unknown: false,
             lasting: Vec::new(),
+            gate: Gate::Outside,
         }
     }
 
@@ -180,10 +197,50 @@ impl Commit {
         true
     }
 
+    /// It is in the gate, and its window is open; asked again when the gate was handed over.
+    fn is_in_gate(&mut self, cx: &Cx<'_>) -> bool {
+        if !cx.env.gated || is(Planted::WindowTooLate) && !self.main_has {
+            return true;
+        }
+        let now = cx.io.now();
+        let (entry, since) = match std::mem::take(&mut self.gate) {
+            Gate::Inside(pass, since) => {
+                self.gate = Gate::Inside(pass, since);
+                return true;
+            }
+            Gate::Waiting(place, since) => (place.poll().map_or_else(GateEntry::Wait, GateEntry::In), since),
+            Gate::Outside => match cx.env.sequencer.enter_commit(cx.env.shard) {
+                Ok(entry) => (entry, now),
+                // It is asked again when somebody has left.
+                Err(GateFull) => return false,
+            },
+        };
+        match entry {
+            GateEntry::In(pass) => {
+                cx.env.recorder.borrow_mut().gate(measured::Gate::Commit, now.since(since));
+                self.gate = Gate::Inside(pass, now);
+                true
+            }
+            GateEntry::Wait(place) => {
+                self.gate = Gate::Waiting(place, since);
+                false
+            }
+        }
+    }
+
+    /// Every node has acknowledged it or is out: its window closes.
+    fn leave_gate(&mut self, cx: &Cx<'_>) {
+        if let Gate::Inside(_, since) = std::mem::take(&mut self.gate) {
+            cx.env.recorder.borrow_mut().gate(measured::Gate::Window, cx.io.now().since(since));
+        }
+    }
+
     /// A replica has lost what it had applied: COMMIT waits until it has applied again, even if only main was awaited.
     pub(super) fn apply_again(&mut self) {
         if self.phase == Phase::Need {
             self.phase = Phase::Apply;
+            // Nobody waits for an apply in the gate.
+            self.gate = Gate::Outside;
         }
     }
 
@@ -427,6 +484,9 @@ impl Session {
         if cx.env.sequencer.watermark(membership.main) < commit.need && !is(Planted::CommitWithoutNeed) {
             return cx.io.watch_commits();
         }
+        if !commit.is_in_gate(cx) {
+            return cx.io.watch_commits();
+        }
         if commit.ddl {
             self.version.raise();
         }
@@ -501,6 +561,11 @@ impl Session {
                 }
                 commit.main_has = true;
                 commit.phase = Phase::Replicas;
+                if is(Planted::WindowTooLate) {
+                    commit.is_in_gate(cx);
+                } else if is(Planted::WindowTooEarly) {
+                    commit.gate = Gate::Outside;
+                }
                 if commit.ddl {
                     // Once more: what was read since the first time may be the old catalogue under the new version.
                     self.version.raise();
@@ -573,6 +638,7 @@ impl Session {
         // Main was lost, and then the appliers of all that stayed: no node that is up has it.
         commit.unknown |= !commit.main_has && !self.replicas.iter().any(|r| matches!(r.step, Step::Done));
         self.replicas.clear();
+        commit.leave_gate(cx);
         let total = cx.io.now().since(commit.started);
         let mut recorder = cx.env.recorder.borrow_mut();
         recorder.record(StatementClass::Commit, Measured::Total, total);

@@ -121,6 +121,7 @@ impl Session {
                 self.registry.drop_portals();
                 self.replay.clear();
                 self.settings_dirty = true;
+                self.snapshots.stale = true;
                 self.temporary = false;
                 self.temporary_names.clear();
                 self.main_only = false;

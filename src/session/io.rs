@@ -168,6 +168,8 @@ pub enum TimerKind {
     Queue,
     /// A backend that is given back has had long enough to reset itself.
     Reset,
+    /// A snapshot has been waited for inside the gate for `commit_timeout`.
+    Cut,
 }
 
 /// Actions out.
@@ -215,7 +217,7 @@ pub trait Io {
     fn take_applier(&mut self, key: &PoolKey, settings: &Settings) -> Option<Box<Applier>>;
     /// Gives an idle applier back.
     fn give_applier(&mut self, key: &PoolKey, applier: Box<Applier>);
-    /// Tells this session, once, when any watermark has moved.
+    /// Tells this session, once, when any watermark has moved or the gate was handed over.
     fn watch_commits(&mut self);
 }
 
@@ -225,8 +227,12 @@ pub struct Env {
     pub config: Arc<Config>,
     /// Who is up, who is main, as far as this shard has confirmed it.
     pub membership: View,
-    /// The commit order.
+    /// The commit order, and the gate.
     pub sequencer: Arc<Sequencer>,
+    /// Number of this shard.
+    pub shard: usize,
+    /// Reads and commits keep to the gate and the window (`snapshot_isolation`).
+    pub gated: bool,
     /// Verdicts per statement shape.
     pub verdicts: RefCell<VerdictCache>,
     /// Catalogues per database, as loaded last.

@@ -95,6 +95,8 @@ pub struct Link {
     pub replayed: usize,
     /// Its default isolation level is READ COMMITTED; `None`: it has not been asked.
     pub read_committed: Option<bool>,
+    /// In `snapshot_isolation` it has been asked for its default isolation level, which may not have changed since.
+    pub default_asked: bool,
     /// It has said what no server says: no other client gets it.
     pub lies: bool,
     state: State,
@@ -135,6 +137,7 @@ impl Link {
             unsynced: false,
             replayed: 0,
             read_committed: None,
+            default_asked: false,
             lies: false,
             state: State::Connecting { startup: startup.freeze(), auth },
         }
@@ -213,6 +216,7 @@ impl Link {
         self.forget_all();
         self.replayed = 0;
         self.read_committed = None;
+        self.default_asked = false;
         (self.units_sent, self.units_done) = (0, 0);
     }
 

@@ -18,7 +18,8 @@
 //! - [`lifecycle`]: how requests and sessions end; `lost`: what becomes of them when the lane is lost, or main;
 //! - [`registry`], [`settings`]: what the session has prepared and set; `names`: which backend knows it; [`prepared`]:
 //!   by SQL;
-//! - `leave`: READ ONLY blocks that begin on a replica and need main;
+//! - `snapshot`: `snapshot_isolation`'s reads on replicas, and isolation levels; `leave`: READ ONLY blocks that begin on a
+//!   replica and need main;
 //! - [`held`]: how much a session keeps in memory;
 //! - `logging`: log_connections and log_disconnections;
 //! - `fuzz`: all of it under arbitrary interleavings.
@@ -63,6 +64,7 @@ mod send;
 pub mod server;
 pub mod settings;
 pub mod simple;
+mod snapshot;
 pub mod startup;
 pub mod strings;
 mod survey;
@@ -117,7 +119,7 @@ pub enum Event {
     Timer(TimerKind),
     /// The control plane has answered.
     Answer(u64, Answer),
-    /// Watermarks have moved.
+    /// Watermarks have moved, or the gate was handed over.
     Watermarks,
     /// It is this session's turn to have a backend.
     Turn,
@@ -237,6 +239,7 @@ pub struct Session {
     /// The node that is to serve the next read.
     chosen: Option<NodeId>,
     main_only: bool,
+    snapshots: snapshot::Snapshots,
     /// The next READ ONLY block begins on main: on a replica it has met what only main can do.
     block_on_main: bool,
     temporary: bool,
@@ -385,6 +388,7 @@ impl Session {
             parked: Vec::new(),
             chosen: None,
             main_only: false,
+            snapshots: snapshot::Snapshots::default(),
             block_on_main: false,
             temporary: false,
             version: cx.env.catalogue_versions.of(&Arc::from("")),
@@ -475,7 +479,10 @@ impl Session {
             Event::ServerGone(conn, why) => self.server_gone(conn, &why, cx),
             Event::Timer(kind) => self.timer(kind, cx),
             Event::Answer(token, answer) => self.answered(token, answer, cx),
-            Event::Watermarks => self.advance_commit(cx),
+            Event::Watermarks => {
+                self.advance_commit(cx);
+                self.gate_moved(cx);
+            }
             Event::Turn => self.turn_came(cx),
             Event::Confirm { main_lost } => self.confirmed(main_lost, cx),
             Event::Go => self.go(cx),
@@ -490,6 +497,7 @@ impl Session {
         }
         self.early(cx);
         self.drain_if_idle(cx);
+        self.settle_gate();
         self.flush(cx);
     }
 
@@ -504,6 +512,7 @@ impl Session {
             TimerKind::Idle => self.idle_timer(cx),
             TimerKind::Queue => self.queue_timer(cx),
             TimerKind::Reset => self.reset_timer(cx),
+            TimerKind::Cut => self.cut_timer(cx),
             TimerKind::Cancel => {
                 self.cancels = 0;
                 self.pump(cx);
@@ -582,6 +591,7 @@ impl Session {
     /// A SET that outlives its transaction: readers must have it too.
     pub(super) fn remember_setting(&mut self, sql: Bytes) {
         self.settings_dirty = true;
+        self.default_may_change(&sql);
         if self.replay.len() >= REPLAY_MAX {
             self.main_only = true;
             self.bound = true;

@@ -75,6 +75,10 @@ pub enum Own {
     Level,
     /// ROLLBACK of a block that leaves its reader for main.
     Leave,
+    /// The tiny statement whose snapshot a READ ONLY block gets on a replica, inside the gate.
+    Cut,
+    /// The backend's default isolation level, seen to and told.
+    Default,
     /// Something whose outcome does not matter (Close of an own portal).
     Tidy,
 }
@@ -171,10 +175,23 @@ impl OwedQueue {
         self.queue.is_empty()
     }
 
-    /// A SET that was brought to a backend, or the question for a sign of life, is not answered yet.
+    /// A SET that was brought to a backend, the question for a sign of life or for its default level is not answered yet.
     #[must_use]
     pub fn prepares(&self) -> bool {
-        self.queue.iter().any(|o| matches!(o.whose, Whose::Own(Own::Replay | Own::Check)))
+        self.queue.iter().any(|o| matches!(o.whose, Whose::Own(Own::Replay | Own::Check | Own::Default)))
+    }
+
+    /// The snapshot of a READ ONLY block is being taken.
+    #[must_use]
+    pub fn takes_cut(&self) -> bool {
+        self.queue.iter().any(|o| matches!(o.whose, Whose::Own(Own::Cut)))
+    }
+
+    /// The client's part of it is of no interest any more: the request will be run elsewhere.
+    pub fn disown_all(&mut self) {
+        for o in self.queue.iter_mut().filter(|o| !matches!(o.whose, Whose::Own(_))) {
+            o.whose = Whose::Own(Own::Tidy);
+        }
     }
 
     /// The backend has not given the sign of life that it was asked for.

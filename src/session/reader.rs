@@ -105,13 +105,15 @@ impl Session {
 
     fn replay_settings(&mut self, cx: &mut Cx<'_>) {
         while let Reader::Ready(link) = &mut self.reader {
-            let Some(sql) = self.replay.get(link.replayed) else { return };
+            let Some(sql) = self.replay.get(link.replayed) else { break };
             link.replayed += 1;
             link.read_committed = None;
+            link.default_asked &= !super::snapshot::concerns_default(sql);
             let mut out = BytesMut::new();
             front::query(&mut out, sql);
             self.forward(Target::Reader, out.freeze(), Asked::Query, Whose::Own(Own::Replay), cx);
         }
+        self.ask_reader_default(cx);
     }
 
     /// Messages of the reader's login.
@@ -163,6 +165,7 @@ impl Session {
         self.chosen = None;
         cx.io.ask(Question::Stands { node: link.node });
         link.end_backend(cx.io);
+        self.forget_look();
         if self.retry.is_some() && self.tx.target() != Some(Target::Reader) {
             // Nothing of the answer has left.
             self.out.drop_held();

@@ -238,6 +238,7 @@ impl Session {
     /// A lane that has served before is this session's. One that was idle for long is asked for a sign of life first.
     pub(super) fn take_over_lane(&mut self, link: Link, cx: &mut Cx<'_>) {
         self.lane = Some(link);
+        self.snapshots.stale = true;
         if std::mem::take(&mut self.stale) {
             self.sync_own(Target::Lane, Own::Check, cx);
         }

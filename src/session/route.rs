@@ -12,7 +12,6 @@ use super::owed::Own;
 use super::prepared::{is_reserved, reserved};
 use super::transaction::{INFO, Open, Target, Tx, begin_statement};
 use crate::auth::{DEFAULT_ITERATIONS, ScramVerifier};
-use crate::config::Mode;
 use crate::script::{Expect, Statement};
 use crate::sql::cache::Verdict;
 use crate::sql::class::{Class, DiscardWhat, Isolation, TxModes, written_relation};
@@ -22,10 +21,19 @@ use crate::wire::{PgError, front};
 /// What can be run again on main if a reader refuses it or is lost, as long as nothing of its answer has left.
 #[derive(Debug, Default)]
 pub(super) struct Retry {
-    /// The reader has said that the statement writes; its last ReadyForQuery is awaited.
-    pub refuted: bool,
+    /// It will be, when the reader's last ReadyForQuery is here.
+    pub why: Option<Why>,
     /// The batch, if it came by the extended protocol.
     pub frames: Vec<Frame>,
+}
+
+/// Why a read is run again on main.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Why {
+    /// The reader has said that the statement writes.
+    Refuted,
+    /// A commit was under way on some node while its snapshot was taken.
+    Overtaken,
 }
 
 /// What is to be done with a statement.
@@ -276,16 +284,13 @@ impl Session {
     /// The read may be spread: not in a transaction, nothing known against it.
     pub(super) fn may_spread(&self, cx: &Cx<'_>) -> bool {
         let config = &cx.env.config;
-        config.load_balance.load_balance_mode
-            && config.cluster.backend_clustering_mode == Mode::NativeReplication
-            && !self.main_only
-            && !self.temporary
+        config.load_balance.load_balance_mode && !self.main_only && !self.temporary
     }
 
     /// A transaction that may run on a reader: READ ONLY, and not SERIALIZABLE (which main judges).
     pub(super) fn read_only_spread(&self, modes: &TxModes, cx: &Cx<'_>) -> bool {
         let fits = modes.read_only == Some(true) && modes.isolation != Some(Isolation::Serializable);
-        fits && !self.block_on_main && self.may_spread(cx)
+        fits && !self.block_on_main && self.may_spread(cx) && (!Self::isolates(cx) || self.cuts(modes))
     }
 
     /// Opens a transaction on a link: settings first if they may have changed, then BEGIN, both in front of the
@@ -293,11 +298,17 @@ impl Session {
     pub(super) fn open_transaction(&mut self, target: Target, implicit: bool, modes: TxModes, cx: &mut Cx<'_>) {
         // What was sent early in a transaction that has just ended is no part of this one.
         self.drop_replicas(cx);
-        if target == Target::Lane && self.settings_dirty {
-            self.ask_settings(cx);
+        if target == Target::Lane {
+            self.see_to_default(cx);
+            if self.settings_dirty {
+                self.ask_settings(cx);
+            }
         }
-        self.send_own(target, begin_statement(&modes), Own::Begin, cx);
+        let cut = target == Target::Reader && Self::isolates(cx);
+        let isolation = if cut { Some(Isolation::RepeatableRead) } else { modes.isolation };
+        self.send_own(target, begin_statement(&TxModes { isolation, ..modes.clone() }), Own::Begin, cx);
         match target {
+            Target::Reader if cut => self.take_cut(cx),
             Target::Reader => self.ask_level(&modes, cx),
             Target::Lane => self.block_on_main &= modes.read_only != Some(true),
         }
@@ -313,6 +324,7 @@ impl Session {
     /// is asked for its settings anew.
     pub(super) fn ran_opaque(&mut self) {
         self.main_only = true;
+        self.snapshots.stale = true;
         self.settings_dirty = true;
         self.bound = true;
     }

@@ -7,7 +7,7 @@ use super::link::{parameter, violation};
 use super::note::Note;
 use super::owed::{Asked, Fits, Own, Whose};
 use super::reader::Reader;
-use super::route::Retry;
+use super::route::Why;
 use super::settings::Settings;
 use super::transaction::{Columns, Target, Tx, read_info};
 use super::{AfterRollback, Request, Session, Stage};
@@ -124,7 +124,11 @@ impl Session {
             tag => link.owed.fits(tag),
         };
         link.lies |= fits == Fits::Not;
-        if target == Target::Reader && self.retry.is_some() && self.first_answer(chunk, piece) {
+        // That it writes comes before that it was overtaken: main must know.
+        let refuses = || piece.tag == b'E' && ErrorFields::parse(&bytes_of(chunk, piece)[5..]).sqlstate == "25006";
+        if target == Target::Reader && !refuses() && self.is_overtaken(piece.tag, cx) {
+            self.answer_elsewhere(chunk);
+        } else if target == Target::Reader && self.may_still_go_elsewhere() && self.first_answer(chunk, piece) {
             return;
         }
         match fits {
@@ -164,6 +168,11 @@ impl Session {
         }
     }
 
+    /// The reader answers a read of which nothing has left, and which it has not been found unable to answer.
+    fn may_still_go_elsewhere(&self) -> bool {
+        self.retry.as_ref().is_some_and(|r| r.why.is_none())
+    }
+
     /// A read on a reader may still be run again on main. True: the message has been dealt with.
     fn first_answer(&mut self, chunk: &Bytes, piece: &Piece) -> bool {
         match piece.tag {
@@ -186,6 +195,15 @@ impl Session {
         false
     }
 
+    /// A commit was under way while the reader took its snapshot: nothing of the answer leaves, main runs the read.
+    fn answer_elsewhere(&mut self, chunk: &Bytes) {
+        self.out.end_run(chunk);
+        self.out.drop_held();
+        self.link(Target::Reader).into_iter().for_each(|l| l.owed.disown_all());
+        self.retry.iter_mut().for_each(|r| r.why = Some(Why::Overtaken));
+        self.registry.drop_all_unconfirmed();
+    }
+
     /// The reader says that the statement writes: nothing of its answer has left, main runs it.
     fn refuted(&mut self) {
         self.out.drop_held();
@@ -199,9 +217,8 @@ impl Session {
         if let Some(head) = link.owed.head_mut() {
             head.whose = Whose::Own(Own::Tidy);
         }
-        if let Some(r) = &mut self.retry {
-            r.refuted = true;
-        }
+        self.retry.iter_mut().for_each(|r| r.why = Some(Why::Refuted));
+        self.forget_look();
         self.registry.drop_all_unconfirmed();
     }
 
@@ -231,6 +248,7 @@ impl Session {
     fn part(&mut self, target: Target, chunk: &Bytes, piece: &Piece, cx: &mut Cx<'_>) {
         let Some(head) = self.link_ref(target).and_then(|l| l.owed.head()) else { return };
         match &head.whose {
+            Whose::Own(Own::Tidy) => self.passing = Passing::Drop,
             Whose::Own(_) => {
                 if piece.tag == b'D' {
                     self.passing = Passing::Own;
@@ -314,6 +332,10 @@ impl Session {
                     self.settings_rows.push(String::from_utf8_lossy(v).into_owned());
                 }
             }
+            Own::Default => {
+                let value = Columns::new(&row).and_then(|mut c| c.next()).flatten();
+                value.into_iter().for_each(|v| self.default_told(v));
+            }
             Own::Level => {
                 let value = Columns::new(&row).and_then(|mut c| c.next()).flatten();
                 let moves = value.is_some_and(|v| matches!(v, b"read committed" | b"read uncommitted"));
@@ -337,6 +359,8 @@ impl Session {
                         back::tag(&bytes_of(chunk, piece)[5..]).clone_into(&mut self.commit_tag);
                     } else if own == Own::Types && matches!(piece.tag, b'T' | b'n') {
                         self.types_complete(cx);
+                    } else if own == Own::Cut && owed.asked == Asked::Execute {
+                        self.cut_taken();
                     }
                 }
                 Whose::Local(..) => {}
@@ -456,9 +480,10 @@ impl Session {
             Own::Syntax => self.syntax_answered(target, error, cx),
             Own::Modes => self.modes_set(cx),
             Own::Check => self.lane_lives(cx),
+            Own::Default => self.pump_requests(cx),
             Own::Leave => self.pump_requests(cx),
             Own::Tidy if target == Target::Reader => {
-                if let Some(Retry { refuted: true, .. }) = &self.retry {
+                if self.retry.as_ref().is_some_and(|r| r.why.is_some()) {
                     self.retry_on_main(cx);
                 }
             }
@@ -496,12 +521,15 @@ impl Session {
                 self.own_error = Some(Bytes::copy_from_slice(bytes_of(chunk, piece)));
             }
             // Nobody waits for it: kept, it would be taken for the answer to something else.
-            Some(Own::Tidy | Own::Types | Own::Check | Own::Leave) => {}
+            Some(Own::Tidy | Own::Types | Own::Check | Own::Leave | Own::Default) => {}
             // What it was asked about has failed, and the client knows.
             Some(Own::Opaque) if self.tx.open().is_some_and(|o| o.failed) => {}
-            Some(Own::Begin | Own::Prepare | Own::Info | Own::Opaque | Own::Modes | Own::Level) | None => {
+            Some(Own::Begin | Own::Prepare | Own::Info | Own::Opaque | Own::Modes | Own::Level | Own::Cut) | None => {
                 self.relay_error(target, chunk, piece);
             }
+        }
+        if matches!(own, Some(Own::Begin | Own::Cut)) {
+            self.cut_taken();
         }
         if !to_sync {
             return;

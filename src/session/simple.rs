@@ -14,7 +14,7 @@ use super::leave::{OnReader, needs_main};
 use super::note::{Note, without_nul};
 use super::owed::{Asked, Own, Whose};
 use super::reader::ReaderIs;
-use super::route::{Given, Plan, Retry, Writes, changes_logins, only_in_blocks};
+use super::route::{Given, Plan, Retry, Why, Writes, changes_logins, only_in_blocks};
 use super::strings::Syntax;
 use super::transaction::{OPAQUE, Target, Tx};
 use super::{AfterRollback, Request, Session};
@@ -254,7 +254,7 @@ impl Session {
             (_, Tx::Open(o)) => o.on == Target::Lane,
             (Plan::Begin(_), _) | (Plan::Commit { .. } | Plan::Rollback { .. }, Tx::Begun(_)) => false,
             (Plan::Plain(_), _) if !verdict.is_read() || s.force_main => true,
-            (Plan::Plain(_), Tx::Idle) => s.is_several() || !self.may_spread(cx),
+            (Plan::Plain(_), Tx::Idle) => s.is_several() || !self.may_spread(cx) || !Self::no_window_open(cx),
             (Plan::Plain(_), Tx::Begun(modes)) => !self.read_only_spread(modes, cx),
             _ => true,
         }
@@ -316,15 +316,20 @@ impl Session {
                 if target == ReaderIs::Coming || (target == ReaderIs::None && !self.has_lane(cx)) {
                     return self.step_waits();
                 }
+                if target == ReaderIs::Ready && !self.has_gate(cx) {
+                    return self.step_waits();
+                }
                 self.enter_block(if target == ReaderIs::Ready { Target::Reader } else { Target::Lane }, cx);
             }
-            Tx::Idle if single && verdict.is_read() && !force_main && self.may_spread(cx) => match self.reader_is(cx) {
-                ReaderIs::Ready => return self.send_read(cx),
-                ReaderIs::Coming => return self.step_waits(),
-                ReaderIs::None if !self.has_lane(cx) => return self.step_waits(),
-                ReaderIs::None => {}
-            },
-            Tx::Idle if single => {}
+            Tx::Idle if single => {
+                let spreads = verdict.is_read() && !force_main && self.may_spread(cx) && self.may_go_to_replica(cx);
+                match if spreads { self.reader_is(cx) } else { ReaderIs::None } {
+                    ReaderIs::Ready => return self.send_read(cx),
+                    ReaderIs::Coming => return self.step_waits(),
+                    ReaderIs::None if !self.has_lane(cx) => return self.step_waits(),
+                    ReaderIs::None => self.see_to_default(cx),
+                }
+            }
             Tx::Idle if matches!(note, Note::Savepoint(_) | Note::RollbackTo(_) | Note::Release(_)) => {
                 return self.refuse(&only_in_blocks(&verdict.class), cx);
             }
@@ -365,6 +370,7 @@ impl Session {
         let raw = s.frame.raw.clone();
         self.retry = Some(Retry::default());
         self.out.hold();
+        self.note_look(false, cx);
         self.forward_query(Target::Reader, raw, Note::Nothing, cx);
         Went::Sent
     }
@@ -524,7 +530,7 @@ impl Session {
         if let Request::Simple(s) = &mut self.request {
             s.force_main = true;
             // A reader that was lost proves nothing about the statement.
-            return if retry.refuted { self.run_refuted(cx) } else { self.run_steps(cx) };
+            return if retry.why == Some(Why::Refuted) { self.run_refuted(cx) } else { self.run_steps(cx) };
         }
         for f in retry.frames.into_iter().rev() {
             if let Some(p) = front::Parse::read(f.body()).filter(|_| f.tag == b'P') {

@@ -328,6 +328,7 @@ impl Session {
 
     pub(super) fn lane_ready(&mut self, cx: &mut Cx<'_>) {
         self.remember_welcome(cx);
+        self.snapshots.stale = true;
         if matches!(self.stage, Stage::Ready) {
             return self.lane_reopened(cx);
         }

@@ -30,6 +30,10 @@ pub(super) struct Survey {
     /// The last statement that was parsed or bound is one.
     parses_everywhere: bool,
     plain_messages: bool,
+    /// How many Binds stand in it, and whether the last is of a SELECT, VALUES or TABLE.
+    binds: (usize, bool),
+    /// BindComplete comes after its read's snapshot: there is one Bind, and it is of such a statement.
+    pub(super) by_bind: bool,
     /// Something of it cannot stand in a READ ONLY block on a replica.
     pub(super) leaves: bool,
     /// A Flush stands in it: the client waits for what comes before.
@@ -107,6 +111,8 @@ impl Session {
                     s.touches |= of.as_ref().is_none_or(|k| !k.verdict.class.is_block_control());
                     s.leaves |= of.as_ref().is_some_and(|k| !stays(k));
                     s.parses_everywhere = of.as_ref().is_some_and(|k| stands_alone(&k.verdict.class));
+                    let selects = of.as_ref().is_some_and(|k| matches!(k.verdict.class, Class::Select { .. }));
+                    s.binds = (s.binds.0 + 1, selects);
                     bound.push((b.portal.to_owned(), of));
                 }
                 b'E' => {
@@ -134,6 +140,7 @@ impl Session {
             }
         }
         s.read = s.complete && s.plain_messages && s.executes == 1 && s.read;
+        s.by_bind = s.binds == (1, true);
         s
     }
 

@@ -163,7 +163,7 @@ impl<D: Driver> Shard<D> {
         until.into_iter().chain(self.reap_at).min()
     }
 
-    /// Says that this shard waits for watermarks, then looks once more: between the two nothing is lost.
+    /// Says that this shard waits for watermarks or at the gate, then looks once more: between the two nothing is lost.
     fn before_sleep(&mut self) -> Option<Time> {
         while !self.core.watchers.is_empty() {
             self.env.sequencer.watch(self.number);
@@ -475,11 +475,12 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// Tells sessions that wait for watermarks that these have moved, until they move no further. False: they had not.
+    /// Tells sessions that wait for watermarks or at the gate that these have moved, or that it was handed over, until
+    /// nothing moves any more. False: nothing had.
     fn commits_moved(&mut self) -> bool {
         let mut any = false;
         loop {
-            let mut moved = false;
+            let mut moved = self.env.sequencer.is_due(self.number);
             for (i, seen) in self.watermarks.iter_mut().enumerate() {
                 let now = self.env.sequencer.watermark(NodeId(u8::try_from(i).unwrap_or(u8::MAX)));
                 moved |= now != *seen;

@@ -29,7 +29,7 @@ use crate::cluster::control::{
 };
 use crate::cluster::lock::WorkDirLock;
 use crate::cluster::membership::{Membership, SharedMembership, View};
-use crate::config::{Config, LogLevel};
+use crate::config::{Config, LogLevel, Mode};
 use crate::sequencer::Sequencer;
 use crate::session::catalogue::Versions;
 use crate::session::io::Env;
@@ -189,6 +189,8 @@ fn shard_thread<D: SocketDriver>(
         config: config.clone(),
         membership: View::new(Membership::clone(&shared.membership.load())),
         sequencer: shared.sequencer.clone(),
+        shard: number,
+        gated: gated(config),
         verdicts: VerdictCache::new(config.limits.statement_cache).into(),
         catalogues: std::cell::RefCell::default(),
         catalogue_versions: shared.versions.clone(),
@@ -208,6 +210,15 @@ fn shard_thread<D: SocketDriver>(
     drop(end);
     ran?;
     Ok(shard.recorder())
+}
+
+/// Reads and commits keep to the gate. `PGLOCKSTEP_TEST_GATE=off` leaves it out, for tests that must find what it prevents.
+fn gated(config: &Config) -> bool {
+    let off = std::env::var_os("PGLOCKSTEP_TEST_GATE").is_some_and(|v| v == "off");
+    if off {
+        tracing::error!("PGLOCKSTEP_TEST_GATE=off: clients may see what they must not; this is for tests only");
+    }
+    config.cluster.backend_clustering_mode == Mode::SnapshotIsolation && !off
 }
 
 /// Announces a shard's end. One that fails or panics stops the others: a proxy with a part missing would leave a

@@ -17,7 +17,7 @@ use crate::cluster::handover::Handover;
 use crate::cluster::membership::{Membership, SharedMembership};
 use crate::cluster::nodes::{GONE_WITHIN, TERMINATE_AFTER};
 use crate::cluster::watch::{Finding, Probed, Watch};
-use crate::sequencer::{NodeId, Sequencer};
+use crate::sequencer::{Epoch, NodeId, Sequencer};
 use crate::session::io::{Fate, Probe};
 
 /// How long a connection to a node that does not answer is waited for.
@@ -352,6 +352,7 @@ impl SimControl {
         let Some(handover) = self.handover.take() else { return };
         let reason = self.leaving.front().map_or_else(String::new, |l| l.reason.clone());
         self.membership.store(Membership::clone(&handover.next));
+        self.sequencer.set_epoch(Epoch(handover.next.epoch));
         self.sequencer.release(handover.lost);
         self.detached.push((usize::from(handover.lost.0), reason));
         for shard in 0..self.shards.len() {

@@ -28,6 +28,14 @@ pub(crate) enum Planted {
     AckBeforeAll,
     /// A commit that had been sent to the old main is not finished on the survivors.
     ForgetSent,
+    /// A commit's window opens when main has answered.
+    WindowTooLate,
+    /// A commit's window closes when main has answered.
+    WindowTooEarly,
+    /// A read on a replica takes ParseComplete for a proof of its snapshot.
+    LookAtParse,
+    /// A READ ONLY block takes its snapshot on a replica outside the gate.
+    NoGate,
 }
 
 #[cfg(test)]

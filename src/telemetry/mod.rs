@@ -36,6 +36,19 @@ const CLASSES: [(StatementClass, &str); 3] =
 const PHASES: [(Phase, &str); 4] =
     [(Phase::Apply, "apply"), (Phase::Main, "main"), (Phase::Commit, "replicas"), (Phase::Total, "total")];
 
+/// What is measured of the gate (`snapshot_isolation`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Gate {
+    /// How long a snapshot waited for it.
+    Snapshot,
+    /// How long a commit waited for it.
+    Commit,
+    /// How long a commit's window was open.
+    Window,
+}
+
+const GATES: [(Gate, &str); 3] = [(Gate::Snapshot, "snapshot"), (Gate::Commit, "commit"), (Gate::Window, "window")];
+
 /// Events counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
@@ -49,6 +62,25 @@ pub struct Counters {
     pub divergences: u64,
     /// Transactions that were sent to replicas while their clients were at work.
     pub early_starts: u64,
+    /// Single reads that a replica answered, and whose snapshot held.
+    pub reads_at_once: u64,
+    /// Single reads that main ran again, since a commit was under way when a replica took their snapshot.
+    pub reads_again: u64,
+    /// Single reads that main was sent at once, since a commit was under way.
+    pub reads_busy: u64,
+}
+
+impl Counters {
+    fn add(&mut self, other: &Counters) {
+        self.sessions += other.sessions;
+        self.commits += other.commits;
+        self.retries += other.retries;
+        self.divergences += other.divergences;
+        self.early_starts += other.early_starts;
+        self.reads_at_once += other.reads_at_once;
+        self.reads_again += other.reads_again;
+        self.reads_busy += other.reads_busy;
+    }
 }
 
 /// One shard's measurements.
@@ -64,7 +96,7 @@ impl Default for Recorder {
         let one =
             || Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("constant bounds that HdrHistogram accepts");
         Recorder {
-            histograms: (0..CLASSES.len() * PHASES.len()).map(|_| one()).collect(),
+            histograms: (0..CLASSES.len() * PHASES.len() + GATES.len()).map(|_| one()).collect(),
             counters: Counters::default(),
         }
     }
@@ -77,39 +109,41 @@ impl Recorder {
         self.histograms[class as usize * PHASES.len() + phase_index(phase)].saturating_record(us);
     }
 
+    /// Records a wait at the gate, or a window.
+    pub fn gate(&mut self, which: Gate, took: Duration) {
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.histograms[CLASSES.len() * PHASES.len() + which as usize].saturating_record(us);
+    }
+
     /// Adds another shard's.
     pub fn merge(&mut self, other: &Recorder) {
         for (mine, theirs) in self.histograms.iter_mut().zip(&other.histograms) {
             // Cannot fail: both have the same bounds.
             let _ = mine.add(theirs);
         }
-        self.counters.sessions += other.counters.sessions;
-        self.counters.commits += other.counters.commits;
-        self.counters.retries += other.counters.retries;
-        self.counters.divergences += other.counters.divergences;
-        self.counters.early_starts += other.counters.early_starts;
+        self.counters.add(&other.counters);
     }
 
     /// As lines of an aligned table, microseconds.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
+        let of_classes = CLASSES.iter().flat_map(|(_, class)| PHASES.iter().map(|(_, phase)| (*class, *phase)));
+        let of_gate = GATES.iter().map(|(_, name)| ("gate", *name));
         let mut lines = Vec::new();
-        for (class, name) in CLASSES {
-            for (phase, phase_name) in PHASES {
-                let h = &self.histograms[class as usize * PHASES.len() + phase_index(phase)];
-                if h.is_empty() {
-                    continue;
-                }
-                let q = |p: f64| h.value_at_quantile(p);
-                lines.push(format!(
-                    "{name:<7}{phase_name:<9}{:>10} {:>9} {:>9} {:>9} {:>9}",
-                    h.len(),
-                    q(0.5),
-                    q(0.95),
-                    q(0.99),
-                    h.max()
-                ));
+        for (at, (name, phase_name)) in of_classes.chain(of_gate).enumerate() {
+            let h = &self.histograms[at];
+            if h.is_empty() {
+                continue;
             }
+            let q = |p: f64| h.value_at_quantile(p);
+            lines.push(format!(
+                "{name:<7}{phase_name:<9}{:>10} {:>9} {:>9} {:>9} {:>9}",
+                h.len(),
+                q(0.5),
+                q(0.95),
+                q(0.99),
+                h.max()
+            ));
         }
         if !lines.is_empty() {
             let head = format!(
@@ -120,8 +154,15 @@ impl Recorder {
         }
         let c = &self.counters;
         lines.push(format!(
-            "sessions {} commits {} retries {} divergences {} early_starts {}",
-            c.sessions, c.commits, c.retries, c.divergences, c.early_starts
+            "sessions {} commits {} retries {} divergences {} early_starts {} reads_at_once {} reads_again {} reads_busy {}",
+            c.sessions,
+            c.commits,
+            c.retries,
+            c.divergences,
+            c.early_starts,
+            c.reads_at_once,
+            c.reads_again,
+            c.reads_busy
         ));
         lines
     }

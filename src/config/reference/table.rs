@@ -105,7 +105,7 @@ const CLUSTER: &[Key] = &[
         Kind::Choice(&["native_replication", "snapshot_isolation"]),
         r#""native_replication""#,
         "backend_clustering_mode",
-        "How the nodes are kept identical. snapshot_isolation adds that reads on all nodes see one common state; it is not built yet, and `run` refuses it.",
+        "How the nodes are kept identical. snapshot_isolation adds that no client can tell which node answered: all see one order of commits, and transactions without a stated level run at REPEATABLE READ.",
     ),
     key(
         "work_dir",
@@ -235,6 +235,20 @@ const LOAD_BALANCE: &[Key] = &[
         "statement_level_load_balance",
         "Choose the node anew for each statement, and not once per client connection.",
     ),
+    reloaded(
+        "busy_reads",
+        Kind::Choice(&["main", "wait"]),
+        r#""main""#,
+        "",
+        "snapshot_isolation: where a single read goes while a commit is between main and the last node: to main, or to the replica as soon as there is none. wait is not built yet, and `run` refuses it.",
+    ),
+    key(
+        "transaction_reads",
+        Kind::Choice(&["main", "spread"]),
+        r#""main""#,
+        "",
+        "snapshot_isolation: where transactions read that are not READ ONLY: on main, or on a reader until their first write. spread is not built yet, and `run` refuses it.",
+    ),
     key(
         "read_only_function_list",
         Kind::TextList,
@@ -300,6 +314,13 @@ const REPLICATION: &[Key] = &[
         r#""50ms""#,
         "",
         "How long a committing transaction may wait on a replica for one that was sent there early and is not committing, before the latter is rolled back there and applied later.",
+    ),
+    reloaded(
+        "conflict_retries",
+        count(0, 10_000),
+        "100",
+        "",
+        "snapshot_isolation: how often a single statement outside a block that failed with 40001, and of whose answer nothing has been sent, is run again before its client is told.",
     ),
     reloaded(
         "commit_in_procedure",

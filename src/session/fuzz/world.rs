@@ -109,6 +109,8 @@ impl World {
             config: Arc::new(config(shape)),
             membership: View::new(up),
             sequencer: Arc::new(Sequencer::new(NODES, 64, 0)),
+            shard: 0,
+            gated: false,
             verdicts: VerdictCache::new(100).into(),
             catalogues: RefCell::new(HashMap::new()),
             catalogue_versions: Arc::default(),
@@ -479,7 +481,7 @@ impl World {
 
     /// Watermarks that have moved are told to a session that waits for them. False: none has.
     fn commits_moved(&mut self) -> Result<bool, String> {
-        let mut moved = false;
+        let mut moved = self.env.sequencer.is_due(0);
         for (i, seen) in self.watermarks.iter_mut().enumerate() {
             let now = self.env.sequencer.watermark(NodeId(u8::try_from(i).unwrap_or(0)));
             moved |= now != *seen;

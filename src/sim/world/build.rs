@@ -13,7 +13,7 @@ use super::witness::Witness;
 use super::{Largest, SimShard, World};
 use crate::cluster::control::{ControlHandle, ShardHandle};
 use crate::cluster::membership::{Membership, NodeStatus, SharedMembership, View};
-use crate::config::Config;
+use crate::config::{Config, Mode};
 use crate::script::Spill;
 use crate::script::store::MemorySpill;
 use crate::sequencer::{NodeId, Sequencer};
@@ -143,6 +143,8 @@ impl Shared {
             config: self.config.clone(),
             membership: View::new(Membership::clone(&self.membership.load())),
             sequencer: self.sequencer.clone(),
+            shard: number,
+            gated: self.config.cluster.backend_clustering_mode == Mode::SnapshotIsolation,
             verdicts: VerdictCache::new(100).into(),
             catalogues: RefCell::new(HashMap::new()),
             catalogue_versions: self.versions.clone(),

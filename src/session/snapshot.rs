@@ -1,0 +1,273 @@
+//! `snapshot_isolation`: which snapshot a read gets, so that no client can tell which node answered (design, section 2).
+//!
+//! Main's own snapshots need nothing: main's commit order is the order. On a replica there are two ways.
+//!
+//! - A *single read* is optimistic. The window word is looked at before it is sent and once more when the first reply is
+//!   here that only comes after its snapshot was taken ([`proves`]). No window was open and none was opened in between:
+//!   the snapshot holds exactly the commits that every node has, and the answer is delivered. Otherwise nothing of it
+//!   is, and main runs it again. While a window is open a read goes to main at once.
+//! - A *READ ONLY block* at REPEATABLE READ gets a cut: BEGIN and a tiny statement, whose snapshot is the block's, are
+//!   sent inside the gate, which is left as soon as that statement is answered. The Flush behind it sees to it that the
+//!   answer does not wait in the server's buffer for the client's own statement (hazard 26).
+//!
+//! Blocks at READ COMMITTED, where each statement has a snapshot of its own, and SERIALIZABLE ones run on main.
+//!
+//! **Levels.** Who states no level gets REPEATABLE READ: [`DEFAULT`] makes that the backend's own default, unless the
+//! role, the database, the client's start-up packet or a SET has said another. So `SHOW` tells the truth, a BEGIN
+//! without a level means what the session says, and a SET, RESET or DISCARD of the client's works as on a server that was
+//! configured so. It is sent again whenever the session may have changed its default.
+
+use bytes::Bytes;
+
+use super::io::{Cx, TimerKind};
+use super::owed::{Asked, Own};
+use super::transaction::Target;
+use super::{Session, Stage};
+use crate::config::Mode;
+use crate::sequencer::{Entry, GateFull, Look, SnapshotPass, SnapshotToken, Waiting};
+use crate::shard::driver::Time;
+use crate::sim::planted::{Planted, is};
+use crate::sql::class::{Isolation, TxModes};
+use crate::wire::front;
+
+/// Sees to the backend's default level and tells it. A server whose own default is a stricter one keeps that. Where the
+/// setting came from is looked up only if it matters: pg_settings reads all settings.
+const DEFAULT: &str = "SELECT CASE WHEN pg_catalog.current_setting('default_transaction_isolation') \
+    OPERATOR(pg_catalog.=) ANY (ARRAY['read committed', 'read uncommitted']) AND EXISTS (SELECT FROM pg_catalog.pg_settings \
+    WHERE name OPERATOR(pg_catalog.=) 'default_transaction_isolation' AND source OPERATOR(pg_catalog.=) \
+    ANY (ARRAY['default', 'configuration file', 'command line', 'environment variable'])) \
+    THEN pg_catalog.set_config('default_transaction_isolation', 'repeatable read', false) \
+    ELSE pg_catalog.current_setting('default_transaction_isolation') END";
+
+/// The tiny statement. It needs a snapshot, as every SELECT does (`analyze_requires_snapshot` in analyze.c), and nothing
+/// else: no relation, so no lock that it could wait for.
+const TINY: &str = "SELECT";
+
+/// What a session keeps about its snapshots.
+#[derive(Debug, Default)]
+pub(super) struct Snapshots {
+    /// What a single read on a replica rests on, until its snapshot is proved.
+    look: Option<Taken>,
+    cut: Cut,
+    /// The session's default level, as its backends told last.
+    default: Option<Isolation>,
+    /// The lane has to be asked anew.
+    pub(super) stale: bool,
+}
+
+/// How far a cut is.
+#[derive(Debug, Default)]
+enum Cut {
+    #[default]
+    None,
+    /// The gate is another's.
+    Waiting(Waiting<SnapshotPass>, Time),
+    /// In the gate.
+    In(SnapshotPass, Time),
+}
+
+/// The window word as it was before a read was sent.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    look: Look,
+    /// BindComplete proves the snapshot.
+    by_bind: bool,
+}
+
+/// Does this reply come after the snapshot was taken? `by_bind`: the batch has one Bind, of a SELECT, VALUES or TABLE,
+/// whose snapshot is taken there (`PortalStart` in pquery.c); COPY and EXPLAIN take theirs in Execute (hazard 25).
+/// RowDescription of a Query is sent from the running portal; that of a Describe tells nothing.
+fn proves(asked: Asked, tag: u8, by_bind: bool) -> bool {
+    match (asked, tag) {
+        (_, b'E') => true,
+        (Asked::Parse, b'1') => is(Planted::LookAtParse),
+        (Asked::Bind, b'2') => by_bind,
+        (Asked::Query, b'T' | b'D' | b'C' | b'I' | b'H' | b'd') => true,
+        (Asked::Execute, b'D' | b'C' | b'I' | b's' | b'H' | b'd') => true,
+        _ => false,
+    }
+}
+
+impl Session {
+    /// `snapshot_isolation`.
+    pub(super) fn isolates(cx: &Cx<'_>) -> bool {
+        cx.env.config.cluster.backend_clustering_mode == Mode::SnapshotIsolation
+    }
+
+    /// No commit is between main and the last node: a single read may go to a replica.
+    pub(super) fn no_window_open(cx: &Cx<'_>) -> bool {
+        !cx.env.gated || cx.env.sequencer.look().is_quiet()
+    }
+
+    /// The same for a single read that is about to be sent: counts those that go to main since one is.
+    pub(super) fn may_go_to_replica(&self, cx: &Cx<'_>) -> bool {
+        let quiet = Self::no_window_open(cx);
+        if !quiet {
+            cx.env.recorder.borrow_mut().counters.reads_busy += 1;
+        }
+        quiet
+    }
+
+    /// A single read is about to be sent to the reader.
+    pub(super) fn note_look(&mut self, by_bind: bool, cx: &Cx<'_>) {
+        self.snapshots.look = cx.env.gated.then(|| Taken { look: cx.env.sequencer.look(), by_bind });
+    }
+
+    /// A reply of the reader: does it show that the read's snapshot cannot be used? Then nothing of the answer may leave.
+    pub(super) fn is_overtaken(&mut self, tag: u8, cx: &Cx<'_>) -> bool {
+        let Some(taken) = self.snapshots.look else { return false };
+        let Some(asked) = self.link_ref(Target::Reader).and_then(|l| l.owed.head()).map(|h| h.asked) else {
+            return false;
+        };
+        if !proves(asked, tag, taken.by_bind) {
+            return false;
+        }
+        self.snapshots.look = None;
+        let holds = cx.env.sequencer.still(taken.look);
+        let counters = &mut cx.env.recorder.borrow_mut().counters;
+        if holds {
+            counters.reads_at_once += 1;
+        } else {
+            counters.reads_again += 1;
+        }
+        !holds
+    }
+
+    /// The read will not be answered by the reader.
+    pub(super) fn forget_look(&mut self) {
+        self.snapshots.look = None;
+    }
+
+    /// A READ ONLY block of these modes may get a cut on a replica.
+    pub(super) fn cuts(&self, modes: &TxModes) -> bool {
+        // A default that nobody has told yet is told before a reader is used.
+        modes.isolation.or(self.snapshots.default).is_none_or(|level| level == Isolation::RepeatableRead)
+    }
+
+    /// The session is in the gate, or goes there. False: it must wait until [`Self::gate_moved`] says so.
+    pub(super) fn has_gate(&mut self, cx: &mut Cx<'_>) -> bool {
+        if !cx.env.gated || is(Planted::NoGate) {
+            return true;
+        }
+        let now = cx.io.now();
+        let (entry, since) = match std::mem::take(&mut self.snapshots.cut) {
+            Cut::In(pass, since) => {
+                self.snapshots.cut = Cut::In(pass, since);
+                return true;
+            }
+            Cut::Waiting(place, since) => (place.poll().map_or_else(Entry::Wait, Entry::In), since),
+            Cut::None => match cx.env.sequencer.enter_snapshot(cx.env.shard) {
+                Ok(entry) => (entry, now),
+                Err(GateFull) => {
+                    cx.io.watch_commits();
+                    return false;
+                }
+            },
+        };
+        match entry {
+            Entry::In(pass) => {
+                let waited = now.since(since);
+                cx.env.recorder.borrow_mut().gate(crate::telemetry::Gate::Snapshot, waited);
+                self.snapshots.cut = Cut::In(pass, now);
+                true
+            }
+            Entry::Wait(place) => {
+                self.snapshots.cut = Cut::Waiting(place, since);
+                cx.io.watch_commits();
+                false
+            }
+        }
+    }
+
+    /// The block begins on the reader, in the gate.
+    pub(super) fn take_cut(&mut self, cx: &mut Cx<'_>) {
+        self.send_own(Target::Reader, ("_pgls_s", TINY), Own::Cut, cx);
+        let Some(link) = self.link(Target::Reader) else { return };
+        link.unflushed = false;
+        let conn = link.conn;
+        cx.io.send(conn, Bytes::from_static(front::FLUSH));
+        cx.io.arm(cx.env.config.replication.commit_timeout, TimerKind::Cut);
+    }
+
+    /// The tiny statement is answered, or will not be: the gate is left.
+    pub(super) fn cut_taken(&mut self) -> Option<SnapshotToken> {
+        match std::mem::take(&mut self.snapshots.cut) {
+            Cut::In(pass, _) => Some(pass.token()),
+            Cut::None | Cut::Waiting(..) => None,
+        }
+    }
+
+    /// The gate has been handed over.
+    pub(super) fn gate_moved(&mut self, cx: &mut Cx<'_>) {
+        if matches!(self.snapshots.cut, Cut::Waiting(..)) && self.has_gate(cx) {
+            self.pump_requests(cx);
+        }
+    }
+
+    /// After each event: nobody stays in the gate who has not sent what is answered there.
+    pub(super) fn settle_gate(&mut self) {
+        let over = matches!(self.stage, Stage::Over);
+        let stays = match &self.snapshots.cut {
+            Cut::None => return,
+            Cut::Waiting(..) => !over,
+            Cut::In(..) => self.link_ref(Target::Reader).is_some_and(|l| l.owed.takes_cut()),
+        };
+        if !stays {
+            self.snapshots.cut = Cut::None;
+        }
+    }
+
+    /// A node that does not answer the tiny statement keeps the gate from commits: it has had `commit_timeout`.
+    pub(super) fn cut_timer(&mut self, cx: &mut Cx<'_>) {
+        let Cut::In(_, since) = &self.snapshots.cut else { return };
+        let (held, limit) = (cx.io.now().since(*since), cx.env.config.replication.commit_timeout);
+        if held < limit {
+            return cx.io.arm(limit.saturating_sub(held), TimerKind::Cut);
+        }
+        self.snapshots.cut = Cut::None;
+        let Some(conn) = self.link_ref(Target::Reader).map(|l| l.conn) else { return };
+        cx.io.abort(conn);
+        self.server_gone(conn, "it took no snapshot within commit_timeout", cx);
+    }
+
+    /// The lane's default level, in front of what is sent next outside a transaction block.
+    pub(super) fn see_to_default(&mut self, cx: &mut Cx<'_>) {
+        if std::mem::take(&mut self.snapshots.stale) && Self::isolates(cx) {
+            self.ask_default(Target::Lane, cx);
+        }
+    }
+
+    /// The same of a reader, which has the session's SETs.
+    pub(super) fn ask_reader_default(&mut self, cx: &mut Cx<'_>) {
+        let asks = |l: &mut super::link::Link| !std::mem::replace(&mut l.default_asked, true);
+        if Self::isolates(cx) && self.link(Target::Reader).is_some_and(asks) {
+            self.ask_default(Target::Reader, cx);
+        }
+    }
+
+    fn ask_default(&mut self, target: Target, cx: &mut Cx<'_>) {
+        self.send_own(target, ("_pgls_l", DEFAULT), Own::Default, cx);
+        self.sync_own(target, Own::Default, cx);
+    }
+
+    /// The answer to [`DEFAULT`].
+    pub(super) fn default_told(&mut self, level: &[u8]) {
+        self.snapshots.default = match level {
+            b"read uncommitted" => Some(Isolation::ReadUncommitted),
+            b"read committed" => Some(Isolation::ReadCommitted),
+            b"serializable" => Some(Isolation::Serializable),
+            _ => Some(Isolation::RepeatableRead),
+        };
+    }
+
+    /// The session has run this SET, RESET or the like: it may have another default level from here on.
+    pub(super) fn default_may_change(&mut self, sql: &[u8]) {
+        self.snapshots.stale |= concerns_default(sql);
+    }
+}
+
+/// A SET, RESET or SET SESSION CHARACTERISTICS that may change the default level.
+pub(super) fn concerns_default(sql: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(sql).to_ascii_lowercase();
+    ["isolation", "characteristics", "reset", "all", "default"].iter().any(|word| text.contains(word))
+}

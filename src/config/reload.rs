@@ -28,6 +28,7 @@ fn taken_over(running: &Config, read: &Config) -> Config {
     config.authentication.scram_max_iterations = read.authentication.scram_max_iterations;
     config.load_balance.load_balance_mode = read.load_balance.load_balance_mode;
     config.load_balance.statement_level_load_balance = read.load_balance.statement_level_load_balance;
+    config.load_balance.busy_reads = read.load_balance.busy_reads;
     config.replication = read.replication.clone();
     config.pool = read.pool.clone();
     config.limits = read.limits.clone();

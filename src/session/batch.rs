@@ -166,6 +166,9 @@ impl Session {
                 } else if begins
                     || ((!survey.complete || survey.executes > 1 || survey.writes) && !(alone && survey.control))
                 {
+                    if alone && survey.writes && survey.begin.is_none() {
+                        self.keep_for_conflict(cx);
+                    }
                     self.open_transaction(Target::Lane, true, survey.begin.unwrap_or_default(), cx);
                     self.batch.sent = true;
                 } else {

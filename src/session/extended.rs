@@ -384,6 +384,7 @@ impl Session {
         }
         // Part of the answer is told: nothing of the batch can be run elsewhere.
         self.retry = None;
+        self.keep_no_longer();
         self.out.release();
         self.out.push(e.encode());
         self.batch_failed();

@@ -247,6 +247,7 @@ impl Session {
 
     /// What the lane was at work on is run again, or answered with an error.
     fn lose_requests(&mut self, link: Option<Link>, open: Option<Box<Open>>, cx: &mut Cx<'_>) {
+        self.conflict_over();
         let mut link = link;
         let owes = link.as_ref().is_some_and(|l| l.owed.owes_client());
         if owes && self.torn {

@@ -18,6 +18,7 @@
 //! - [`lifecycle`]: how requests and sessions end; `lost`: what becomes of them when the lane is lost, or main;
 //! - [`registry`], [`settings`]: what the session has prepared and set; `names`: which backend knows it; [`prepared`]:
 //!   by SQL;
+//! - `conflict`: single statements that are run again after 40001;
 //! - `snapshot`: `snapshot_isolation`'s reads on replicas, and isolation levels; `leave`: READ ONLY blocks that begin on a
 //!   replica and need main;
 //! - [`held`]: how much a session keeps in memory;
@@ -33,6 +34,7 @@ mod batch;
 mod blocks;
 pub mod catalogue;
 pub mod commit;
+mod conflict;
 mod copy;
 mod done;
 pub mod early;
@@ -240,6 +242,7 @@ pub struct Session {
     chosen: Option<NodeId>,
     main_only: bool,
     snapshots: snapshot::Snapshots,
+    conflict: conflict::Conflict,
     /// The next READ ONLY block begins on main: on a replica it has met what only main can do.
     block_on_main: bool,
     temporary: bool,
@@ -389,6 +392,7 @@ impl Session {
             chosen: None,
             main_only: false,
             snapshots: snapshot::Snapshots::default(),
+            conflict: conflict::Conflict::default(),
             block_on_main: false,
             temporary: false,
             version: cx.env.catalogue_versions.of(&Arc::from("")),

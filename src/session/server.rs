@@ -131,6 +131,9 @@ impl Session {
         } else if target == Target::Reader && self.may_still_go_elsewhere() && self.first_answer(chunk, piece) {
             return;
         }
+        if target == Target::Lane {
+            self.conflict_answer(piece.tag, chunk);
+        }
         match fits {
             Fits::Async => self.asynchronous(target, chunk, piece),
             Fits::Part => self.part(target, chunk, piece, cx),
@@ -496,6 +499,7 @@ impl Session {
         self.registry.drop_portals();
         match self.after_rollback.take() {
             Some(AfterRollback::Commit { after, error }) => self.commit_failed(after, error, cx),
+            Some(AfterRollback::Simple | AfterRollback::Sync) if self.run_again() => {}
             Some(AfterRollback::Simple) => self.finish_simple(cx),
             Some(AfterRollback::Sync) => {
                 self.request = Request::None;
@@ -524,6 +528,10 @@ impl Session {
             Some(Own::Tidy | Own::Types | Own::Check | Own::Leave | Own::Default) => {}
             // What it was asked about has failed, and the client knows.
             Some(Own::Opaque) if self.tx.open().is_some_and(|o| o.failed) => {}
+            None if target == Target::Lane && piece.last && self.is_run_again(bytes_of(chunk, piece), cx) => {
+                self.tx.open_mut().into_iter().for_each(|o| o.failed = true);
+                self.step_failed();
+            }
             Some(Own::Begin | Own::Prepare | Own::Info | Own::Opaque | Own::Modes | Own::Level | Own::Cut) | None => {
                 self.relay_error(target, chunk, piece);
             }

@@ -68,6 +68,8 @@ pub struct Counters {
     pub reads_again: u64,
     /// Single reads that main was sent at once, since a commit was under way.
     pub reads_busy: u64,
+    /// Single statements that were run again after a write conflict (40001).
+    pub conflicts: u64,
 }
 
 impl Counters {
@@ -80,6 +82,7 @@ impl Counters {
         self.reads_at_once += other.reads_at_once;
         self.reads_again += other.reads_again;
         self.reads_busy += other.reads_busy;
+        self.conflicts += other.conflicts;
     }
 }
 
@@ -154,7 +157,7 @@ impl Recorder {
         }
         let c = &self.counters;
         lines.push(format!(
-            "sessions {} commits {} retries {} divergences {} early_starts {} reads_at_once {} reads_again {} reads_busy {}",
+            "sessions {} commits {} retries {} divergences {} early_starts {} reads_at_once {} reads_again {} reads_busy {} conflicts {}",
             c.sessions,
             c.commits,
             c.retries,
@@ -162,7 +165,8 @@ impl Recorder {
             c.early_starts,
             c.reads_at_once,
             c.reads_again,
-            c.reads_busy
+            c.reads_busy,
+            c.conflicts
         ));
         lines
     }

@@ -169,7 +169,9 @@ impl Session {
                     if alone && survey.writes && survey.begin.is_none() {
                         self.keep_for_conflict(cx);
                     }
-                    self.open_transaction(Target::Lane, true, survey.begin.unwrap_or_default(), cx);
+                    let keyed = alone && survey.keyed && survey.begin.is_none();
+                    let modes = if keyed { self.modes_of_keyed(cx) } else { survey.begin.unwrap_or_default() };
+                    self.open_transaction(Target::Lane, true, modes, cx);
                     self.batch.sent = true;
                 } else {
                     self.see_to_default(cx);

@@ -299,6 +299,12 @@ impl Session {
             // The client's cancel came late; it must not hit COMMIT, which nothing may undo (hazard 63).
             return Some(PgError::error("57014", "canceling statement due to user request"));
         }
+        if open.has_writes() && open.outdated {
+            return Some(
+                PgError::error("40001", "could not commit: a table was changed while the transaction wrote to it")
+                    .hint("Run the transaction again."),
+            );
+        }
         let half_done = open.has_writes() && open.is_half_done();
         half_done.then(|| {
             PgError::error("0A000", "could not commit: a query that may write was not fetched to its end")

@@ -49,7 +49,7 @@ impl Session {
         }
         let open = self.tx.open_mut().filter(|o| o.on == Target::Lane);
         match note {
-            Note::Nothing | Note::Ready | Note::ImplicitEnd | Note::Call(_) => {}
+            Note::Nothing | Note::Ready | Note::ImplicitEnd | Note::Call(_) | Note::Described(_) => {}
             Note::Write(p) => {
                 if p.noted.is_set() {
                     self.fetched_more(p.stepwise, true);
@@ -122,6 +122,7 @@ impl Session {
                 self.replay.clear();
                 self.settings_dirty = true;
                 self.snapshots.stale = true;
+                self.role_changed = false;
                 self.temporary = false;
                 self.temporary_names.clear();
                 self.main_only = false;
@@ -154,12 +155,17 @@ impl Session {
     /// Adds what main has done to the script.
     fn add_write(&mut self, mut write: PendingWrite, tag: &[u8], always: bool, cx: &mut Cx<'_>) {
         let rows = self.rows.take();
+        if write.by_rows {
+            self.rows_complete(&write, cx);
+            return self.rests_on(write.proved_under);
+        }
         let tag = tag.strip_suffix(&[0]).unwrap_or(tag);
         let none = std::str::from_utf8(tag).ok().and_then(back::tag_count) == Some(0);
         if write.counted && none && !always && !write.copy {
             return;
         }
         let std_strings = self.std_strings;
+        let proved_under = write.proved_under;
         let added = self.with_script(cx, |open, room| {
             if let Some(info) = &open.info {
                 write.at_time(Now { micros: info.now }, std_strings);
@@ -173,6 +179,16 @@ impl Session {
             open.script.add(Entry::Statement(write.statement), room)
         });
         self.script_written(added, cx);
+        self.rests_on(proved_under);
+    }
+
+    /// An entry's form was decided under this version of the catalogue. If that has moved since, main may have done the
+    /// statement under another (hazards 18, 19), unless it is this transaction that has moved it.
+    fn rests_on(&mut self, version: Option<u64>) {
+        let moved = version.is_some_and(|v| v < self.version.current());
+        if let Some(open) = self.tx.open_mut().filter(|o| moved && !o.ddl) {
+            open.outdated = true;
+        }
     }
 
     /// A script that cannot be kept cannot be applied: the session ends, and with it the transaction on main.

@@ -19,6 +19,7 @@ use super::owed::{Asked, Own, Whose};
 use super::prepared::{is_reserved, no_statement, reserved, too_many};
 use super::registry::Prepared;
 use super::route::{Given, Plan, changes_logins};
+use super::rows::{Asks, bind_for, end_of};
 use super::survey::has_own_types;
 use super::transaction::{Target, Tx};
 use crate::sql::cache::Verdict;
@@ -78,16 +79,13 @@ impl Session {
             return self.parse(&Frame { tag: b'P', raw: raw.freeze() }, cx);
         }
         let verdict = self.judge(p.sql, cx);
+        self.renew_executed(&verdict.class, cx);
         let version = self.registry.next_version();
         let raw = kept(&frame.raw);
         let at = p.sql.as_ptr() as usize - frame.raw.as_ptr() as usize;
-        let prepared = Arc::new(Prepared {
-            version,
-            sql: raw.slice(at..at + p.sql.len()),
-            raw,
-            types: Arc::from(p.types),
-            verdict,
-        });
+        let (sql, types) = (raw.slice(at..at + p.sql.len()), Arc::from(p.types));
+        let asks = self.asks(p.name, &sql, &types, &verdict);
+        let prepared = Arc::new(Prepared { version, sql, raw, types, verdict, asks });
         let limit = cx.env.config.limits.prepared_statements;
         if let Some(existing) = self.registry.statement(p.name).filter(|_| !p.name.is_empty()).cloned() {
             // The server will refuse it (StorePreparedStatement in prepare.c), if it finds nothing else to say; which
@@ -106,7 +104,7 @@ impl Session {
         if let Some(went) = self.begin_in_failed(&class, cx) {
             return went;
         }
-        self.registry.insert(p.name, prepared, false);
+        self.registry.insert(p.name, prepared.clone(), false);
         let note = if p.name.is_empty() { Note::Unnamed } else { Note::Named };
         if control {
             self.local(Bytes::from_static(back::PARSE_COMPLETE), Asked::Parse, note, cx);
@@ -120,6 +118,8 @@ impl Session {
         if !p.name.is_empty() {
             self.close_leftovers(target, cx);
         }
+        let asks = prepared.asks.as_ref().filter(|_| target == Target::Lane);
+        let version = if asks.is_some() { prepared.asking_version() } else { version };
         if let Some(l) = self.link(target) {
             if p.name.is_empty() {
                 l.unnamed = Some(version);
@@ -130,8 +130,54 @@ impl Session {
                 l.prepares(Fresh::Named(name));
             }
         }
-        self.send_client(target, frame.raw.clone(), Asked::Parse, note, cx);
+        let raw = asks.map_or_else(|| frame.raw.clone(), |a| a.raw.clone());
+        self.send_client(target, raw, Asked::Parse, note, cx);
         true
+    }
+
+    /// What main is asked besides, if the statement reaches the replicas by its rows.
+    pub(super) fn asks(&self, name: &str, sql: &Bytes, types: &[u32], verdict: &Verdict) -> Option<Asks> {
+        let rows = self.rows_of(sql, verdict)?;
+        let mut raw = BytesMut::new();
+        match verdict.class {
+            Class::Execute(_) => front::parse(&mut raw, name, sql, types),
+            _ => front::parse(&mut raw, name, &rows.asked(sql, end_of(sql, self.std_strings)), types),
+        }
+        Some(Asks { rows, raw: raw.freeze() })
+    }
+
+    /// What EXECUTE names, as it is to be used now.
+    pub(super) fn renew_executed(&mut self, class: &Class, cx: &mut Cx<'_>) {
+        let Class::Execute(name) = class else { return };
+        if let Some(statement) = self.registry.statement(name).cloned() {
+            self.renewed(name, statement, cx);
+        }
+    }
+
+    /// The statement as it is to be used now: judged anew if the catalogue has moved, and with the text for main that
+    /// follows from that.
+    fn renewed(&mut self, name: &str, statement: Arc<Prepared>, cx: &mut Cx<'_>) -> Arc<Prepared> {
+        let fresh = statement.verdict.version() >= self.version.current();
+        let may_ask = || statement.asks.is_none() || self.rows_of(&statement.sql, &statement.verdict).is_some();
+        if fresh && may_ask() {
+            return statement;
+        }
+        let verdict = self.judge(&statement.sql, cx);
+        self.renew_executed(&verdict.class, cx);
+        let asks = self.asks(name, &statement.sql, &statement.types, &verdict);
+        let same = match (&asks, &statement.asks) {
+            (None, None) => true,
+            (Some(a), Some(b)) => a.raw == b.raw && a.rows.statement == b.rows.statement,
+            _ => false,
+        };
+        if same {
+            return statement;
+        }
+        let version = self.registry.next_version();
+        let (raw, sql, types) = (statement.raw.clone(), statement.sql.clone(), statement.types.clone());
+        let renewed = Arc::new(Prepared { version, raw, sql, types, verdict, asks });
+        self.registry.insert(name, renewed.clone(), true);
+        renewed
     }
 
     fn bind(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
@@ -143,6 +189,7 @@ impl Session {
         let Some(statement) = self.registry.statement(b.statement).cloned() else {
             return self.refuse_in_batch(&no_statement(b.statement), cx);
         };
+        let statement = self.renewed(b.statement, statement, cx);
         let control = statement.verdict.class.is_block_control();
         let taken = self.registry.portal(b.portal).filter(|_| !b.portal.is_empty());
         if taken.is_some_and(|p| control || p.statement.verdict.class.is_block_control()) {
@@ -167,7 +214,19 @@ impl Session {
             self.bring_named(&statement.sql, &statement.verdict.class, cx);
         }
         self.prepare_on(target, b.statement, &statement, cx);
-        self.send_client(target, frame.raw.clone(), Asked::Bind, Note::Bound, cx);
+        let told = match statement.asked().filter(|_| target == Target::Lane) {
+            Some(rows) => bind_for(b.rest, &rows).0,
+            None => None,
+        };
+        let raw = told.map_or_else(
+            || frame.raw.clone(),
+            |rest| {
+                let mut out = BytesMut::new();
+                front::bind_raw(&mut out, b.portal, b.statement, &rest);
+                out.freeze()
+            },
+        );
+        self.send_client(target, raw, Asked::Bind, Note::Bound, cx);
         true
     }
 
@@ -182,7 +241,11 @@ impl Session {
                     self.local(both.freeze(), Asked::DescribeStatement, Note::Nothing, cx);
                     return true;
                 }
+                let statement = self.renewed(name, statement, cx);
                 self.prepare_on(target, name, &statement, cx);
+                let note = described(target, &statement);
+                self.send_client(target, frame.raw.clone(), Asked::DescribeStatement, note, cx);
+                return true;
             }
             self.send_client(target, frame.raw.clone(), Asked::DescribeStatement, Note::Nothing, cx);
             return true;
@@ -190,10 +253,11 @@ impl Session {
         if self.registry.portal(name).is_some_and(|p| p.statement.verdict.class.is_block_control()) {
             self.local(Bytes::from_static(back::NO_DATA), Asked::DescribePortal, Note::Nothing, cx);
         } else {
-            if self.registry.portal(name).is_none() {
+            let note = self.registry.portal(name).map(|p| described(target, &p.statement));
+            if note.is_none() {
                 self.forget_own_portal(name, cx);
             }
-            self.send_client(target, frame.raw.clone(), Asked::DescribePortal, Note::Nothing, cx);
+            self.send_client(target, frame.raw.clone(), Asked::DescribePortal, note.unwrap_or_default(), cx);
         }
         true
     }
@@ -232,6 +296,7 @@ impl Session {
             types: portal.statement.types.clone(),
             bind: portal.bind.clone(),
             extended: true,
+            rows: portal.statement.asked(),
         };
         let verdict = self.known(&portal.statement, cx).verdict;
         self.bound |= verdict.leaves_state();
@@ -284,6 +349,19 @@ impl Session {
                 if let Some(p) = self.registry.portal_mut(name) {
                     pending.noted = p.noted.get_or_insert_default().clone();
                 }
+                let mut raw = frame.raw.clone();
+                if let Some(asked) = pending.asked.clone() {
+                    pending.binary = bind_for(&portal.bind, &asked).1;
+                    if rows > 0 && asked.returns {
+                        // What the client does not fetch would be missing.
+                        pending.by_rows = false;
+                    } else if rows > 0 {
+                        // A statement that returns nothing runs to its end, whatever limit Execute names.
+                        let mut out = BytesMut::new();
+                        front::execute(&mut out, name, 0);
+                        raw = out.freeze();
+                    }
+                }
                 let fetches = pending.opaque && matches!(verdict.class, Class::Select { .. });
                 pending.stepwise = fetches.then_some(portal.id);
                 if writes.rows {
@@ -299,7 +377,7 @@ impl Session {
                     self.ran_opaque();
                 }
                 self.bring_named(&given.sql, &verdict.class, cx);
-                self.send_client(self.target(), frame.raw.clone(), Asked::Execute, Note::Write(pending), cx);
+                self.send_client(self.target(), raw, Asked::Execute, Note::Write(pending), cx);
                 if opaque && self.tx.open().is_some() {
                     let bind = front::BIND_NOTHING_BINARY;
                     self.send_own_in(
@@ -404,6 +482,11 @@ impl Session {
         }
         true
     }
+}
+
+/// What a Describe of it is told without.
+fn described(target: Target, statement: &Prepared) -> Note {
+    statement.asked().filter(|_| target == Target::Lane).map_or(Note::Nothing, Note::Described)
 }
 
 /// What is wrong with a Bind of a statement without parameters and results (`exec_bind_message` in postgres.c).

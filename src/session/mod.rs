@@ -18,7 +18,7 @@
 //! - [`lifecycle`]: how requests and sessions end; `lost`: what becomes of them when the lane is lost, or main;
 //! - [`registry`], [`settings`]: what the session has prepared and set; `names`: which backend knows it; [`prepared`]:
 //!   by SQL;
-//! - `conflict`: single statements that are run again after 40001;
+//! - `rows`: writes that reach the replicas by the rows that main tells of; `conflict`: single statements that are run again after 40001;
 //! - `snapshot`: `snapshot_isolation`'s reads on replicas, and isolation levels; `leave`: READ ONLY blocks that begin on a
 //!   replica and need main;
 //! - [`held`]: how much a session keeps in memory;
@@ -62,6 +62,7 @@ pub mod recycle;
 pub mod registry;
 pub mod replica;
 pub mod route;
+pub mod rows;
 mod send;
 pub mod server;
 pub mod settings;
@@ -243,6 +244,9 @@ pub struct Session {
     main_only: bool,
     snapshots: snapshot::Snapshots,
     conflict: conflict::Conflict,
+    row_entries: rows::Told,
+    /// SET ROLE or SET SESSION AUTHORIZATION has been run: whose privileges main checks is not known here.
+    role_changed: bool,
     /// The next READ ONLY block begins on main: on a replica it has met what only main can do.
     block_on_main: bool,
     temporary: bool,
@@ -393,6 +397,8 @@ impl Session {
             main_only: false,
             snapshots: snapshot::Snapshots::default(),
             conflict: conflict::Conflict::default(),
+            row_entries: rows::Told::default(),
+            role_changed: false,
             block_on_main: false,
             temporary: false,
             version: cx.env.catalogue_versions.of(&Arc::from("")),

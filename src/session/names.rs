@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::Session;
 use super::io::Cx;
@@ -13,25 +13,39 @@ use super::transaction::Target;
 use crate::wire::front;
 
 impl Session {
-    /// Prepares the statement where it is needed and not yet known.
+    /// Prepares the statement where it is needed and not yet known; on main with the text that asks for its rows.
     pub(super) fn prepare_on(&mut self, target: Target, name: &str, statement: &Prepared, cx: &mut Cx<'_>) {
+        match &statement.asks {
+            Some(asks) if target == Target::Lane => {
+                self.prepare_as(target, name, statement.asking_version(), &asks.raw, cx);
+            }
+            _ => self.prepare_as(target, name, statement.version, &statement.raw, cx),
+        }
+    }
+
+    /// The same for SQL that names it: with the client's own text.
+    pub(super) fn prepare_as_given(&mut self, name: &str, statement: &Prepared, cx: &mut Cx<'_>) {
+        self.prepare_as(Target::Lane, name, statement.version, &statement.raw, cx);
+    }
+
+    fn prepare_as(&mut self, target: Target, name: &str, version: u64, raw: &Bytes, cx: &mut Cx<'_>) {
         let Some(l) = self.link(target) else { return };
         let known = if name.is_empty() { l.unnamed } else { l.statements.get(name).copied() };
-        if known == Some(statement.version) {
+        if known == Some(version) {
             return;
         }
         if name.is_empty() {
-            l.unnamed = Some(statement.version);
+            l.unnamed = Some(version);
             l.prepares(Fresh::Unnamed);
         } else {
             let key: Arc<str> = Arc::from(name);
-            l.statements.insert(key.clone(), statement.version);
+            l.statements.insert(key.clone(), version);
             l.prepares(Fresh::Named(key));
             let mut out = BytesMut::new();
             front::close(&mut out, b'S', name);
             self.forward(target, out.freeze(), Asked::Close, Whose::Own(Own::Tidy), cx);
         }
-        self.forward(target, statement.raw.clone(), Asked::Parse, Whose::Own(Own::Prepare), cx);
+        self.forward(target, raw.clone(), Asked::Parse, Whose::Own(Own::Prepare), cx);
     }
 
     /// Closes what the link may have under names that the client may use anew.

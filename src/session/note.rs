@@ -11,6 +11,7 @@ use super::registry::Prepared;
 use crate::script::Statement;
 use crate::sql::class::TxModes;
 use crate::sql::literals::{Now, time_literals, timestamp};
+use crate::sql::proof::Rows;
 
 /// Taken when main (or a reader) has completed the request.
 #[derive(Debug, Default)]
@@ -41,6 +42,8 @@ pub enum Note {
     PreparedBySql(Box<Preparing>),
     /// Parse of a name that is taken has succeeded: something that only the server saw had deallocated it.
     Replaced(Arc<str>, Arc<Prepared>),
+    /// Describe of a statement that main is asked for more columns than the client knows of.
+    Described(Arc<Rows>),
     /// The client's portal is there.
     Bound,
     /// A temporary object was made: it lives on main alone. Its name, lower-case, if that is plain.
@@ -53,6 +56,14 @@ pub enum Note {
     Ready,
     /// ReadyForQuery at the end of an implicit transaction: commit or roll back now.
     ImplicitEnd,
+}
+
+impl Note {
+    /// A write whose rows main was asked for.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        matches!(self, Note::Write(p) if p.asked.is_some())
+    }
 }
 
 /// What a DISCARD or DEALLOCATE takes away.
@@ -81,6 +92,16 @@ pub struct PendingWrite {
     pub counted: bool,
     /// What it did cannot be told from its tag: an entry only if the transaction has an id afterwards.
     pub opaque: bool,
+    /// Main is asked for these columns besides, which are taken out of what the client is told.
+    pub asked: Option<Arc<Rows>>,
+    /// By a statement that EXECUTE names: its own text stays as it is.
+    pub executes: bool,
+    /// They become its entries; otherwise it is one as a statement.
+    pub by_rows: bool,
+    /// They come in binary.
+    pub binary: bool,
+    /// Catalogue version that its form rests on; `None`: it rests on none.
+    pub proved_under: Option<u64>,
     /// A COPY FROM STDIN: its entry is in the script since its data began to come.
     pub copy: bool,
     /// Already an entry (its portal was suspended once); shared by all requests that execute the portal.
@@ -108,6 +129,26 @@ impl Noted {
 }
 
 impl PendingWrite {
+    /// One that becomes an entry as the statement that it is.
+    #[must_use]
+    pub fn new(statement: Statement) -> PendingWrite {
+        PendingWrite {
+            statement,
+            moments: Vec::new(),
+            time: false,
+            counted: false,
+            opaque: false,
+            asked: None,
+            executes: false,
+            by_rows: false,
+            binary: false,
+            proved_under: None,
+            copy: false,
+            noted: Arc::default(),
+            stepwise: None,
+        }
+    }
+
     /// Puts the transaction's time where its time functions stood.
     pub fn at_time(&mut self, now: Now, std_strings: bool) {
         if !self.moments.is_empty() {

@@ -94,6 +94,17 @@ pub enum Whose {
     Local(Bytes, Note),
 }
 
+impl Whose {
+    /// The client's write.
+    #[must_use]
+    pub fn write(&self) -> Option<&super::note::PendingWrite> {
+        match self {
+            Whose::Client(Note::Write(p)) => Some(p),
+            _ => None,
+        }
+    }
+}
+
 /// How far the reply to a request is. What may follow is as `printtup.c`, `copyto.c`, `copyfromparse.c` and the
 /// `exec_` functions of `postgres.c` send it: whatever else comes belongs to another request, or to none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

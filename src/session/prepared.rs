@@ -68,7 +68,7 @@ impl Session {
         }
         let verdict = self.known(statement, cx).verdict;
         let (types, bind) = (statement.types.clone(), Bytes::from_static(front::BIND_NOTHING));
-        let inner = Given { sql: statement.sql.clone(), types: types.clone(), bind, extended: true };
+        let inner = Given { sql: statement.sql.clone(), types: types.clone(), bind, extended: true, rows: None };
         let (rows, ddl) = (true, *class == Class::Ddl);
         let alone = matches!(class, Class::Execute(_));
         let (counted, opaque, writes) = match self.plan_class(&inner, &verdict, &verdict.class, cx) {
@@ -89,8 +89,11 @@ impl Session {
             prepare: Some(Box::new(Prepare { sql: statement.sql.clone().into(), types: portable(&types) })),
             expect: Expect::Success,
         };
-        let (moments, time, copy, noted, stepwise) = (Vec::new(), true, false, Arc::default(), None);
-        let write = PendingWrite { statement, moments, time, counted, opaque, copy, noted, stepwise };
+        let asked = given.rows.clone().filter(|_| alone);
+        let by_rows = asked.is_some() && self.tx.open().is_none_or(|o| !o.ddl);
+        let proved_under = by_rows.then(|| verdict.version());
+        let new = PendingWrite { asked, by_rows, proved_under, executes: true, ..PendingWrite::new(statement) };
+        let write = PendingWrite { time: true, counted, opaque, ..new };
         Some(Plan::Write(Box::new(write), writes))
     }
 
@@ -111,7 +114,11 @@ impl Session {
         };
         let found = name.and_then(|n| self.registry.statement(&n).cloned().map(|s| (n, s)));
         if let Some((name, statement)) = found.filter(|(n, _)| !n.is_empty()) {
-            self.prepare_on(Target::Lane, &name, &statement, cx);
+            match class {
+                // What it returns is taken out again.
+                Class::Execute(_) => self.prepare_on(Target::Lane, &name, &statement, cx),
+                _ => self.prepare_as_given(&name, &statement, cx),
+            }
         }
     }
 
@@ -136,7 +143,9 @@ impl Session {
         let mut raw = BytesMut::new();
         front::parse(&mut raw, &name, &sql, &types);
         let (verdict, version) = (self.judge(&sql, cx), self.registry.next_version());
-        let prepared = Prepared { version, raw: raw.freeze(), sql, types: Arc::from(types), verdict };
+        let (raw, types) = (raw.freeze(), Arc::from(types));
+        let asks = self.asks(&name, &sql, &types, &verdict);
+        let prepared = Prepared { version, raw, sql, types, verdict, asks };
         self.registry.insert(&name, Arc::new(prepared), true);
         if let Some(l) = &mut self.lane {
             l.statements.insert(Arc::from(name), version);

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::note::Noted;
+use super::rows::Asks;
 use crate::sql::cache::Verdict;
+use crate::sql::proof::Rows;
 
 /// A prepared statement.
 #[derive(Debug)]
@@ -24,6 +26,25 @@ pub struct Prepared {
     pub types: Arc<[u32]>,
     /// What the statement is.
     pub verdict: Arc<Verdict>,
+    /// Main is asked for its rows.
+    pub asks: Option<Asks>,
+}
+
+/// In a link's version of a statement: it has the text that asks for rows, and not the client's own.
+const ASKING: u64 = 1 << 63;
+
+impl Prepared {
+    /// How links tell the statement, as main gets it by the protocol.
+    #[must_use]
+    pub fn asking_version(&self) -> u64 {
+        if self.asks.is_some() { self.version | ASKING } else { self.version }
+    }
+
+    /// The rows that main is asked for.
+    #[must_use]
+    pub fn asked(&self) -> Option<Arc<Rows>> {
+        self.asks.as_ref().map(|a| a.rows.clone())
+    }
 }
 
 /// A portal: a statement with its values.
@@ -273,7 +294,14 @@ mod tests {
     fn statement(version: u64) -> Arc<Prepared> {
         let mut verdicts = crate::sql::cache::VerdictCache::new(1);
         let (raw, sql) = (Bytes::new(), Bytes::new());
-        Arc::new(Prepared { version, raw, sql, types: Arc::from([]), verdict: verdicts.judge("", true, "d", None) })
+        Arc::new(Prepared {
+            version,
+            raw,
+            sql,
+            types: Arc::from([]),
+            verdict: verdicts.judge("", true, "d", None),
+            asks: None,
+        })
     }
 
     #[test]

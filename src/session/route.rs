@@ -15,6 +15,7 @@ use crate::auth::{DEFAULT_ITERATIONS, ScramVerifier};
 use crate::script::{Expect, Statement};
 use crate::sql::cache::Verdict;
 use crate::sql::class::{Class, DiscardWhat, Isolation, TxModes, written_relation};
+use crate::sql::proof::{Form, Rows};
 use crate::wire::frame::Frame;
 use crate::wire::{PgError, front};
 
@@ -84,6 +85,8 @@ pub(super) struct Given {
     pub bind: Bytes,
     /// By the extended protocol.
     pub extended: bool,
+    /// Main is asked for its rows.
+    pub rows: Option<Arc<Rows>>,
 }
 
 impl Session {
@@ -131,8 +134,9 @@ impl Session {
             Class::Select { into: true, .. } => {
                 Plan::Write(self.pending(given, verdict, false, false), Writes { rows: true, ddl: true })
             }
-            Class::Update | Class::Delete if verdict.is_positioned() => Plan::Refused(
-                PgError::error("0A000", "WHERE CURRENT OF is not replicated: cursors exist on main only")
+            Class::Update | Class::Delete if verdict.is_positioned() && given.rows.is_none() => Plan::Refused(
+                PgError::error("0A000", "WHERE CURRENT OF is not replicated here: cursors exist on main only")
+                    .detail("Replicas get the row by its primary key: the table must have one that is not changed, and no trigger, rule or row security.")
                     .hint("Name the row by its primary key."),
             ),
             Class::Insert | Class::Update | Class::Delete | Class::Merge => self.dml(given, verdict),
@@ -198,16 +202,13 @@ impl Session {
         let bind = kept(&f.bind).into();
         let sql = if f.keep { f.sql } else { kept(&f.sql) }.into();
         let statement = Statement { sql, types: f.types, bind, prepare: None, keep: f.keep, expect: Expect::Success };
-        Box::new(PendingWrite {
-            statement,
-            moments: f.moments,
-            time: f.time,
-            counted,
-            opaque,
-            copy: false,
-            noted: Arc::default(),
-            stepwise: None,
-        })
+        let by_rows = given.rows.is_some() && self.tx.open().is_none_or(|o| !o.ddl);
+        let keyed = matches!(verdict.form(), Form::Keyed);
+        let proved_under = (by_rows || keyed).then(|| verdict.version());
+        let asked = given.rows.clone();
+        let (moments, time) = (f.moments, f.time);
+        let new = PendingWrite::new(statement);
+        Box::new(PendingWrite { moments, time, counted, opaque, asked, by_rows, proved_under, ..new })
     }
 
     fn dml(&self, given: &Given, verdict: &Verdict) -> Plan {

@@ -8,6 +8,7 @@ use super::note::Note;
 use super::owed::{Asked, Fits, Own, Whose};
 use super::reader::Reader;
 use super::route::Why;
+use super::rows::told_or_no_data;
 use super::settings::Settings;
 use super::transaction::{Columns, Target, Tx, read_info};
 use super::{AfterRollback, Request, Session, Stage};
@@ -26,6 +27,8 @@ pub(super) enum Passing {
     Relay { digest: bool },
     /// It is a row of the session's own.
     Own,
+    /// It is a row of which the client is told a part.
+    Told,
 }
 
 impl Session {
@@ -116,7 +119,7 @@ impl Session {
         }
         self.torn = !piece.last;
         if !piece.first {
-            return self.continued(target, chunk, piece);
+            return self.continued(target, chunk, piece, cx);
         }
         let Some(link) = self.link(target) else { return };
         let fits = match piece.tag {
@@ -153,7 +156,7 @@ impl Session {
         }
     }
 
-    fn continued(&mut self, target: Target, chunk: &Bytes, piece: &Piece) {
+    fn continued(&mut self, target: Target, chunk: &Bytes, piece: &Piece, cx: &mut Cx<'_>) {
         match self.passing {
             Passing::Drop => {}
             Passing::Relay { digest } => {
@@ -166,6 +169,13 @@ impl Session {
                 self.own_row.extend_from_slice(bytes_of(chunk, piece));
                 if piece.last {
                     self.own_row_complete(target);
+                }
+            }
+            Passing::Told => {
+                self.own_row.extend_from_slice(bytes_of(chunk, piece));
+                if piece.last {
+                    self.out.end_run(chunk);
+                    self.row_told(target, cx);
                 }
             }
         }
@@ -267,6 +277,21 @@ impl Session {
                 }
             }
             Whose::Client(note) => match piece.tag {
+                b'D' if note.asks() => {
+                    self.out.end_run(chunk);
+                    self.passing = Passing::Told;
+                    self.own_row.clear();
+                    self.own_row.extend_from_slice(bytes_of(chunk, piece));
+                    if piece.last {
+                        self.row_told(target, cx);
+                    }
+                }
+                b'T' if note.asks() => {
+                    let Note::Write(p) = note else { return };
+                    let told = p.asked.as_ref().and_then(|r| Self::description_told(bytes_of(chunk, piece), r));
+                    self.out.end_run(chunk);
+                    told.into_iter().for_each(|t| self.out.push(t));
+                }
                 b'D' => {
                     let digest = matches!(note, Note::Write(p) if !p.opaque && !p.noted.is_set());
                     self.passing = Passing::Relay { digest };
@@ -381,7 +406,11 @@ impl Session {
         piece: &Piece,
         cx: &mut Cx<'_>,
     ) {
-        if asked == Asked::Execute {
+        if let (Note::Described(rows), b'T') = (&note, piece.tag) {
+            let told = Self::description_told(bytes_of(chunk, piece), rows);
+            self.out.end_run(chunk);
+            self.out.push(told_or_no_data(told));
+        } else if asked == Asked::Execute {
             self.out.relay(chunk, &piece.place);
             if piece.tag == b's' {
                 return self.suspended(note, cx);
@@ -519,6 +548,7 @@ impl Session {
             Whose::Client(_) | Whose::Local(..) => None,
         };
         self.rows.take();
+        self.row_entries = super::rows::Told::default();
         match own {
             // Taken when the ReadyForQuery of the session's own Sync (or Query) comes.
             Some(Own::Commit | Own::Constraints | Own::Rollback | Own::Settings | Own::Replay | Own::Syntax) => {

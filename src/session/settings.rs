@@ -13,6 +13,7 @@ use super::owed::Own;
 use super::route::Given;
 use super::transaction::Target;
 use crate::sql::cache::Verdict;
+use crate::sql::class::Class;
 use crate::sql::custom::names;
 
 /// What main is asked. `role` and `session_authorization` are not in pg_settings (GUC_NO_SHOW_ALL), hence by hand.
@@ -111,6 +112,10 @@ impl Settings {
 impl Session {
     /// Custom settings that this statement may set: main is asked for their values too from now on.
     pub(super) fn notice_custom(&mut self, given: &Given, verdict: &Verdict) {
+        if matches!(verdict.class, Class::Set { .. } | Class::Reset(_)) {
+            let text = String::from_utf8_lossy(&given.sql).to_ascii_lowercase();
+            self.role_changed |= text.contains("role") || text.contains("authorization");
+        }
         let names = names(&given.sql, &given.bind, &verdict.class, verdict.leaves_state());
         for name in names {
             self.made_custom = true;

@@ -15,6 +15,7 @@ use super::note::{Note, without_nul};
 use super::owed::{Asked, Own, Whose};
 use super::reader::ReaderIs;
 use super::route::{Given, Plan, Retry, Why, Writes, changes_logins, only_in_blocks};
+use super::rows::end_of;
 use super::strings::Syntax;
 use super::transaction::{OPAQUE, Target, Tx};
 use super::{AfterRollback, Request, Session};
@@ -211,13 +212,15 @@ impl Session {
     fn step(&mut self, cx: &mut Cx<'_>) -> Went {
         let Request::Simple(s) = &self.request else { return Went::Done };
         let sql = s.text.slice(s.steps[s.next].clone());
+        let verdict = self.judge(&sql, cx);
+        self.renew_executed(&verdict.class, cx);
         let given = Given {
             sql: sql.clone(),
             types: std::sync::Arc::from([]),
             bind: Bytes::from_static(front::BIND_NOTHING),
             extended: false,
+            rows: self.rows_of(&sql, &verdict),
         };
-        let verdict = self.judge(&sql, cx);
         self.bound |= verdict.leaves_state();
         self.notice_custom(&given, &verdict);
         let plan = self.plan(&given, &verdict, cx);
@@ -382,7 +385,14 @@ impl Session {
         class: &Class,
         cx: &mut Cx<'_>,
     ) -> Went {
-        self.enter_block(Target::Lane, cx);
+        let keyed = pending.proved_under.is_some() && !pending.by_rows;
+        match &self.tx {
+            Tx::Idle if keyed && !matches!(&self.request, Request::Simple(s) if s.is_several()) => {
+                let modes = self.modes_of_keyed(cx);
+                self.open_transaction(Target::Lane, true, modes, cx);
+            }
+            _ => self.enter_block(Target::Lane, cx),
+        }
         if writes.rows {
             self.ask_info(false, cx);
         }
@@ -411,12 +421,16 @@ impl Session {
     pub(super) fn send_step(&mut self, note: Note, ask_xid: Option<()>, cx: &mut Cx<'_>) -> Went {
         let Request::Simple(s) = &self.request else { return Went::Done };
         let target = self.tx.target().unwrap_or(Target::Lane);
-        let raw = if s.steps.len() == 1 {
-            s.frame.raw.clone()
-        } else {
-            let mut out = BytesMut::new();
-            front::query(&mut out, &s.text[s.steps[s.next].clone()]);
-            out.freeze()
+        let step = || &s.text[s.steps[s.next].clone()];
+        let asked = if let Note::Write(p) = &note { p.asked.as_ref().filter(|_| !p.executes) } else { None };
+        let asked = asked.map(|rows| rows.asked(step(), end_of(step(), self.std_strings)));
+        let raw = match asked {
+            None if s.steps.len() == 1 => s.frame.raw.clone(),
+            asked => {
+                let mut out = BytesMut::new();
+                front::query(&mut out, asked.as_deref().unwrap_or_else(step));
+                out.freeze()
+            }
         };
         self.forward_query(target, raw, note, cx);
         if ask_xid.is_some() && self.tx.open().is_some() {

@@ -230,6 +230,14 @@ impl Session {
         self.server_gone(conn, "it took no snapshot within commit_timeout", cx);
     }
 
+    /// Modes of the transaction around one keyed write outside a block. Nobody can see its snapshot, and at READ COMMITTED
+    /// a hot row makes no conflicts (hazard 30); a session whose default is SERIALIZABLE keeps that.
+    pub(super) fn modes_of_keyed(&self, cx: &Cx<'_>) -> TxModes {
+        let lower =
+            Self::isolates(cx) && self.snapshots.default != Some(Isolation::Serializable) && !self.snapshots.stale;
+        TxModes { isolation: lower.then_some(Isolation::ReadCommitted), ..TxModes::default() }
+    }
+
     /// The lane's default level, in front of what is sent next outside a transaction block.
     pub(super) fn see_to_default(&mut self, cx: &mut Cx<'_>) {
         if std::mem::take(&mut self.snapshots.stale) && Self::isolates(cx) {

@@ -11,6 +11,7 @@ use super::registry::Prepared;
 use super::route::{Given, Plan};
 use crate::sql::cache::Verdict;
 use crate::sql::class::{Class, TxModes};
+use crate::sql::proof::{Form, Rows};
 use crate::wire::FIRST_OWN_OID;
 use crate::wire::frame::Frame;
 use crate::wire::front::{Bind, Parse, read_execute, read_target};
@@ -34,6 +35,8 @@ pub(super) struct Survey {
     binds: (usize, bool),
     /// BindComplete comes after its read's snapshot: there is one Bind, and it is of such a statement.
     pub(super) by_bind: bool,
+    /// The last statement that it executes writes one row by its key, or explicit values.
+    pub(super) keyed: bool,
     /// Something of it cannot stand in a READ ONLY block on a replica.
     pub(super) leaves: bool,
     /// A Flush stands in it: the client waits for what comes before.
@@ -48,6 +51,7 @@ pub(super) struct Known {
     pub(super) verdict: Arc<Verdict>,
     sql: Bytes,
     own_types: bool,
+    rows: Option<Arc<Rows>>,
 }
 
 fn stands_alone(class: &Class) -> bool {
@@ -99,7 +103,9 @@ impl Session {
                         }
                         s.touches |= !verdict.class.is_block_control();
                         s.parses_everywhere = stands_alone(&verdict.class);
-                        let known = Known { verdict, sql: f.raw.slice_ref(p.sql), own_types: has_own_types(&p.types) };
+                        let (sql, own_types) = (f.raw.slice_ref(p.sql), has_own_types(&p.types));
+                        let rows = self.rows_of(&sql, &verdict);
+                        let known = Known { verdict, sql, own_types, rows };
                         s.leaves |= !stays(&known);
                         parsed.push((p.name.to_owned(), known));
                     }
@@ -159,16 +165,17 @@ impl Session {
     pub(super) fn known(&self, p: &Prepared, cx: &Cx<'_>) -> Known {
         let fresh = p.verdict.version() >= self.version.current();
         let verdict = if fresh { p.verdict.clone() } else { self.judge(&p.sql, cx) };
-        Known { verdict, sql: p.sql.clone(), own_types: has_own_types(&p.types) }
+        Known { verdict, sql: p.sql.clone(), own_types: has_own_types(&p.types), rows: p.asked() }
     }
 
     fn survey_execute(&self, s: &mut Survey, of: Option<Known>, cx: &Cx<'_>) {
         // A cursor's portal may be of a query that writes.
-        let Some(Known { verdict, sql, own_types }) = of else {
+        let Some(Known { verdict, sql, own_types, rows }) = of else {
             s.writes = true;
             return;
         };
-        let given = Given { sql: sql.clone(), types: Arc::from([]), bind: Bytes::new(), extended: true };
+        s.keyed = matches!(verdict.form(), Form::Keyed);
+        let given = Given { sql: sql.clone(), types: Arc::from([]), bind: Bytes::new(), extended: true, rows };
         match self.plan(&given, &verdict, cx) {
             Plan::Begin(_) | Plan::Commit { .. } | Plan::Rollback { .. } => s.control = true,
             Plan::Everywhere => s.everywhere = Some(sql),

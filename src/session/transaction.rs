@@ -76,6 +76,8 @@ pub struct Open {
     pub torn: Vec<u64>,
     /// One of those has: what main has done of it no other node can do.
     pub unrepeatable: bool,
+    /// The catalogue has changed between an entry's verdict and main's answer.
+    pub outdated: bool,
     /// The script was started early once, and that was given up.
     pub early_off: bool,
 }
@@ -103,6 +105,7 @@ impl Open {
             unfinished: Vec::new(),
             torn: Vec::new(),
             unrepeatable: false,
+            outdated: false,
             early_off: false,
         }
     }

@@ -419,5 +419,5 @@ pub fn catalogue(tables: &[&str]) -> Vec<Rows> {
         row(&["t", "int4 int8 text bool integer bigint numeric"]),
     ];
     let relations = tables.iter().enumerate().map(|(i, t)| row(&[&(20_000 + i).to_string(), t, "r", "f", "20 23 25"]));
-    vec![builtins, vec![], vec![], relations.collect(), vec![], vec![], vec![], vec![row(&["t"])]]
+    vec![builtins, vec![], vec![], relations.collect(), vec![], vec![], vec![], vec![row(&["t"])], vec![], vec![]]
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::class::{Class, classify, is_positioned, uses_time_at_once};
 use super::lexer::identifiers;
 use super::literals::{has_moment, time_calls, time_parameter};
-use super::proof::{Catalogue, Effect, effect};
+use super::proof::{Catalogue, Effect, Form, effect, form};
 use super::shape::{Parameterised, ShapeHash, TIMESTAMPTZ, append_time, parameterise, parameters, shape_hash};
 use crate::wire::FIRST_OWN_OID;
 
@@ -41,6 +41,8 @@ pub struct Verdict {
     leaves_state: bool,
     /// A write with parameters of the client's, its time functions replaced by one more; and how many there are.
     timed: Option<(Bytes, usize)>,
+    /// How a write reaches the replicas.
+    form: Form,
 }
 
 /// A text longer than this, in bytes, goes to replicas as it is: its literals as parameters would be a copy of it, for
@@ -77,6 +79,7 @@ impl Verdict {
             .flatten();
         Verdict {
             version: catalogue.map_or(0, |c| c.version),
+            form: catalogue.map_or(Form::AsItIs, |c| form(sql, std_strings, &class, c, time)),
             effect: catalogue.map_or(Effect::Unknown, |c| effect(sql, std_strings, &class, c)),
             positioned: is_positioned(sql, std_strings),
             refused_read_only: refused_read_only(sql, std_strings, &class),
@@ -101,6 +104,12 @@ impl Verdict {
     #[must_use]
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    /// How a write reaches the replicas.
+    #[must_use]
+    pub fn form(&self) -> &Form {
+        &self.form
     }
 
     /// It may leave something in its session that lives on in its backend alone: a listener, a cursor, a lock.

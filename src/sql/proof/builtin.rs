@@ -167,6 +167,35 @@ pub(super) fn is_keyword_function(name: &str) -> bool {
     )
 }
 
+/// What `sql::literals` replaces by main's time.
+pub(super) fn is_time_function(name: &str) -> bool {
+    matches!(
+        name,
+        "now"
+            | "transaction_timestamp"
+            | "current_date"
+            | "current_time"
+            | "current_timestamp"
+            | "localtime"
+            | "localtimestamp"
+    )
+}
+
+/// Functions that give another value at each call and write nothing but a sequence: nextval, and those of extensions
+/// (uuid-ossp, pgcrypto), which a catalogue lists as any volatile function of users.
+pub(super) fn is_harmless_generator(name: &str) -> bool {
+    matches!(
+        name,
+        "nextval"
+            | "gen_random_uuid"
+            | "gen_random_bytes"
+            | "uuid_generate_v1"
+            | "uuid_generate_v1mc"
+            | "uuid_generate_v4"
+            | "uuid_generate_v7"
+    )
+}
+
 /// Functions that make text or numbers of a whole row: its type's OID does not leave the server.
 pub(super) fn swallows_rows(name: &str) -> bool {
     matches!(

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::builtin;
 use super::graph::{Graph, Key, Need};
 use super::rows::{FunctionRow, OperatorRow, RelationRow, TypeRow, parse, use_row};
+use super::tables::{Table, Tables};
 use super::{Effect, queries};
 use crate::wire::FIRST_OWN_OID;
 
@@ -25,6 +26,9 @@ pub struct Catalogue {
     relations: Names,
     types: Names,
     user_types: Arc<HashSet<String>>,
+    /// Built-in functions that are immutable whatever their arguments, and whose names no other function has.
+    immutable: Arc<HashSet<String>>,
+    tables: Arc<Tables>,
     /// Temporary tables of the session that asks.
     temporary: Arc<HashSet<String>>,
 }
@@ -57,7 +61,7 @@ impl Catalogue {
         read_only: &[String],
         write: &[String],
     ) -> Result<Catalogue, String> {
-        let [builtins, functions, operators, relations, types, hooks, uses, deferrable] = rows else {
+        let [builtins, functions, operators, relations, types, hooks, uses, deferrable, tables, columns] = rows else {
             return Err(format!("catalogue: {} answers to {} queries", rows.len(), queries::ALL.len()));
         };
         let functions = parse(functions, "functions", FunctionRow::new)?;
@@ -94,13 +98,17 @@ impl Catalogue {
             all.implicit = Effect::Unknown;
         }
         all.implicit = IMPLICIT_OPERATORS.iter().fold(all.implicit, |e, o| e.max(all.operator(o)));
+        all.tables = Arc::new(Tables::read(tables, columns, &all)?);
         Ok(all)
     }
 
     fn add_builtins(&mut self, kind: &str, names: &str) -> Result<(), String> {
         for name in names.split(' ').filter(|n| !n.is_empty()) {
             match kind {
-                "f" => join(&mut self.functions, name, builtin::function(name, false)),
+                "f" => {
+                    join(&mut self.functions, name, builtin::function(name, false));
+                    Arc::make_mut(&mut self.immutable).insert(name.to_owned());
+                }
                 "o" => join(&mut self.operators, name, Effect::Read),
                 "r" => join(&mut self.relations, name, Effect::MainOnly),
                 "t" => join(&mut self.types, name, Effect::Read),
@@ -111,6 +119,10 @@ impl Catalogue {
     }
 
     fn add_functions(&mut self, functions: &[FunctionRow], graph: &Graph) {
+        let immutable = Arc::make_mut(&mut self.immutable);
+        functions.iter().for_each(|f| {
+            immutable.remove(&f.name);
+        });
         let (builtins, users): (Vec<_>, Vec<_>) = functions.iter().partition(|f| f.oid < FIRST_OWN_OID);
         for f in builtins {
             join(&mut self.functions, &f.name, graph.effect(Key::Function(f.oid)));
@@ -142,6 +154,21 @@ impl Catalogue {
     /// What a call by this name does; `None`: there is no such function.
     pub(super) fn call(&self, name: &str) -> Option<Effect> {
         self.functions.get(name).copied()
+    }
+
+    /// Every function of this name is an immutable built-in.
+    pub(super) fn is_immutable(&self, name: &str) -> bool {
+        self.immutable.contains(name)
+    }
+
+    /// The one table that the name can mean in every search path; a built-in relation or a temporary table may be meant
+    /// as well.
+    pub(super) fn table(&self, schema: Option<&str>, name: &str) -> Option<&Table> {
+        let doubtful = self.temporary.contains(name) || self.relations.get(name) == Some(&Effect::MainOnly);
+        if doubtful && schema.is_none() {
+            return None;
+        }
+        self.tables.find(schema, name).map(|t| &**t)
     }
 
     /// What `row.name` does if it is no column.

@@ -25,10 +25,13 @@ mod forms;
 mod graph;
 mod queries;
 mod rows;
+mod tables;
 mod tokens;
 mod walk;
+mod writes;
 
 pub use catalogue::Catalogue;
+pub use writes::{Change, Form, Rows};
 
 use super::class::Class;
 use forms::Inner;
@@ -62,6 +65,12 @@ pub fn effect(sql: &str, std_strings: bool, class: &Class, catalogue: &Catalogue
         Class::Declare => inner(forms::declare(&tokens), sql, std_strings, catalogue),
         _ => Effect::Unknown,
     }
+}
+
+/// How a write reaches the replicas. `time`: its time functions will be literals there.
+#[must_use]
+pub fn form(sql: &str, std_strings: bool, class: &Class, catalogue: &Catalogue, time: bool) -> Form {
+    writes::form(sql, std_strings, class, catalogue, time)
 }
 
 /// The effect of a statement that wraps a query or a table.

@@ -136,5 +136,64 @@ const DEFERRABLE: &str = "\
 SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.condeferrable)
  OR EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgdeferrable)";
 
+/// Tables that are not temporary. Columns: OID, schema, name, nothing but the statement itself writes when it is written
+/// to (rules, row security, triggers of users and children; of a partitioned table, foreign partitions too), roles that
+/// may log in and read all of its columns, a line each.
+const TABLES: &str = "\
+SELECT c.oid, n.nspname, c.relname,
+ NOT c.relrowsecurity AND NOT c.relhasrules
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_partition_tree(c.oid::pg_catalog.regclass) p
+   ON g.tgrelid OPERATOR(pg_catalog.=) p.relid::pg_catalog.oid WHERE NOT g.tgisinternal)
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g
+   WHERE g.tgrelid OPERATOR(pg_catalog.=) c.oid AND NOT g.tgisinternal)
+  AND CASE c.relkind WHEN 'p' THEN NOT EXISTS (
+    SELECT FROM pg_catalog.pg_partition_tree(c.oid::pg_catalog.regclass) p
+     JOIN pg_catalog.pg_class f ON f.oid OPERATOR(pg_catalog.=) p.relid::pg_catalog.oid
+     WHERE f.relkind OPERATOR(pg_catalog.=) 'f')
+   ELSE NOT c.relhassubclass END,
+ (SELECT pg_catalog.string_agg(r.rolname::pg_catalog.text, pg_catalog.chr(10)) FROM pg_catalog.pg_roles r
+   WHERE r.rolcanlogin AND pg_catalog.has_table_privilege(r.oid, c.oid, 'SELECT'))
+ FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+ WHERE c.oid OPERATOR(pg_catalog.>=) 16384 AND c.relpersistence OPERATOR(pg_catalog.<>) 't'
+  AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog.\"char\"[])";
+
+/// Their columns, in order. Columns: OID of the table, name, type, generated, identity (a: always, d: by default),
+/// default (the domain's if the column has none), place in the primary key; the sequence of the default, its increment
+/// and its start (none that begins anew at its end).
+const COLUMNS: &str = "\
+SELECT a.attrelid, a.attname, a.atttypid, a.attgenerated OPERATOR(pg_catalog.<>) '', a.attidentity,
+ CASE WHEN a.attgenerated OPERATOR(pg_catalog.=) '' THEN COALESCE(pg_catalog.pg_get_expr(d.adbin, d.adrelid),
+  t.typdefault) END, k.place, q.name, q.increment, q.start
+ FROM pg_catalog.pg_attribute a
+ JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.attrelid
+ JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) a.atttypid
+ LEFT JOIN pg_catalog.pg_attrdef d
+  ON d.adrelid OPERATOR(pg_catalog.=) a.attrelid AND d.adnum OPERATOR(pg_catalog.=) a.attnum
+ LEFT JOIN LATERAL (SELECT u.place FROM pg_catalog.pg_index i,
+   LATERAL pg_catalog.unnest(i.indkey::pg_catalog.int2[]) WITH ORDINALITY u(attnum, place)
+  WHERE i.indrelid OPERATOR(pg_catalog.=) a.attrelid AND i.indisprimary AND i.indisvalid AND i.indimmediate
+   AND u.attnum OPERATOR(pg_catalog.=) a.attnum AND u.place OPERATOR(pg_catalog.<=) i.indnkeyatts) k ON true
+ LEFT JOIN LATERAL (SELECT pg_catalog.concat(pg_catalog.quote_ident(sn.nspname), '.',
+    pg_catalog.quote_ident(sc.relname)) AS name, s.seqincrement AS increment, s.seqstart AS start
+   FROM pg_catalog.pg_depend e
+   JOIN pg_catalog.pg_sequence s ON s.seqrelid OPERATOR(pg_catalog.=) CASE WHEN e.classid OPERATOR(pg_catalog.=)
+     'pg_catalog.pg_attrdef'::pg_catalog.regclass::pg_catalog.oid THEN e.refobjid ELSE e.objid END
+   JOIN pg_catalog.pg_class sc ON sc.oid OPERATOR(pg_catalog.=) s.seqrelid
+   JOIN pg_catalog.pg_namespace sn ON sn.oid OPERATOR(pg_catalog.=) sc.relnamespace
+   WHERE NOT s.seqcycle AND (
+    (e.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attrdef'::pg_catalog.regclass::pg_catalog.oid
+      AND e.objid OPERATOR(pg_catalog.=) d.oid
+      AND e.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid)
+    OR (a.attidentity OPERATOR(pg_catalog.<>) '' AND e.deptype OPERATOR(pg_catalog.=) 'i'
+      AND e.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid
+      AND e.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid
+      AND e.refobjid OPERATOR(pg_catalog.=) a.attrelid AND e.refobjsubid OPERATOR(pg_catalog.=) a.attnum))
+   LIMIT 1) q ON true
+ WHERE c.oid OPERATOR(pg_catalog.>=) 16384 AND c.relpersistence OPERATOR(pg_catalog.<>) 't'
+  AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog.\"char\"[])
+  AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
+ ORDER BY a.attrelid, a.attnum";
+
 /// All of them; [`super::catalogue`] takes their rows in this order.
-pub(super) const ALL: [&str; 8] = [BUILTINS, FUNCTIONS, OPERATORS, RELATIONS, TYPES, HOOKS, USES, DEFERRABLE];
+pub(super) const ALL: [&str; 10] =
+    [BUILTINS, FUNCTIONS, OPERATORS, RELATIONS, TYPES, HOOKS, USES, DEFERRABLE, TABLES, COLUMNS];

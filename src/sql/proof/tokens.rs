@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::catalogue::Catalogue;
 use super::{Effect, builtin};
 use crate::sql::lexer::{Kind, Lexer, Token, folded};
+use crate::sql::literals::has_moment;
 
 /// Tokens that a text may have to be proved: parsing costs some microseconds for each, and memory.
 const TOKENS_MAX: usize = 5_000;
@@ -19,6 +20,8 @@ pub(super) struct Tokens<'a> {
     sql: &'a str,
     tokens: Vec<Token>,
     names: Vec<Option<String>>,
+    /// How many parentheses and brackets are open at each token.
+    depths: Vec<u32>,
 }
 
 impl<'a> Tokens<'a> {
@@ -32,7 +35,128 @@ impl<'a> Tokens<'a> {
             return None;
         }
         let names = tokens.iter().map(|t| folded(t, sql)).collect();
-        Some(Tokens { sql, tokens, names })
+        let mut depth = 0u32;
+        let depths = tokens.iter().map(|t| match t.kind {
+            Kind::Punctuation(b'(' | b'[') => {
+                depth += 1;
+                depth - 1
+            }
+            Kind::Punctuation(b')' | b']') => {
+                depth = depth.saturating_sub(1);
+                depth
+            }
+            _ => depth,
+        });
+        let depths = depths.collect();
+        Some(Tokens { sql, tokens, names, depths })
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// How many parentheses and brackets are open there.
+    pub(super) fn depth(&self, at: usize) -> u32 {
+        self.depths.get(at).copied().unwrap_or(0)
+    }
+
+    /// The first such keyword from there on that stands in no parentheses.
+    pub(super) fn at_top(&self, keyword: &str, from: usize) -> Option<usize> {
+        (from..self.tokens.len()).find(|&i| self.depth(i) == 0 && self.is(i, keyword))
+    }
+
+    /// This keyword stands somewhere.
+    pub(super) fn has(&self, keyword: &str) -> bool {
+        (0..self.tokens.len()).any(|i| self.is(i, keyword))
+    }
+
+    /// The punctuation there.
+    pub(super) fn char_at(&self, at: usize) -> Option<u8> {
+        match self.tokens.get(at)?.kind {
+            Kind::Punctuation(c) => Some(c),
+            _ => None,
+        }
+    }
+
+    /// This operator stands there.
+    pub(super) fn is_operator(&self, at: usize, operator: &str) -> bool {
+        self.tokens.get(at).is_some_and(|t| t.kind == Kind::Operator && t.text(self.sql) == operator)
+    }
+
+    /// A literal or a parameter stands there.
+    pub(super) fn is_literal(&self, at: usize) -> bool {
+        use Kind::{Integer, Number, OtherString, Parameter, String};
+        self.tokens.get(at).is_some_and(|t| matches!(t.kind, Integer | Number | String | OtherString | Parameter))
+    }
+
+    /// An expression that is the same on every node.
+    pub(super) fn is_fixed(&self, catalogue: &Catalogue) -> bool {
+        !has_moment(self.sql, true) && (0..self.len()).all(|i| self.is_fixed_at(i, catalogue, false))
+    }
+
+    /// A write that computes the same on every node. `time`: its time functions will be literals.
+    pub(super) fn is_fixed_write(&self, catalogue: &Catalogue, time: bool) -> bool {
+        let moment = has_moment(self.sql, true);
+        !moment && (0..self.len()).all(|i| self.is_write_word(i) || self.is_fixed_at(i, catalogue, time))
+    }
+
+    /// An expression that changes nothing but sequences.
+    pub(super) fn is_harmless(&self, catalogue: &Catalogue) -> bool {
+        (0..self.len()).all(|i| self.is_harmless_at(i, catalogue))
+    }
+
+    /// A write that changes nothing but the rows that it is about, and sequences.
+    pub(super) fn is_harmless_write(&self, catalogue: &Catalogue) -> bool {
+        (0..self.len()).all(|i| self.is_write_word(i) || self.is_harmless_at(i, catalogue))
+    }
+
+    /// The words that make it an INSERT, UPDATE or DELETE.
+    fn is_write_word(&self, i: usize) -> bool {
+        match i {
+            0 => self.any(0, &["insert", "update", "delete"]),
+            1 => self.is(0, "insert") && self.is(1, "into"),
+            _ => self.is(i, "update") && self.is(i - 1, "do"),
+        }
+    }
+
+    fn is_fixed_at(&self, i: usize, catalogue: &Catalogue, time: bool) -> bool {
+        if self.any(i, &["select", "with", "table"]) || self.token_effect(i, catalogue, &HashSet::new()) != Effect::Read
+        {
+            return false;
+        }
+        let Some(name) = self.names[i].as_deref() else { return true };
+        let calls = self.is_char(i + 1, b'(');
+        if builtin::is_time_function(name) {
+            return time || !(calls || builtin::is_keyword_function(name));
+        }
+        if calls {
+            // In an INSERT, a list of columns follows the table's name.
+            let listed = i >= 2 && self.is(0, "insert") && !self.has_call_before(i);
+            return listed || catalogue.is_immutable(name) || self.is_syntax_at(i);
+        }
+        !builtin::is_keyword_function(name) || matches!(name, "array" | "row")
+    }
+
+    /// The name stands in front of the first parenthesis of an INSERT: it is the table's, or its alias.
+    fn has_call_before(&self, i: usize) -> bool {
+        (0..i).any(|at| self.is_char(at, b'('))
+    }
+
+    /// A word of the grammar in front of a parenthesis.
+    fn is_syntax_at(&self, i: usize) -> bool {
+        const WORDS: [&str; 19] = [
+            "values", "in", "and", "or", "not", "set", "where", "conflict", "coalesce", "nullif", "greatest", "least",
+            "row", "any", "all", "when", "then", "else", "default",
+        ];
+        self.any(i, &WORDS)
+    }
+
+    fn is_harmless_at(&self, i: usize, catalogue: &Catalogue) -> bool {
+        let effect = self.token_effect(i, catalogue, &HashSet::new());
+        let known =
+            || self.names[i].as_deref().is_some_and(builtin::is_harmless_generator) && self.is_char(i + 1, b'(');
+        effect != Effect::Unknown || known()
     }
 
     /// It begins as only a query can.

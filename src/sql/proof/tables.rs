@@ -1,0 +1,137 @@
+//! Tables as writes need to know them: columns, defaults, primary keys, and whether anything but the statement itself
+//! writes when rows are written.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::catalogue::Catalogue;
+use super::rows::Cells;
+use super::tokens::Tokens;
+
+/// What a column gets when a statement names no value for it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Default {
+    /// The same on every node: nothing, or an expression of literals and immutable built-ins.
+    Fixed,
+    /// Another value at each evaluation, or on each node: a sequence's next, a clock, a random number.
+    Varies,
+    /// It calls something of which nobody knows what it does.
+    Unknown,
+}
+
+/// A column.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Column {
+    pub(super) name: String,
+    /// Type by OID.
+    pub(super) type_oid: u32,
+    /// GENERATED ALWAYS AS (...) STORED: nobody gives it a value.
+    pub(super) generated: bool,
+    /// GENERATED ALWAYS AS IDENTITY: UPDATE may not give it a value.
+    pub(super) always: bool,
+    pub(super) default: Default,
+    /// The sequence that its default takes values from.
+    pub(super) sequence: Option<Sequence>,
+}
+
+/// A sequence that does not begin anew at its end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Sequence {
+    /// With its schema, quoted where need be.
+    pub(super) name: String,
+    pub(super) increment: i64,
+    pub(super) start: i64,
+}
+
+/// A table.
+#[derive(Clone, Debug)]
+pub(super) struct Table {
+    pub(super) schema: String,
+    pub(super) name: String,
+    /// Nothing but the statement writes: no user trigger, rule, row security or inheritance child.
+    pub(super) plain: bool,
+    pub(super) columns: Vec<Column>,
+    /// Places in `columns` of the primary key's, in its order; empty: there is none.
+    pub(super) key: Vec<usize>,
+    /// Roles that may read all of its columns.
+    pub(super) readers: Arc<HashSet<String>>,
+}
+
+/// All tables by name: one name may stand in several schemas.
+#[derive(Clone, Debug, std::default::Default)]
+pub(super) struct Tables(HashMap<String, Vec<Arc<Table>>>);
+
+impl Tables {
+    /// The one table that the name can mean. `None`: there is none, or it depends on the search path.
+    pub(super) fn find(&self, schema: Option<&str>, name: &str) -> Option<&Arc<Table>> {
+        let all = self.0.get(name)?;
+        match (schema, &all[..]) {
+            (Some(schema), all) => all.iter().find(|t| t.schema == schema),
+            (None, [one]) => Some(one),
+            (None, _) => None,
+        }
+    }
+
+    /// From main's answers: tables, then their columns in order.
+    pub(super) fn read(
+        tables: &[Vec<Option<String>>],
+        columns: &[Vec<Option<String>>],
+        catalogue: &Catalogue,
+    ) -> Result<Tables, String> {
+        let mut by_oid: HashMap<u32, (Table, Vec<(usize, usize)>)> = HashMap::new();
+        for (oid, table) in super::rows::parse(tables, "tables", |c| Ok((c.oid(0)?, table(c)?)))? {
+            by_oid.insert(oid, (table, Vec::new()));
+        }
+        let read = |c: &Cells<'_>| Ok((c.oid(0)?, column(c, catalogue)?, c.text_or_empty(6).parse::<usize>().ok()));
+        for (oid, column, place) in super::rows::parse(columns, "columns", read)? {
+            if let Some((table, key)) = by_oid.get_mut(&oid) {
+                key.extend(place.map(|p| (p, table.columns.len())));
+                table.columns.push(column);
+            }
+        }
+        let mut all = Tables::default();
+        for (mut table, mut key) in by_oid.into_values() {
+            key.sort_unstable();
+            table.key = key.into_iter().map(|(_, at)| at).collect();
+            all.0.entry(table.name.clone()).or_default().push(Arc::new(table));
+        }
+        Ok(all)
+    }
+}
+
+fn table(c: &Cells<'_>) -> Result<Table, String> {
+    let readers = c.text_or_empty(4).split('\n').filter(|r| !r.is_empty()).map(str::to_owned).collect();
+    let (schema, name, plain) = (c.text(1)?.to_owned(), c.text(2)?.to_owned(), c.flag(3)?);
+    Ok(Table { schema, name, plain, columns: Vec::new(), key: Vec::new(), readers: Arc::new(readers) })
+}
+
+fn column(c: &Cells<'_>, catalogue: &Catalogue) -> Result<Column, String> {
+    let identity = c.text_or_empty(4);
+    let default = match c.text_or_empty(5) {
+        _ if !identity.is_empty() => Default::Varies,
+        "" => Default::Fixed,
+        expression => default(expression, catalogue),
+    };
+    let number = |at| c.text(at).ok()?.parse::<i64>().ok();
+    let sequence = match (c.text(7).ok(), number(8), number(9)) {
+        (Some(name), Some(increment), Some(start)) => Some(Sequence { name: name.to_owned(), increment, start }),
+        _ => None,
+    };
+    Ok(Column {
+        sequence,
+        name: c.text(1)?.to_owned(),
+        type_oid: c.oid(2)?,
+        generated: c.flag(3)?,
+        always: identity == "a",
+        default,
+    })
+}
+
+/// What a default's expression (as pg_get_expr prints it) does.
+fn default(expression: &str, catalogue: &Catalogue) -> Default {
+    match Tokens::new(expression, true) {
+        Some(t) if t.is_fixed(catalogue) => Default::Fixed,
+        Some(t) if t.is_harmless(catalogue) => Default::Varies,
+        _ => Default::Unknown,
+    }
+}

@@ -1,0 +1,482 @@
+//! How a write reaches the replicas (design, section 3): as the statement that it is, or as the rows that it made.
+//!
+//! A *keyed* statement does the same wherever it runs: it names one row of a plain table by literals or parameters for
+//! its whole primary key, or inserts explicit values, and everything that it computes is immutable. Main's lock on that
+//! row, and the count, see to the rest.
+//!
+//! Any other write of a plain table is sent to main with its rows asked for (RETURNING), and replicas get these: inserted
+//! rows with all their values, changed ones with the columns that were set, deleted ones by key. So what serial columns,
+//! random(), clocks, physical order or another snapshot made of the statement is main's doing alone.
+//!
+//! Everything else goes as it is, as far as it is known today: tables with triggers or rules, statements that call
+//! functions of which nobody knows what they write, keys that change.
+//!
+//! What is decided here holds for all statements of one shape: the text of a literal does not matter, only that there is
+//! one. RETURNING stands last in all three statements, so what is asked for is appended to the text.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::catalogue::Catalogue;
+use super::tables::{Default, Sequence, Table};
+use super::tokens::Tokens;
+use crate::sql::class::Class;
+use crate::wire::FIRST_OWN_OID;
+
+/// How a write reaches the replicas.
+#[derive(Clone, Debug, Default)]
+pub enum Form {
+    /// Nothing is proved: as the statement that it is.
+    #[default]
+    AsItIs,
+    /// One row by its key, or explicit values.
+    Keyed,
+    /// By the rows that main tells of.
+    Rows(Arc<Rows>),
+}
+
+/// What is done with a row that main has told of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// Inserted (or, behind ON CONFLICT DO UPDATE, made to be so).
+    Insert,
+    /// Changed.
+    Update,
+    /// Deleted.
+    Delete,
+}
+
+/// A write of a plain table, whose rows main is asked for.
+#[derive(Debug)]
+pub struct Rows {
+    /// Behind the statement's last word: what asks for them.
+    pub returning: String,
+    /// The client asks for rows itself: what is asked for follows in the same list.
+    pub returns: bool,
+    /// Columns that are asked for.
+    pub columns: usize,
+    /// What replicas do with each row. Its parameters are the columns asked for, in order.
+    pub statement: Bytes,
+    /// For many inserted rows: COPY FROM STDIN of the columns asked for.
+    pub copy: Option<Bytes>,
+    /// What it does.
+    pub change: Change,
+    /// Sequences that inserted values came from.
+    pub sequences: Vec<Follow>,
+    /// Roles that may read what is asked for; any other's statement would be refused.
+    pub readers: Arc<std::collections::HashSet<String>>,
+}
+
+/// A sequence that replicas take along with what main has inserted.
+#[derive(Debug)]
+pub struct Follow {
+    /// Which of the columns asked for.
+    pub column: usize,
+    /// It counts downwards: the least value is the last one.
+    pub down: bool,
+    /// Takes the sequence up to its parameter (bigint).
+    pub statement: Bytes,
+}
+
+/// Numbers that a sequence is taken along by one statement, at most.
+const FOLLOWED_MAX: u32 = 100_000;
+
+impl Follow {
+    /// By as many calls of nextval() as are missing: it needs no more privileges than main's own call did (setval() does),
+    /// and where the role has none (GENERATED AS IDENTITY asks for none) the sequence stays.
+    fn new(column: usize, sequence: &Sequence) -> Follow {
+        let Sequence { name, increment, start } = sequence;
+        let regclass = format!("'{}'::pg_catalog.regclass", name.replace('\'', "''"));
+        let statement = format!(
+            "SELECT CASE WHEN pg_catalog.has_sequence_privilege({regclass}, 'USAGE') THEN (SELECT \
+             pg_catalog.count(pg_catalog.nextval({regclass})) FROM (SELECT FROM pg_catalog.generate_series(\
+             COALESCE(pg_catalog.pg_sequence_last_value({regclass}) OPERATOR(pg_catalog.+) ({increment})::pg_catalog.int8, \
+             ({start})::pg_catalog.int8), $1, ({increment})::pg_catalog.int8) LIMIT {FOLLOWED_MAX}) missing) END"
+        );
+        Follow { column, down: *increment < 0, statement: Bytes::from(statement) }
+    }
+}
+
+impl Rows {
+    /// The statement as main gets it.
+    #[must_use]
+    pub fn asked(&self, sql: &[u8], end: usize) -> Bytes {
+        let mut out = Vec::with_capacity(end + self.returning.len());
+        out.extend_from_slice(&sql[..end]);
+        out.extend_from_slice(self.returning.as_bytes());
+        Bytes::from(out)
+    }
+}
+
+/// How a statement of this class reaches the replicas. `time`: its time functions will be literals.
+pub(super) fn form(sql: &str, std_strings: bool, class: &Class, catalogue: &Catalogue, time: bool) -> Form {
+    if sql.contains(char::REPLACEMENT_CHARACTER) || (!std_strings && sql.contains('\\')) {
+        return Form::AsItIs;
+    }
+    let Some(tokens) = Tokens::new(sql, std_strings) else { return Form::AsItIs };
+    let parsed = match class {
+        Class::Insert => insert(&tokens),
+        Class::Update => update(&tokens),
+        Class::Delete => delete(&tokens),
+        _ => None,
+    };
+    let Some(write) = parsed else { return Form::AsItIs };
+    let found = catalogue.table(write.schema.as_deref(), &write.table);
+    let Some(table) = found.filter(|t| t.plain) else { return Form::AsItIs };
+    if write.is_keyed(table, &tokens, catalogue, time) {
+        return Form::Keyed;
+    }
+    if !tokens.is_harmless_write(catalogue) {
+        return Form::AsItIs;
+    }
+    write.rows(table).map_or(Form::AsItIs, |rows| Form::Rows(Arc::new(rows)))
+}
+
+/// Behind ON CONFLICT.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Conflict {
+    Nothing,
+    Update,
+}
+
+/// Where a statement's parts stand, by token.
+#[derive(Debug)]
+struct Write {
+    schema: Option<String>,
+    table: String,
+    /// What its columns may be qualified by.
+    alias: String,
+    change: Change,
+    /// INSERT: the columns that are named; `None`: all, in order.
+    named: Option<Vec<String>>,
+    /// INSERT: number of rows of its VALUES; 0: it has none, or a subquery.
+    values: usize,
+    conflict: Option<Conflict>,
+    /// UPDATE: columns that are set; `None`: they could not be told.
+    set: Option<Vec<String>>,
+    /// Token behind WHERE, and the end of the condition.
+    condition: Option<(usize, usize)>,
+    /// Another table takes part (FROM, USING).
+    joins: bool,
+    returns: bool,
+    /// INSERT: a column that is named may get its default all the same, or its sequence's next number.
+    draws: bool,
+}
+
+/// `[schema .] name`, and the token behind it.
+fn name(t: &Tokens<'_>, at: usize) -> Option<(Option<String>, String, usize)> {
+    let first = t.plain_name(at)?;
+    if t.is_char(at + 1, b'.') {
+        return Some((Some(first), t.plain_name(at + 2)?, at + 3));
+    }
+    Some((None, first, at + 1))
+}
+
+fn insert(t: &Tokens<'_>) -> Option<Write> {
+    if !t.is(0, "insert") || !t.is(1, "into") {
+        return None;
+    }
+    let (schema, table, mut at) = name(t, 2)?;
+    let mut alias = table.clone();
+    if t.is(at, "as") {
+        alias = t.plain_name(at + 1)?;
+        at += 2;
+    }
+    let mut named = None;
+    if t.is_char(at, b'(') && !t.any(at + 1, &["select", "with", "values", "table"]) && !t.is_char(at + 1, b'(') {
+        let close = t.closing(at)?;
+        named = Some(list(t, at + 1, close)?);
+        at = close + 1;
+    }
+    if t.is(at, "overriding") {
+        at += 3;
+    }
+    let returning = t.at_top("returning", at);
+    let end = returning.unwrap_or(t.len());
+    let mut values = 0;
+    let mut conflict = None;
+    if t.is(at, "values") {
+        at += 1;
+        while t.is_char(at, b'(') {
+            values += 1;
+            at = t.closing(at)? + 1;
+            if !t.is_char(at, b',') {
+                break;
+            }
+            at += 1;
+        }
+    }
+    if let Some(on) = (at..end).find(|&i| t.is(i, "on") && t.is(i + 1, "conflict") && t.depth(i) == 0) {
+        let does = (on..end).find(|&i| t.is(i, "do") && t.depth(i) == 0)?;
+        conflict = Some(if t.is(does + 1, "nothing") { Conflict::Nothing } else { Conflict::Update });
+        // Anything else behind VALUES is no part of them that is known here.
+        values = if at == on { values } else { 0 };
+    } else if at != end {
+        values = 0;
+    }
+    let returns = returning.is_some();
+    let (change, set, condition, joins) = (Change::Insert, None, None, false);
+    let draws = t.has("default") || t.has("nextval") || (named.is_none() && values == 0);
+    Some(Write { draws, schema, table, alias, change, named, values, conflict, set, condition, joins, returns })
+}
+
+fn update(t: &Tokens<'_>) -> Option<Write> {
+    if !t.is(0, "update") {
+        return None;
+    }
+    let (schema, table, alias, at) = target(t, 1, "set")?;
+    let returning = t.at_top("returning", at);
+    let end = returning.unwrap_or(t.len());
+    let condition = t.at_top("where", at).filter(|w| *w < end).map(|w| (w + 1, end));
+    let assigned = condition.map_or(end, |(w, _)| w - 1);
+    // Of IS DISTINCT FROM too: no harm.
+    let from = t.at_top("from", at).filter(|f| *f < assigned);
+    let set = assignments(t, at + 1, from.unwrap_or(assigned));
+    let (joins, returns) = (from.is_some(), returning.is_some());
+    let (change, named, values, conflict) = (Change::Update, None, 0, None);
+    Some(Write { draws: false, schema, table, alias, change, named, values, conflict, set, condition, joins, returns })
+}
+
+fn delete(t: &Tokens<'_>) -> Option<Write> {
+    if !t.is(0, "delete") || !t.is(1, "from") {
+        return None;
+    }
+    let (schema, table, alias, at) = target(t, 2, "where")?;
+    let returning = t.at_top("returning", at);
+    let end = returning.unwrap_or(t.len());
+    let condition = t.at_top("where", at).filter(|w| *w < end).map(|w| (w + 1, end));
+    let joins = t.at_top("using", at).is_some();
+    let (change, named, values, conflict, set) = (Change::Delete, None, 0, None, None);
+    let returns = returning.is_some();
+    Some(Write { draws: false, schema, table, alias, change, named, values, conflict, set, condition, joins, returns })
+}
+
+/// `[ONLY] name [*] [[AS] alias]` in front of this keyword (or RETURNING, USING, the end).
+fn target(t: &Tokens<'_>, at: usize, keyword: &str) -> Option<(Option<String>, String, String, usize)> {
+    let at = at + usize::from(t.is(at, "only"));
+    let (schema, table, mut at) = name(t, at)?;
+    at += usize::from(t.is_operator(at, "*"));
+    let mut alias = table.clone();
+    if t.is(at, "as") {
+        alias = t.plain_name(at + 1)?;
+        at += 2;
+    } else if at < t.len() && !t.any(at, &[keyword, "returning", "using", "set", "where"]) {
+        alias = t.plain_name(at)?;
+        at += 1;
+    }
+    let fits = t.is(at, keyword) || (keyword == "where" && (at == t.len() || t.any(at, &["returning", "using"])));
+    fits.then_some((schema, table, alias, at))
+}
+
+/// Names with commas between.
+fn list(t: &Tokens<'_>, from: usize, to: usize) -> Option<Vec<String>> {
+    let mut names = Vec::new();
+    let mut at = from;
+    while at < to {
+        names.push(t.plain_name(at)?);
+        at += 1;
+        if at < to {
+            // A part of a column (`c[1]`, `c.f`) is none of these.
+            if !t.is_char(at, b',') {
+                return None;
+            }
+            at += 1;
+        }
+    }
+    Some(names)
+}
+
+/// Columns that a SET list sets.
+fn assignments(t: &Tokens<'_>, from: usize, to: usize) -> Option<Vec<String>> {
+    let mut names = Vec::new();
+    let mut at = from;
+    while at < to {
+        if t.is_char(at, b'(') {
+            let close = t.closing(at)?;
+            names.extend(list(t, at + 1, close)?);
+        } else {
+            names.push(t.plain_name(at)?);
+        }
+        // Up to the next comma outside of parentheses and brackets.
+        let mut depth = 0usize;
+        while at < to {
+            match t.char_at(at) {
+                Some(b'(' | b'[') => depth += 1,
+                Some(b')' | b']') => depth = depth.checked_sub(1)?,
+                Some(b',') if depth == 0 => break,
+                _ => {}
+            }
+            at += 1;
+        }
+        at += 1;
+    }
+    Some(names)
+}
+
+impl Write {
+    /// It does the same wherever it runs.
+    fn is_keyed(&self, table: &Table, t: &Tokens<'_>, catalogue: &Catalogue, time: bool) -> bool {
+        if !t.is_fixed_write(catalogue, time) {
+            return false;
+        }
+        match self.change {
+            Change::Insert => {
+                let one = self.conflict.is_none() || self.values == 1;
+                self.values > 0 && one && self.gives_all(table, t)
+            }
+            Change::Update | Change::Delete => {
+                !self.joins
+                    && !table.key.is_empty()
+                    && self.condition.is_some_and(|(a, b)| self.names_key(table, t, a, b))
+            }
+        }
+    }
+
+    /// No column is left to a default that varies.
+    fn gives_all(&self, table: &Table, t: &Tokens<'_>) -> bool {
+        let varies = table.columns.iter().filter(|c| !c.generated && c.default != Default::Fixed);
+        let given = |c: &str| self.named.as_ref().is_some_and(|n| n.iter().any(|name| name == c));
+        varies.clone().next().is_none() || (!t.has("default") && varies.into_iter().all(|c| given(&c.name)))
+    }
+
+    /// The condition names each column of the key by equality with a literal or a parameter, and whatever else it says
+    /// only takes rows away.
+    fn names_key(&self, table: &Table, t: &Tokens<'_>, from: usize, to: usize) -> bool {
+        if (from..to).any(|i| t.any(i, &["or", "between", "case", "current"])) {
+            return false;
+        }
+        let mut found = vec![false; table.key.len()];
+        let mut start = from;
+        for i in from..=to {
+            if i < to && !(t.is(i, "and") && t.depth(i) == 0) {
+                continue;
+            }
+            if let Some(column) = self.equality(t, start, i) {
+                let place = table.key.iter().position(|k| table.columns[*k].name == column);
+                place.into_iter().for_each(|p| found[p] = true);
+            }
+            start = i + 1;
+        }
+        found.into_iter().all(|f| f)
+    }
+
+    /// `[alias .] column = literal`, in either order: the column.
+    fn equality(&self, t: &Tokens<'_>, from: usize, to: usize) -> Option<String> {
+        let column = |from: usize, to: usize| match to.checked_sub(from)? {
+            1 => t.plain_name(from),
+            3 if t.is_char(from + 1, b'.') && t.plain_name(from)? == self.alias => t.plain_name(from + 2),
+            _ => None,
+        };
+        if to >= from + 3 && t.is_operator(to - 2, "=") && t.is_literal(to - 1) {
+            return column(from, to - 2);
+        }
+        if to >= from + 3 && t.is_literal(from) && t.is_operator(from + 1, "=") {
+            return column(from + 2, to);
+        }
+        None
+    }
+
+    /// What main is asked for, and what replicas do with it. `None`: rows do not serve.
+    fn rows(&self, table: &Table) -> Option<Rows> {
+        let is_key = |c: &str| table.key.iter().any(|k| table.columns[*k].name == c);
+        let given: Vec<usize> = (0..table.columns.len()).filter(|i| !table.columns[*i].generated).collect();
+        let asked: Vec<usize> = match self.change {
+            Change::Insert if table.columns.iter().any(|c| c.default == Default::Unknown) => return None,
+            Change::Insert => given.clone(),
+            Change::Delete => table.key.clone(),
+            Change::Update => {
+                let set = match &self.set {
+                    Some(names) => names.iter().map(|n| table.columns.iter().position(|c| c.name == *n)).collect(),
+                    None => Some(given.clone()),
+                };
+                let mut set: Vec<usize> = set?;
+                set.retain(|i| !table.columns[*i].generated);
+                set.sort_unstable();
+                set.dedup();
+                let column = |i: &usize| &table.columns[*i];
+                if set.is_empty() || set.iter().any(|i| column(i).always || is_key(&column(i).name)) {
+                    return None;
+                }
+                set.into_iter().chain(table.key.iter().copied()).collect()
+            }
+        };
+        let by_key = self.change != Change::Insert || self.conflict == Some(Conflict::Update);
+        if asked.is_empty() || (by_key && table.key.is_empty()) {
+            return None;
+        }
+        // Values of such types carry what is each node's own when they travel in binary, as clients may ask for.
+        if asked.iter().any(|i| table.columns[*i].type_oid >= FIRST_OWN_OID) && self.returns {
+            return None;
+        }
+        let names: Vec<String> = asked.iter().map(|i| quoted(&table.columns[*i].name)).collect();
+        let mut returning = String::from(if self.returns { ", " } else { " RETURNING " });
+        for (n, name) in names.iter().enumerate() {
+            let comma = if n == 0 { "" } else { ", " };
+            let _ = write!(returning, "{comma}{}.{name}", quoted(&self.alias));
+        }
+        let target = format!("{}.{}", quoted(&table.schema), quoted(&table.name));
+        let (mut statement, mut copy) = (String::new(), None);
+        let equal = |from: usize, columns: &[String], between: &str| {
+            let each = columns.iter().enumerate().map(|(i, c)| format!("{c} = ${}", from + i));
+            each.collect::<Vec<_>>().join(between)
+        };
+        let values = names.len() - if self.change == Change::Update { table.key.len() } else { 0 };
+        match self.change {
+            Change::Insert => {
+                let list = names.join(", ");
+                let parameters: Vec<String> = (1..=names.len()).map(|i| format!("${i}")).collect();
+                let _ = write!(
+                    statement,
+                    "INSERT INTO {target} ({list}) OVERRIDING SYSTEM VALUE VALUES ({})",
+                    parameters.join(", ")
+                );
+                if self.conflict == Some(Conflict::Update) {
+                    let key: Vec<String> = table.key.iter().map(|k| quoted(&table.columns[*k].name)).collect();
+                    let set: Vec<String> = names.iter().map(|n| format!("{n} = EXCLUDED.{n}")).collect();
+                    let _ = write!(statement, " ON CONFLICT ({}) DO UPDATE SET {}", key.join(", "), set.join(", "));
+                    if asked.iter().any(|i| table.columns[*i].always) {
+                        return None;
+                    }
+                } else {
+                    copy = Some(Bytes::from(format!("COPY {target} ({list}) FROM STDIN")));
+                }
+            }
+            Change::Update => {
+                let (set, key) = names.split_at(values);
+                let _ = write!(
+                    statement,
+                    "UPDATE {target} SET {} WHERE {}",
+                    equal(1, set, ", "),
+                    equal(values + 1, key, " AND ")
+                );
+            }
+            Change::Delete => {
+                let _ = write!(statement, "DELETE FROM {target} WHERE {}", equal(1, &names, " AND "));
+            }
+        }
+        let given = |c: &str| self.named.as_ref().is_some_and(|n| n.iter().any(|name| name == c));
+        let follows = |(at, i): (usize, &usize)| {
+            let column = &table.columns[*i];
+            let draws = self.change == Change::Insert && (self.draws || !given(&column.name));
+            column.sequence.as_ref().filter(|_| draws).map(|s| Follow::new(at, s))
+        };
+        let sequences = asked.iter().enumerate().filter_map(follows).collect();
+        Some(Rows {
+            sequences,
+            returning,
+            returns: self.returns,
+            columns: names.len(),
+            statement: Bytes::from(statement),
+            copy,
+            change: self.change,
+            readers: table.readers.clone(),
+        })
+    }
+}
+
+/// An identifier as it is written in any case.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

@@ -169,26 +169,30 @@ SELECT a.attrelid, a.attname, a.atttypid, a.attgenerated OPERATOR(pg_catalog.<>)
  JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) a.atttypid
  LEFT JOIN pg_catalog.pg_attrdef d
   ON d.adrelid OPERATOR(pg_catalog.=) a.attrelid AND d.adnum OPERATOR(pg_catalog.=) a.attnum
- LEFT JOIN LATERAL (SELECT u.place FROM pg_catalog.pg_index i,
-   LATERAL pg_catalog.unnest(i.indkey::pg_catalog.int2[]) WITH ORDINALITY u(attnum, place)
+ LEFT JOIN LATERAL (SELECT u.ordinality AS place FROM pg_catalog.pg_index i,
+   LATERAL pg_catalog.unnest(i.indkey::pg_catalog.int2[]) WITH ORDINALITY u
   WHERE i.indrelid OPERATOR(pg_catalog.=) a.attrelid AND i.indisprimary AND i.indisvalid AND i.indimmediate
-   AND u.attnum OPERATOR(pg_catalog.=) a.attnum AND u.place OPERATOR(pg_catalog.<=) i.indnkeyatts) k ON true
- LEFT JOIN LATERAL (SELECT pg_catalog.concat(pg_catalog.quote_ident(sn.nspname), '.',
-    pg_catalog.quote_ident(sc.relname)) AS name, s.seqincrement AS increment, s.seqstart AS start
-   FROM pg_catalog.pg_depend e
-   JOIN pg_catalog.pg_sequence s ON s.seqrelid OPERATOR(pg_catalog.=) CASE WHEN e.classid OPERATOR(pg_catalog.=)
-     'pg_catalog.pg_attrdef'::pg_catalog.regclass::pg_catalog.oid THEN e.refobjid ELSE e.objid END
-   JOIN pg_catalog.pg_class sc ON sc.oid OPERATOR(pg_catalog.=) s.seqrelid
+   AND u.u OPERATOR(pg_catalog.=) a.attnum AND u.ordinality OPERATOR(pg_catalog.<=) i.indnkeyatts) k ON true
+ LEFT JOIN (SELECT DISTINCT ON (u.relation, u.attnum) u.relation, u.attnum, u.increment, u.start,
+   pg_catalog.concat(pg_catalog.quote_ident(sn.nspname), '.', pg_catalog.quote_ident(sc.relname)) AS name FROM (
+    SELECT f.adrelid AS relation, f.adnum::pg_catalog.int4 AS attnum, s.seqrelid, s.seqincrement AS increment, s.seqstart AS start
+     FROM pg_catalog.pg_attrdef f
+     JOIN pg_catalog.pg_depend e
+      ON e.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attrdef'::pg_catalog.regclass::pg_catalog.oid
+      AND e.objid OPERATOR(pg_catalog.=) f.oid
+     JOIN pg_catalog.pg_sequence s ON s.seqrelid OPERATOR(pg_catalog.=) e.refobjid AND NOT s.seqcycle
+    UNION ALL
+    SELECT e.refobjid, e.refobjsubid, s.seqrelid, s.seqincrement, s.seqstart
+     FROM pg_catalog.pg_sequence s
+     JOIN pg_catalog.pg_depend e
+      ON e.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid
+      AND e.objid OPERATOR(pg_catalog.=) s.seqrelid AND e.deptype OPERATOR(pg_catalog.=) 'i'
+     WHERE NOT s.seqcycle
+   ) u
+   JOIN pg_catalog.pg_class sc ON sc.oid OPERATOR(pg_catalog.=) u.seqrelid
    JOIN pg_catalog.pg_namespace sn ON sn.oid OPERATOR(pg_catalog.=) sc.relnamespace
-   WHERE NOT s.seqcycle AND (
-    (e.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attrdef'::pg_catalog.regclass::pg_catalog.oid
-      AND e.objid OPERATOR(pg_catalog.=) d.oid
-      AND e.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid)
-    OR (a.attidentity OPERATOR(pg_catalog.<>) '' AND e.deptype OPERATOR(pg_catalog.=) 'i'
-      AND e.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid
-      AND e.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid
-      AND e.refobjid OPERATOR(pg_catalog.=) a.attrelid AND e.refobjsubid OPERATOR(pg_catalog.=) a.attnum))
-   LIMIT 1) q ON true
+   ORDER BY u.relation, u.attnum, u.seqrelid) q
+  ON q.relation OPERATOR(pg_catalog.=) a.attrelid AND q.attnum OPERATOR(pg_catalog.=) a.attnum::pg_catalog.int4
  WHERE c.oid OPERATOR(pg_catalog.>=) 16384 AND c.relpersistence OPERATOR(pg_catalog.<>) 't'
   AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog.\"char\"[])
   AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 type Rows = Vec<Vec<Option<String>>>;
 
 /// Main's answers, made by hand. OIDs of users' objects begin at 20000.
-struct Answers([Rows; 8]);
+struct Answers([Rows; 10]);
 
 const FUNCTIONS: usize = 1;
 const OPERATORS: usize = 2;
@@ -15,6 +15,8 @@ const RELATIONS: usize = 3;
 const TYPES: usize = 4;
 const HOOKS: usize = 5;
 const USES: usize = 6;
+const TABLES: usize = 8;
+const COLUMNS: usize = 9;
 
 fn row(cells: &[&str]) -> Vec<Option<String>> {
     cells.iter().map(|c| Some((*c).to_owned())).collect()
@@ -23,7 +25,7 @@ fn row(cells: &[&str]) -> Vec<Option<String>> {
 impl Answers {
     /// Some built-ins, a table `t` (20000) with a row type, and an immutable function `f` (20100).
     fn new() -> Answers {
-        let mut a = Answers([const { Vec::new() }; 8]);
+        let mut a = Answers([const { Vec::new() }; 10]);
         a.0[0] = vec![
             row(&["f", "lower count row_to_json regexp_replace"]),
             row(&["o", "= <> < <= > >= ~~ !~~ ~~* !~~* ~ !~ + - * / ||"]),
@@ -44,6 +46,34 @@ impl Answers {
     fn add(&mut self, query: usize, cells: &[&str]) -> &mut Answers {
         self.0[query].push(row(cells));
         self
+    }
+
+    /// Tables `plain` (id by default from a sequence, a, b, c with a random default; key id), `pair` (x, y; key both),
+    /// `bare` (v; no key), and `fires` with a trigger.
+    fn with_tables() -> Answers {
+        let mut a = Answers::new();
+        a.0[0][0] = row(&["f", "lower int4pl abs max"]);
+        for (oid, name, plain) in
+            [("21000", "plain", "t"), ("21001", "pair", "t"), ("21002", "bare", "t"), ("21003", "fires", "f")]
+        {
+            a.add(RELATIONS, &[oid, name, "r", "f", "23 25"]).add(TABLES, &[oid, "public", name, plain, "app\nother"]);
+        }
+        let id =
+            ["21000", "id", "20", "f", "", "nextval('plain_id_seq'::regclass)", "1", "public.plain_id_seq", "1", "1"];
+        a.add(COLUMNS, &id)
+            .add(COLUMNS, &["21000", "a", "23", "f", "", "7", ""])
+            .add(COLUMNS, &["21000", "b", "25", "f", "", "", ""])
+            .add(COLUMNS, &["21000", "c", "701", "f", "", "random()", ""])
+            .add(COLUMNS, &["21001", "x", "23", "f", "", "", "1"])
+            .add(COLUMNS, &["21001", "y", "23", "f", "", "", "2"])
+            .add(COLUMNS, &["21001", "v", "23", "f", "", "", ""])
+            .add(COLUMNS, &["21002", "v", "23", "f", "", "", ""])
+            .add(COLUMNS, &["21003", "id", "23", "f", "", "", "1"]);
+        a
+    }
+
+    fn form(&self, sql: &str) -> Form {
+        form(sql, true, &classify(sql, true), &self.catalogue(), true)
     }
 
     fn catalogue(&self) -> Catalogue {
@@ -220,7 +250,7 @@ fn statements_too_long_or_too_deep_are_opaque_and_those_at_the_limit_fit_a_small
 #[test]
 fn answers_that_are_not_what_was_asked_for_are_refused_with_their_place() {
     let mut a = Answers::new();
-    assert!(Catalogue::from_rows(1, &[], &[], &[]).unwrap_err().contains("0 answers to 8 queries"));
+    assert!(Catalogue::from_rows(1, &[], &[], &[]).unwrap_err().contains("0 answers to 10 queries"));
     a.add(FUNCTIONS, &["x", "public", "g", "v", "f", "", "", ""]);
     let error = Catalogue::from_rows(1, &a.0, &[], &[]).unwrap_err();
     assert_eq!(error, "catalogue: functions, row 4: column 0 is \"x\", which is no OID");
@@ -230,8 +260,8 @@ fn answers_that_are_not_what_was_asked_for_are_refused_with_their_place() {
 fn every_operator_and_function_of_the_catalogue_queries_is_qualified() {
     use crate::sql::lexer::{Kind, Lexer};
     // What the grammar itself knows, and table aliases or kinds of rows.
-    const KEYWORDS: [&str; 12] =
-        ["exists", "coalesce", "operator", "any", "and", "from", "or", "on", "lateral", "as", "where", "array"];
+    const KEYWORDS: [&str; 13] =
+        ["exists", "join", "coalesce", "operator", "any", "and", "from", "or", "on", "lateral", "as", "where", "array"];
     for sql in Catalogue::QUERIES {
         let tokens: Vec<_> = Lexer::new(sql, true).collect();
         for (i, t) in tokens.iter().enumerate() {
@@ -245,6 +275,102 @@ fn every_operator_and_function_of_the_catalogue_queries_is_qualified() {
             }
         }
     }
+}
+
+#[test]
+fn a_write_is_keyed_only_if_it_names_its_row_by_the_whole_key_and_computes_the_same_everywhere() {
+    let a = Answers::with_tables();
+    for sql in [
+        "update plain set a = a + 1 where id = 5",
+        "update plain as p set a = lower(b)::int where p.id = $1 and b = 'x'",
+        "delete from pair where y = 2 and 1 = x",
+        "delete from public.pair where x = $1 and y = $2 returning v",
+        "insert into pair values (1, 2, 3), (4, 5, 6)",
+        "insert into pair (x, y) values ($1, $2) on conflict (x, y) do update set v = pair.v + excluded.v",
+        "insert into plain (id, c, b) values (1, 0.5, 'x')",
+        "update plain set b = 'x', a = 3 where id = 9 returning *",
+        "insert into bare values (now())",
+    ] {
+        assert!(matches!(a.form(sql), Form::Keyed), "{sql}: {:?}", a.form(sql));
+    }
+    for sql in [
+        "update plain set a = 1",
+        "update plain set a = 1 where id = 5 or a = 3",
+        "update plain set a = 1 where id in (5, 6)",
+        "update plain set a = 1 where id between 1 and a = 5",
+        "update plain set a = 1 where id = 5::float8",
+        "update plain set a = 1 where id = a",
+        "update plain set c = random() where id = 5",
+        "update plain set a = (select max(v) from bare) where id = 5",
+        "update plain set a = bare.v from bare where id = 5",
+        "delete from pair where x = 1",
+        "insert into plain (b) values ('x')",
+        "insert into plain (id, b, c) values (default, 'x', 1)",
+        "insert into pair values (1, 2, 3), (4, 5, 6) on conflict do nothing",
+        "insert into pair select v, v, v from bare",
+        "update plain set a = 1 where current of c",
+        "delete from plain using bare where id = 5",
+    ] {
+        assert!(matches!(a.form(sql), Form::Rows(_)), "{sql}: {:?}", a.form(sql));
+    }
+    for sql in [
+        "update fires set id = 1 where id = 2",
+        "update bare set v = v + 1",
+        "delete from bare",
+        "update pair set x = x + 1",
+        "insert into bare select g(1)",
+        "insert into bare select setval('s', 1)",
+        "insert into bare with d as (delete from pair returning x) select x from d",
+        "update nowhere set a = 1 where id = 5",
+        "insert into pg_class values (1)",
+        "merge into plain using bare on id = v when matched then delete",
+    ] {
+        assert!(matches!(a.form(sql), Form::AsItIs), "{sql}: {:?}", a.form(sql));
+    }
+}
+
+#[test]
+fn what_main_is_asked_for_is_what_replicas_need() {
+    let a = Answers::with_tables();
+    let rows = |sql: &str| match a.form(sql) {
+        Form::Rows(r) => r,
+        other => panic!("{sql}: {other:?}"),
+    };
+    let text = |b: &bytes::Bytes| String::from_utf8(b.to_vec()).unwrap();
+    let r = rows("insert into plain (b) select 'x' returning id");
+    assert_eq!(r.returning, ", \"plain\".\"id\", \"plain\".\"a\", \"plain\".\"b\", \"plain\".\"c\"");
+    let inserted = "INSERT INTO \"public\".\"plain\" (\"id\", \"a\", \"b\", \"c\") OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4)";
+    assert_eq!((text(&r.statement).as_str(), r.columns, r.returns, r.sequences.len()), (inserted, 4, true, 1));
+    assert!(r.copy.is_some() && r.readers.contains("app"));
+    let r = rows("update plain p set (a, b) = (1, 'x'), c = random() where a > 3");
+    assert_eq!(r.returning, " RETURNING \"p\".\"a\", \"p\".\"b\", \"p\".\"c\", \"p\".\"id\"");
+    assert_eq!(
+        text(&r.statement),
+        "UPDATE \"public\".\"plain\" SET \"a\" = $1, \"b\" = $2, \"c\" = $3 WHERE \"id\" = $4"
+    );
+    let r = rows("delete from pair where x > 3");
+    assert_eq!(text(&r.statement), "DELETE FROM \"public\".\"pair\" WHERE \"x\" = $1 AND \"y\" = $2");
+    assert_eq!(
+        r.asked(b"delete from pair where x > 3 ; -- end", 28),
+        "delete from pair where x > 3 RETURNING \"pair\".\"x\", \"pair\".\"y\""
+    );
+    let r = rows("insert into pair select v, v, 1 from bare on conflict (x, y) do update set v = 2");
+    assert!(text(&r.statement).ends_with("ON CONFLICT (\"x\", \"y\") DO UPDATE SET \"x\" = EXCLUDED.\"x\", \"y\" = EXCLUDED.\"y\", \"v\" = EXCLUDED.\"v\""));
+    assert!(r.copy.is_none());
+    let r = rows("insert into plain (id, b) values (7, 'x')");
+    assert!(r.sequences.is_empty(), "the client gave the number");
+}
+
+#[test]
+fn a_name_that_stands_in_two_schemas_or_is_a_temporary_table_means_no_table_for_certain() {
+    let mut a = Answers::with_tables();
+    let temporary = a.catalogue().with_temporary(std::iter::once("pair".to_owned()).collect());
+    let sql = "delete from pair where x = 1 and y = 2";
+    assert!(matches!(form(sql, true, &Class::Delete, &temporary, false), Form::AsItIs));
+    a.add(TABLES, &["21009", "other", "pair", "t", ""]).add(COLUMNS, &["21009", "x", "23", "f", "", "", "1"]);
+    assert!(matches!(a.form(sql), Form::AsItIs));
+    assert!(matches!(a.form("delete from public.pair where x = 1 and y = 2"), Form::Keyed));
+    assert!(matches!(a.form("delete from other.pair where x = 1"), Form::Keyed));
 }
 
 proptest! {

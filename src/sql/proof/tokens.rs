@@ -143,6 +143,51 @@ impl<'a> Tokens<'a> {
         (0..i).any(|at| self.is_char(at, b'('))
     }
 
+    /// A call of something that there is, or no call.
+    fn is_known_call(&self, i: usize, catalogue: &Catalogue) -> bool {
+        let Some(name) = self.names[i].as_deref().filter(|_| self.is_char(i + 1, b'(')) else { return true };
+        const WORDS: [&str; 32] = [
+            "select",
+            "from",
+            "as",
+            "on",
+            "using",
+            "over",
+            "filter",
+            "group",
+            "with",
+            "lateral",
+            "exists",
+            "union",
+            "except",
+            "intersect",
+            "distinct",
+            "by",
+            "limit",
+            "offset",
+            "having",
+            "cube",
+            "rollup",
+            "sets",
+            "returning",
+            "only",
+            "materialized",
+            "between",
+            "like",
+            "ilike",
+            "case",
+            "cast",
+            "trim",
+            "similar",
+        ];
+        catalogue.call(name).is_some()
+            || catalogue.type_name(name).is_some()
+            || builtin::is_keyword_function(name)
+            || self.is_syntax_at(i)
+            || self.any(i, &WORDS)
+            || (self.is(0, "insert") && !self.has_call_before(i))
+    }
+
     /// A word of the grammar in front of a parenthesis.
     fn is_syntax_at(&self, i: usize) -> bool {
         const WORDS: [&str; 19] = [
@@ -156,7 +201,7 @@ impl<'a> Tokens<'a> {
         let effect = self.token_effect(i, catalogue, &HashSet::new());
         let known =
             || self.names[i].as_deref().is_some_and(builtin::is_harmless_generator) && self.is_char(i + 1, b'(');
-        effect != Effect::Unknown || known()
+        known() || (effect != Effect::Unknown && self.is_known_call(i, catalogue))
     }
 
     /// It begins as only a query can.

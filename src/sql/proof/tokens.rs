@@ -131,16 +131,15 @@ impl<'a> Tokens<'a> {
             return time || !(calls || builtin::is_keyword_function(name));
         }
         if calls {
-            // In an INSERT, a list of columns follows the table's name.
-            let listed = i >= 2 && self.is(0, "insert") && !self.has_call_before(i);
-            return listed || catalogue.is_immutable(name) || self.is_syntax_at(i);
+            return self.is_column_list(i) || catalogue.is_immutable(name) || self.is_syntax_at(i);
         }
         !builtin::is_keyword_function(name) || matches!(name, "array" | "row")
     }
 
-    /// The name stands in front of the first parenthesis of an INSERT: it is the table's, or its alias.
-    fn has_call_before(&self, i: usize) -> bool {
-        (0..i).any(|at| self.is_char(at, b'('))
+    /// The name of an INSERT's table (or its alias) stands there, with a list of columns behind it.
+    fn is_column_list(&self, i: usize) -> bool {
+        let source = |at| self.any(at, &["select", "values", "with", "table", "default", "overriding"]);
+        self.is(0, "insert") && (2..=i).all(|at| !source(at) && !self.is_char(at, b'('))
     }
 
     /// A call of something that there is, or no call.
@@ -185,7 +184,7 @@ impl<'a> Tokens<'a> {
             || builtin::is_keyword_function(name)
             || self.is_syntax_at(i)
             || self.any(i, &WORDS)
-            || (self.is(0, "insert") && !self.has_call_before(i))
+            || self.is_column_list(i)
     }
 
     /// A word of the grammar in front of a parenthesis.

@@ -352,8 +352,8 @@ impl Session {
                 let mut raw = frame.raw.clone();
                 if let Some(asked) = pending.asked.clone() {
                     pending.binary = bind_for(&portal.bind, &asked).1;
-                    if rows > 0 && asked.returns {
-                        // What the client does not fetch would be missing.
+                    if (rows > 0 && asked.returns) || (pending.binary && asked.text_only) {
+                        // What the client does not fetch would be missing; what it fetches is of no use.
                         pending.by_rows = false;
                     } else if rows > 0 {
                         // A statement that returns nothing runs to its end, whatever limit Execute names.

@@ -378,6 +378,7 @@ mod tests {
             returning: String::new(),
             returns,
             columns: 2,
+            text_only: false,
             statement: Bytes::new(),
             copy: None,
             change: Change::Update,

@@ -28,6 +28,7 @@ pub struct Catalogue {
     user_types: Arc<HashSet<String>>,
     /// Built-in functions that are immutable whatever their arguments, and whose names no other function has.
     immutable: Arc<HashSet<String>>,
+    builtin_relations: Arc<HashSet<String>>,
     tables: Arc<Tables>,
     /// Temporary tables of the session that asks.
     temporary: Arc<HashSet<String>>,
@@ -110,7 +111,10 @@ impl Catalogue {
                     Arc::make_mut(&mut self.immutable).insert(name.to_owned());
                 }
                 "o" => join(&mut self.operators, name, Effect::Read),
-                "r" => join(&mut self.relations, name, Effect::MainOnly),
+                "r" => {
+                    join(&mut self.relations, name, Effect::MainOnly);
+                    Arc::make_mut(&mut self.builtin_relations).insert(name.to_owned());
+                }
                 "t" => join(&mut self.types, name, Effect::Read),
                 _ => return Err(format!("catalogue: built-ins of an unknown kind {kind:?}")),
             }
@@ -164,7 +168,7 @@ impl Catalogue {
     /// The one table that the name can mean in every search path; a built-in relation or a temporary table may be meant
     /// as well.
     pub(super) fn table(&self, schema: Option<&str>, name: &str) -> Option<&Table> {
-        let doubtful = self.temporary.contains(name) || self.relations.get(name) == Some(&Effect::MainOnly);
+        let doubtful = self.temporary.contains(name) || self.builtin_relations.contains(name);
         if doubtful && schema.is_none() {
             return None;
         }

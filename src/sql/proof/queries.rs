@@ -159,11 +159,14 @@ SELECT c.oid, n.nspname, c.relname,
 
 /// Their columns, in order. Columns: OID of the table, name, type, generated, identity (a: always, d: by default),
 /// default (the domain's if the column has none), place in the primary key; the sequence of the default, its increment
-/// and its start (none that begins anew at its end).
+/// and its start (none that begins anew at its end); values of the type carry OIDs that are each node's own when they
+/// travel in binary (arrays, ranges and records of users' types).
 const COLUMNS: &str = "\
 SELECT a.attrelid, a.attname, a.atttypid, a.attgenerated OPERATOR(pg_catalog.<>) '', a.attidentity,
  CASE WHEN a.attgenerated OPERATOR(pg_catalog.=) '' THEN COALESCE(pg_catalog.pg_get_expr(d.adbin, d.adrelid),
-  t.typdefault) END, k.place, q.name, q.increment, q.start
+  t.typdefault) END, k.place, q.name, q.increment, q.start,
+ t.oid OPERATOR(pg_catalog.>=) 16384 AND (t.typtype OPERATOR(pg_catalog.=) ANY ('{c,r,m,p}'::pg_catalog.\"char\"[])
+  OR t.typcategory OPERATOR(pg_catalog.=) 'A' OR t.typbasetype OPERATOR(pg_catalog.>=) 16384)
  FROM pg_catalog.pg_attribute a
  JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.attrelid
  JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) a.atttypid

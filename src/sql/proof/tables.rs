@@ -23,8 +23,8 @@ pub(super) enum Default {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Column {
     pub(super) name: String,
-    /// Type by OID.
-    pub(super) type_oid: u32,
+    /// Its values carry OIDs that are each node's own when they travel in binary.
+    pub(super) carries_oids: bool,
     /// GENERATED ALWAYS AS (...) STORED: nobody gives it a value.
     pub(super) generated: bool,
     /// GENERATED ALWAYS AS IDENTITY: UPDATE may not give it a value.
@@ -120,7 +120,7 @@ fn column(c: &Cells<'_>, catalogue: &Catalogue) -> Result<Column, String> {
     Ok(Column {
         sequence,
         name: c.text(1)?.to_owned(),
-        type_oid: c.oid(2)?,
+        carries_oids: c.text_or_empty(10) == "t",
         generated: c.flag(3)?,
         always: identity == "a",
         default,

@@ -23,7 +23,6 @@ use super::catalogue::Catalogue;
 use super::tables::{Default, Sequence, Table};
 use super::tokens::Tokens;
 use crate::sql::class::Class;
-use crate::wire::FIRST_OWN_OID;
 
 /// How a write reaches the replicas.
 #[derive(Clone, Debug, Default)]
@@ -57,6 +56,8 @@ pub struct Rows {
     pub returns: bool,
     /// Columns that are asked for.
     pub columns: usize,
+    /// In binary some of them carry what is each node's own.
+    pub text_only: bool,
     /// What replicas do with each row. Its parameters are the columns asked for, in order.
     pub statement: Bytes,
     /// For many inserted rows: COPY FROM STDIN of the columns asked for.
@@ -406,10 +407,6 @@ impl Write {
         if asked.is_empty() || (by_key && table.key.is_empty()) {
             return None;
         }
-        // Values of such types carry what is each node's own when they travel in binary, as clients may ask for.
-        if asked.iter().any(|i| table.columns[*i].type_oid >= FIRST_OWN_OID) && self.returns {
-            return None;
-        }
         let names: Vec<String> = asked.iter().map(|i| quoted(&table.columns[*i].name)).collect();
         let mut returning = String::from(if self.returns { ", " } else { " RETURNING " });
         for (n, name) in names.iter().enumerate() {
@@ -468,6 +465,7 @@ impl Write {
             returning,
             returns: self.returns,
             columns: names.len(),
+            text_only: asked.iter().any(|i| table.columns[*i].carries_oids),
             statement: Bytes::from(statement),
             copy,
             change: self.change,

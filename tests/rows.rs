@@ -1,0 +1,275 @@
+//! The same rows on every node, whatever the statement: what serial columns, random values, clocks, physical order and
+//! other snapshots would make another thing of on each node reaches the replicas by its rows.
+//!
+//! Nodes are made unlike first in what users cannot see: physical order, OIDs, transaction ids, sequence caches.
+
+mod support;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use support::{Options, Sandbox};
+use tokio_postgres::{Client, NoTls};
+
+const SCHEMA: &str = "
+    CREATE EXTENSION IF NOT EXISTS pgcrypto;
+    CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
+    CREATE TABLE orders (id serial PRIMARY KEY, code uuid NOT NULL DEFAULT gen_random_uuid(), n int,
+        made timestamptz NOT NULL DEFAULT clock_timestamp(), doubled int GENERATED ALWAYS AS (n * 2) STORED);
+    CREATE TABLE people (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text, feels mood DEFAULT 'ok',
+        luck float8 DEFAULT random());
+    CREATE TABLE pairs (a int, b text, v numeric, note text, PRIMARY KEY (a, b));
+    CREATE TABLE log (i int, at timestamptz DEFAULT now(), x float8 DEFAULT random());
+    CREATE TABLE parts (k int, d date, v float8 DEFAULT random(), PRIMARY KEY (k, d)) PARTITION BY RANGE (d);
+    CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
+    CREATE TABLE parts_2 PARTITION OF parts FOR VALUES FROM ('2021-01-01') TO ('2022-01-01');
+    CREATE TABLE \"Odd \"\"Name\" (\"A b\" serial PRIMARY KEY, \"select\" text DEFAULT gen_random_uuid()::text);
+    CREATE TABLE source (g int PRIMARY KEY, t text);
+    INSERT INTO source SELECT g, 't' || g FROM generate_series(1, 200) g;
+    INSERT INTO pairs SELECT g, 'b' || g, g, NULL FROM generate_series(1, 100) g";
+
+/// What every node would do in its own way, a statement each. `$1` is a number.
+const STATEMENTS: &[&str] = &[
+    "INSERT INTO orders (n) VALUES ($1)",
+    "INSERT INTO orders (n) VALUES ($1), ($1 + 1) RETURNING id, n, doubled",
+    "INSERT INTO orders (n) SELECT g + $1 FROM source ORDER BY random() LIMIT 10",
+    "INSERT INTO orders (n) SELECT g + $1 FROM source",
+    "INSERT INTO orders AS o (id, n) VALUES (nextval('orders_id_seq'), $1) RETURNING o.id",
+    "INSERT INTO people (name) SELECT t FROM source TABLESAMPLE BERNOULLI (20) WHERE g > $1 RETURNING *",
+    "INSERT INTO people (id, name) OVERRIDING SYSTEM VALUE VALUES (-1 - $1::int, E'tab\\tand \\\\ back') ON CONFLICT DO NOTHING",
+    "UPDATE people SET luck = random(), feels = 'happy' WHERE id IN (SELECT id FROM people ORDER BY random() LIMIT 5) AND $1 > 0",
+    "DELETE FROM people WHERE ctid IN (SELECT ctid FROM people WHERE id > 0 ORDER BY random() LIMIT 2) AND $1 > 0",
+    "UPDATE pairs SET v = v + random(), note = clock_timestamp()::text WHERE a % 3 = $1::int % 3",
+    "UPDATE pairs p SET note = s.t FROM source s WHERE s.g = p.a AND p.a > $1 RETURNING p.a, s.t, p.note",
+    "DELETE FROM pairs WHERE v > 1000000 + $1",
+    "INSERT INTO pairs SELECT g, 'b' || g, $1, 'new' FROM source ON CONFLICT (a, b) DO UPDATE SET v = pairs.v + random() RETURNING a",
+    "INSERT INTO pairs VALUES (1, 'b1', 0, 'x'), (500 + $1, 'y', 0, 'y') ON CONFLICT DO NOTHING RETURNING *",
+    "INSERT INTO log (i) VALUES ($1)",
+    "INSERT INTO log SELECT g, statement_timestamp(), random() FROM source WHERE g < 3 + $1",
+    "INSERT INTO parts (k, d) SELECT g + 1000 * $1, '2020-06-01'::date + g FROM source ON CONFLICT DO NOTHING",
+    "UPDATE parts SET v = random() WHERE k % 2 = $1::int % 2",
+    "DELETE FROM parts WHERE v < 0.1 AND k > $1",
+    "INSERT INTO \"Odd \"\"Name\" DEFAULT VALUES",
+    "INSERT INTO \"Odd \"\"Name\" (\"select\") VALUES (gen_random_uuid()::text || $1::int) RETURNING \"A b\"",
+];
+
+fn start(mode: &str) -> Sandbox {
+    let config = format!("[cluster]\nbackend_clustering_mode = \"{mode}\"\n");
+    let sandbox = Sandbox::start(Options { config, ..Options::default() });
+    // Other OIDs, transaction ids and physical order on each node.
+    for node in 0..3 {
+        let mut c = sandbox.connect_node(node, "postgres");
+        for i in 0..=node {
+            c.rows(&format!("CREATE TABLE junk_{i} (a int); DROP TABLE junk_{i}")).unwrap();
+        }
+    }
+    sandbox.psql_ok(&["-q", "-c", SCHEMA]);
+    for node in 1..3 {
+        let order = if node == 1 { "a DESC" } else { "md5(b)" };
+        let mut c = sandbox.connect_node(node, "postgres");
+        c.rows(&format!(
+            "CREATE TEMP TABLE p AS SELECT * FROM pairs; DELETE FROM pairs; INSERT INTO pairs SELECT * FROM p ORDER BY {order}"
+        ))
+        .unwrap();
+    }
+    sandbox
+}
+
+async fn connect(sandbox: &Sandbox) -> Client {
+    let (client, connection) = tokio_postgres::connect(&sandbox.url("postgres"), NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+fn run<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+fn assert_equal(sandbox: &Sandbox) {
+    sandbox.assert_nodes_equal("postgres");
+    sandbox.assert_nothing_in_transaction();
+    let log = sandbox.whole_log();
+    assert!(!log.contains("node is out"), "{log}");
+}
+
+/// Conflicts are the clients' own affair in blocks; nothing else may go wrong.
+fn is_conflict(e: &tokio_postgres::Error) -> bool {
+    e.code().is_some_and(|c| matches!(c.code(), "40001" | "40P01"))
+}
+
+fn simple(statement: &str, n: u64) -> String {
+    statement.replace("$1::int", &n.to_string()).replace("$1", &n.to_string())
+}
+
+fn every_kind(mode: &str) {
+    let sandbox = start(mode);
+    run(async {
+        let c = connect(&sandbox).await;
+        for statement in STATEMENTS {
+            // A parameter's type is what the statement makes of it: here always int.
+            let typed = statement.replace("$1::int", "$1").replace("$1", "$1::int");
+            for n in 1..4 {
+                let text = simple(statement, n);
+                c.simple_query(&text).await.unwrap_or_else(|e| panic!("{text}: {e:?}"));
+                let n = i32::try_from(n).unwrap();
+                if typed.contains("$1") {
+                    let s = c.prepare(&typed).await.unwrap_or_else(|e| panic!("{typed}: {e:?}"));
+                    assert_eq!(s.params().len(), 1);
+                    let rows = c.query(&s, &[&n]).await.unwrap_or_else(|e| panic!("{typed}: {e:?}"));
+                    assert_eq!(s.columns().is_empty(), !typed.contains("RETURNING"), "{typed}");
+                    assert!(rows.iter().all(|r| r.len() == s.columns().len()), "{typed}");
+                }
+            }
+        }
+        // By SQL: what EXECUTE returns is what the client has prepared.
+        c.batch_execute("PREPARE p (int) AS INSERT INTO orders (n) VALUES ($1) RETURNING n").await.unwrap();
+        let told = c.simple_query("EXECUTE p (77)").await.unwrap();
+        assert!(told.iter().any(
+            |m| matches!(m, tokio_postgres::SimpleQueryMessage::Row(r) if r.len() == 1 && r.get(0) == Some("77"))
+        ));
+        // What is taken back reaches nobody.
+        c.batch_execute(
+            "BEGIN; SAVEPOINT a; INSERT INTO orders (n) SELECT g FROM source; ROLLBACK TO a;
+             INSERT INTO orders (n) VALUES (1234); COMMIT",
+        )
+        .await
+        .unwrap();
+    });
+    assert_equal(&sandbox);
+    // A replica's sequence is where the rows that it was sent are, or beyond: whoever becomes main gives out none twice.
+    let behind = "SELECT (SELECT last_value FROM orders_id_seq) >= (SELECT max(id) FROM orders)
+        AND (SELECT last_value FROM people_id_seq) >= (SELECT max(id) FROM people)";
+    assert_eq!(sandbox.on_nodes("postgres", behind), ["t", "t", "t"]);
+}
+
+#[test]
+fn every_kind_of_statement_makes_the_same_rows_on_all_nodes_in_native_replication() {
+    every_kind("native_replication");
+}
+
+#[test]
+fn every_kind_of_statement_makes_the_same_rows_on_all_nodes_in_snapshot_isolation() {
+    every_kind("snapshot_isolation");
+}
+
+#[test]
+fn eight_clients_at_once_make_the_same_rows_on_all_nodes() {
+    for mode in ["native_replication", "snapshot_isolation"] {
+        let sandbox = start(mode);
+        let done = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for client in 0..8usize {
+                let (sandbox, done) = (&sandbox, &done);
+                scope.spawn(move || {
+                    run(async {
+                        let c = connect(sandbox).await;
+                        for i in 0..40usize {
+                            let statement = STATEMENTS[(client * 7 + i * 5) % STATEMENTS.len()];
+                            let text = simple(statement, (i % 9 + 1) as u64);
+                            let text = if i % 4 == 0 {
+                                format!("BEGIN; {text}; INSERT INTO log (i) VALUES (0); COMMIT")
+                            } else {
+                                text
+                            };
+                            match c.batch_execute(&text).await {
+                                Ok(()) => drop(done.fetch_add(1, Ordering::Relaxed)),
+                                Err(e) if is_conflict(&e) => drop(c.batch_execute("ROLLBACK").await),
+                                Err(e) => panic!("{mode}: {text}: {e:?}"),
+                            }
+                        }
+                    });
+                });
+            }
+        });
+        assert!(done.load(Ordering::Relaxed) > 100, "{mode}: hardly anything was done");
+        assert_equal(&sandbox);
+    }
+}
+
+/// The run that Pgpool-II's snapshot_isolation exists for.
+#[test]
+fn a_counter_that_is_copied_while_it_counts_leaves_the_same_log_on_all_nodes() {
+    for mode in ["native_replication", "snapshot_isolation"] {
+        let sandbox = start(mode);
+        sandbox.psql_ok(&["-q", "-c", "CREATE TABLE t (i int); INSERT INTO t VALUES (0); CREATE TABLE copied (i int)"]);
+        std::thread::scope(|scope| {
+            for text in ["UPDATE t SET i = i + 1", "INSERT INTO copied SELECT i FROM t"] {
+                let sandbox = &sandbox;
+                scope.spawn(move || {
+                    run(async {
+                        let c = connect(sandbox).await;
+                        for _ in 0..100 {
+                            match c.batch_execute(text).await {
+                                Err(e) if !is_conflict(&e) => panic!("{mode}: {text}: {e:?}"),
+                                _ => {}
+                            }
+                        }
+                    });
+                });
+            }
+        });
+        assert_equal(&sandbox);
+    }
+}
+
+#[test]
+fn where_current_of_and_cursors_reach_the_row_that_main_had() {
+    let sandbox = start("native_replication");
+    sandbox.psql_ok(&[
+        "-q",
+        "-c",
+        "BEGIN; DECLARE c CURSOR FOR SELECT * FROM pairs ORDER BY random() FOR UPDATE; FETCH 7 FROM c;
+         UPDATE pairs SET v = -1, note = 'here' WHERE CURRENT OF c; MOVE 3 IN c;
+         DELETE FROM pairs WHERE CURRENT OF c; COMMIT",
+    ]);
+    assert_eq!(sandbox.on_nodes("postgres", "SELECT count(*) FROM pairs WHERE note = 'here'"), ["1", "1", "1"]);
+    run(async {
+        let mut c = connect(&sandbox).await;
+        let t = c.transaction().await.unwrap();
+        t.batch_execute("DECLARE c CURSOR FOR SELECT a FROM pairs FOR UPDATE; FETCH 5 FROM c").await.unwrap();
+        let row = t.query_one("UPDATE pairs SET v = 0.5 WHERE CURRENT OF c RETURNING a, v::float8", &[]).await.unwrap();
+        assert_eq!((row.len(), row.get::<_, f64>(1)), (2, 0.5));
+        t.commit().await.unwrap();
+        // A key that changes cannot be followed, and is refused with what to do instead.
+        let e = c
+            .batch_execute("BEGIN; DECLARE c CURSOR FOR SELECT a FROM pairs FOR UPDATE; FETCH 1 FROM c; UPDATE pairs SET a = 900 WHERE CURRENT OF c")
+            .await
+            .unwrap_err();
+        assert_eq!(e.code().unwrap().code(), "0A000");
+        c.batch_execute("ROLLBACK").await.unwrap();
+    });
+    assert_equal(&sandbox);
+}
+
+#[test]
+fn a_role_that_may_insert_and_not_read_goes_on_inserting() {
+    let sandbox = start("native_replication");
+    sandbox.psql_ok(&[
+        "-q",
+        "-c",
+        "CREATE ROLE writer LOGIN PASSWORD 'secret'; GRANT INSERT ON log, orders TO writer; GRANT USAGE ON SEQUENCE orders_id_seq TO writer",
+    ]);
+    let mut command = sandbox.program("psql");
+    command.env("PGUSER", "writer").env("PGPASSWORD", "secret");
+    let told = command.args(["-X", "-q", "-c", "INSERT INTO log VALUES (7, 'epoch', 1)"]).output().unwrap();
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    let mut command = sandbox.program("psql");
+    command.env("PGUSER", "writer").env("PGPASSWORD", "secret");
+    let told = command.args(["-X", "-q", "-c", "UPDATE log SET i = 8"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&told.stderr).contains("permission denied"));
+    assert_equal(&sandbox);
+}
+
+#[test]
+fn many_rows_cost_no_more_memory_than_the_script_may_take() {
+    let config = "[replication]\nscript_limit = \"8MB\"\nearly_start = \"64kB\"\n";
+    let sandbox = Sandbox::start(Options { config: config.into(), ..Options::default() });
+    sandbox.psql_ok(&["-q", "-c", "CREATE TABLE many (id serial PRIMARY KEY, r float8 DEFAULT random(), v int)"]);
+    sandbox.psql_ok(&["-q", "-c", "INSERT INTO many (v) SELECT g FROM generate_series(1, 300000) g"]);
+    sandbox.psql_ok(&["-q", "-c", "UPDATE many SET r = random() WHERE v % 10 = 0"]);
+    sandbox.psql_ok(&["-q", "-c", "DELETE FROM many WHERE r < 0.05"]);
+    assert_equal(&sandbox);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", sandbox.proxy_pid())).unwrap();
+    let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
+    let kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(kib < 400 * 1024, "{kib} KiB at the peak");
+}

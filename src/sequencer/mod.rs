@@ -22,6 +22,8 @@
 mod atomics;
 mod commits;
 mod gate;
+#[cfg(test)]
+mod model;
 mod passes;
 #[cfg(test)]
 mod tests;

@@ -26,6 +26,8 @@ mod gate;
 mod model;
 mod passes;
 #[cfg(test)]
+mod schedules;
+#[cfg(test)]
 mod tests;
 mod token;
 mod window;

@@ -122,6 +122,9 @@ impl Sequencer {
     pub fn acknowledge(&self, node: NodeId, csn: Csn) {
         let Some(n) = self.nodes.get(usize::from(node.0)) else { return };
         n.slots[self.slot(csn.get())].store(csn.get(), Ordering::Release);
+        // With the one in `moved`: either whoever moves the watermark to the number before finds this slot filled, or
+        // this thread finds the watermark there.
+        fence(Ordering::SeqCst);
         self.advance(n);
     }
 

@@ -22,7 +22,11 @@
 mod atomics;
 mod commits;
 mod gate;
+#[cfg(test)]
+mod model;
 mod passes;
+#[cfg(test)]
+mod schedules;
 #[cfg(test)]
 mod tests;
 mod token;

@@ -77,6 +77,9 @@ pub struct Shard<D: Driver> {
     control: ControlHandle,
     peers: Vec<ShardHandle>,
     watermarks: Vec<u64>,
+    /// The doorbell has been rung since this shard looked last at what waits. Who has rung it has taken the flag that
+    /// said so.
+    rung: bool,
     stopping: bool,
     /// When idle backends are looked through.
     reap_at: Option<Time>,
@@ -101,6 +104,7 @@ impl<D: Driver> Shard<D> {
             control,
             peers,
             watermarks,
+            rung: false,
             stopping: false,
             reap_at: None,
             events: Vec::new(),
@@ -225,7 +229,7 @@ impl<D: Driver> Shard<D> {
                     Owner::Nobody => {}
                 }
             }
-            Event::Woken => {}
+            Event::Woken => self.rung = true,
         }
     }
 
@@ -480,7 +484,8 @@ impl<D: Driver> Shard<D> {
     fn commits_moved(&mut self) -> bool {
         let mut any = false;
         loop {
-            let mut moved = self.env.sequencer.is_due(self.number);
+            let mut moved = std::mem::take(&mut self.rung);
+            moved |= self.env.sequencer.is_due(self.number);
             for (i, seen) in self.watermarks.iter_mut().enumerate() {
                 let now = self.env.sequencer.watermark(NodeId(u8::try_from(i).unwrap_or(u8::MAX)));
                 moved |= now != *seen;

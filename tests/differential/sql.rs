@@ -328,7 +328,7 @@ fn prepared(r: &mut Random) -> String {
         "DEALLOCATE ALL",
         "EXPLAIN (COSTS OFF) EXECUTE q2 (1)",
         "CREATE TABLE made AS EXECUTE q1 (1)",
-        "SELECT name, statement FROM pg_prepared_statements WHERE name !~ '^_pgls' ORDER BY name",
+        "SELECT name, parameter_types::text FROM pg_prepared_statements WHERE name !~ '^_pgls' ORDER BY name",
     ])
     .to_string()
 }

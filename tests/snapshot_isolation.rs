@@ -32,6 +32,10 @@ use std::time::Duration;
 const LOOK: Duration = Duration::from_secs(5);
 /// How long one may take to be found where there must be one, and how long enough answers of each node may take.
 const LIMIT: Duration = Duration::from_secs(20);
+/// How many milliseconds the nodes' commits are apart where replicas must come to answer something between them, and
+/// where something must be found.
+const APART: usize = 10;
+const FAR_APART: usize = 30;
 /// Readings that replicas answer.
 const SPREAD: [Reading; 2] = [Reading::Single, Reading::ReadOnly];
 
@@ -45,7 +49,7 @@ fn readers_on_all_nodes_see_one_history() {
             seen.assert_sound();
             assert!(reading != Reading::Single || answered == 20, "a single read has waited for a commit");
         }
-        cluster.stagger();
+        cluster.stagger(APART);
         let readings = [Reading::Single, Reading::ReadOnly, Reading::ReadOnlyByDefault, Reading::Block];
         let enough = |seen: &Seen, elapsed| {
             let answered = SPREAD.iter().all(|&r| seen.least(r, 0..3) >= 50) && seen.commits >= 50;
@@ -63,7 +67,7 @@ fn readers_on_all_nodes_see_one_history() {
 #[test]
 fn the_total_is_the_same_for_everybody_who_adds_it_up() {
     let cluster = Cluster::start(Mode::SnapshotIsolation, "");
-    cluster.stagger();
+    cluster.stagger(APART);
     run(async {
         let enough = |books: &Books, elapsed| {
             let spread = [Audit::Single, Audit::ReadOnly, Audit::ReadOnlyByDefault];
@@ -89,7 +93,7 @@ fn the_checks_find_forks_and_the_past(cluster: &Cluster) {
             println!("  {:?}\n  {:?}", seen.fork, seen.went_back);
             assert!(seen.fork.is_some() && seen.went_back.is_some(), "{reading:?}: {}", seen.summary());
         }
-        cluster.stagger();
+        cluster.stagger(FAR_APART);
         for reading in SPREAD {
             let both = |seen: &Seen, elapsed| elapsed > LIMIT || (seen.fork.is_some() && seen.went_back.is_some());
             let seen = work(cluster, Plan { readers: 9, ..Plan::of(&[reading]) }, both).await;
@@ -111,7 +115,7 @@ fn with_the_gate_switched_off_the_checks_find_forks_and_the_past() {
 fn in_native_replication_the_checks_find_everything_that_they_look_for() {
     let cluster = Cluster::start(Mode::NativeReplication, "");
     the_checks_find_forks_and_the_past(&cluster);
-    cluster.stagger();
+    cluster.stagger(APART);
     run(async {
         // At READ COMMITTED.
         let skewed = [Audit::ReadOnlyByDefault, Audit::Block];
@@ -127,7 +131,7 @@ fn in_native_replication_the_checks_find_everything_that_they_look_for() {
         assert_eq!(read_skew(&cluster, Protocol::Simple, "BEGIN").await, ["0", "1"]);
         levels::nothing_stated(&cluster, Mode::NativeReplication).await;
     });
-    cluster.stagger();
+    cluster.stagger(APART);
     assert!(contention::logs_come_to_differ(&cluster, LIMIT), "the logs do not come to differ");
 }
 
@@ -178,7 +182,7 @@ fn a_hot_row_is_counted_up_without_an_error_and_what_is_read_is_logged_alike() {
     let cluster = Cluster::start(Mode::SnapshotIsolation, "");
     let counts = run(contention::hot_row(&cluster, 8, 40));
     assert_eq!(counts, ["320"; 3]);
-    cluster.stagger();
+    cluster.stagger(APART);
     contention::logs_are_equal(&cluster, Mode::SnapshotIsolation, 100);
     cluster.assert_in_order();
 }
@@ -199,6 +203,6 @@ fn a_replica_that_hangs_in_the_middle_of_commits_is_left() {
     let config = "[replication]\nreplica_timeout = '1s'\ncommit_timeout = '1s'\n[health_check]\n\
                   health_check_period = '1s'\nhealth_check_timeout = '2s'\nhealth_check_max_retries = 0\n";
     let cluster = Cluster::start(Mode::SnapshotIsolation, config);
-    cluster.stagger();
+    cluster.stagger(APART);
     run(waiting::a_replica_that_hangs_is_left(&cluster));
 }

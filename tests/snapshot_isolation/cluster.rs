@@ -67,12 +67,13 @@ impl Cluster {
         Cluster { sandbox, relays }
     }
 
-    /// Makes the nodes commit at different times: the moments between are what the checks look into.
-    pub fn stagger(&self) {
-        let apart = Delays { commit: (0, 6), request: (0, 1), reply: (0, 1) };
+    /// Makes the nodes commit at different times, up to so many milliseconds apart: the moments between are what the
+    /// checks look into.
+    pub fn stagger(&self, apart: usize) {
+        let replica = Delays { commit: (0, apart), request: (0, 1), reply: (0, 1) };
         // Main's answer to COMMIT takes a while: readers see there what its writer does not know of yet.
         self.relays.nodes[0].delay(Delays { commit: (0, 1), request: (0, 0), reply: (0, 2) });
-        self.relays.nodes[1..].iter().for_each(|r| r.delay(apart));
+        self.relays.nodes[1..].iter().for_each(|r| r.delay(replica));
     }
 
     /// No delays any more, and nothing kept.

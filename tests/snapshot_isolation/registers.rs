@@ -171,6 +171,10 @@ pub enum Errors {
     Note,
 }
 
+/// Both writers write at each beat: their commits are under way at the same time, and then all is quiet for a while, so
+/// that replicas have something to answer.
+const BEAT: Duration = Duration::from_millis(50);
+
 /// How clients of [`work`] are to behave.
 #[derive(Clone, Copy)]
 pub struct Plan<'a> {
@@ -178,13 +182,11 @@ pub struct Plan<'a> {
     /// Sessions for each kind of reading.
     pub readers: usize,
     pub errors: Errors,
-    /// The longest pause of a writer between two commits: without any, no read on a replica would find a quiet moment.
-    pub pause: usize,
 }
 
 impl<'a> Plan<'a> {
     pub fn of(readings: &'a [Reading]) -> Plan<'a> {
-        Plan { readings, readers: 3, errors: Errors::Fail, pause: 24 }
+        Plan { readings, readers: 3, errors: Errors::Fail }
     }
 }
 
@@ -198,7 +200,7 @@ pub async fn work(cluster: &Cluster, plan: Plan<'_>, mut enough: impl FnMut(&See
         let id = register as i64 + 1;
         let last = cluster.on_node(0).await.numbers(&format!("SELECT v FROM register WHERE id = {id}")).await.unwrap();
         let (seen, stop, last) = (seen.clone(), stop.clone(), last[0][0]);
-        tasks.push(tokio::task::spawn_local(write(sessions, register, last, plan.pause, plan.errors, seen, stop)));
+        tasks.push(tokio::task::spawn_local(write(sessions, register, last, plan.errors, seen, stop)));
     }
     for (i, &reading) in plan.readings.iter().cycle().take(plan.readings.len() * plan.readers).enumerate() {
         let protocol = PROTOCOLS[(i / plan.readings.len()) % PROTOCOLS.len()];
@@ -237,17 +239,19 @@ async fn write(
     [simple, prepared]: [Session; 2],
     register: usize,
     last: i64,
-    pause: usize,
     errors: Errors,
     seen: Rc<RefCell<Seen>>,
     stop: Rc<Cell<bool>>,
 ) {
     let mut random = Random::new(register as u64 + 100);
     for n in last + 1.. {
+        let beat = seen.borrow().started.elapsed().as_micros() / BEAT.as_micros() + 1;
+        let next = seen.borrow().started + BEAT * u32::try_from(beat).unwrap();
+        tokio::time::sleep_until(next.into()).await;
+        tokio::time::sleep(Duration::from_millis(random.below(4) as u64)).await;
         if stop.get() {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(random.below(pause + 1) as u64)).await;
         let update = format!("UPDATE register SET v = {n} WHERE id = {}", register + 1);
         let how = ["a single statement", "an extended one", "a block", "an extended block", "one string"];
         let how = how[n as usize % how.len()];
@@ -285,7 +289,8 @@ pub async fn held(cluster: &Cluster, reading: Reading, count: usize) -> (Seen, u
     let value = (last + 1).to_string();
     let update = |id: usize| format!("UPDATE register SET v = {value} WHERE id = {id}");
     let look = |id: usize| format!("SELECT v FROM register WHERE id = {id}");
-    let (first, second) = (cluster.session(Protocol::Simple).await, cluster.session(Protocol::Prepared).await);
+    // Not prepared ones: main would answer the second one's Parse of COMMIT, behind the first one's commit.
+    let (first, second) = (cluster.session(Protocol::Unnamed).await, cluster.session(Protocol::Simple).await);
     let relays = &cluster.relays.nodes;
 
     // The second transaction has run before the first commits: neither rests on the other.
@@ -303,6 +308,11 @@ pub async fn held(cluster: &Cluster, reading: Reading, count: usize) -> (Seen, u
     let second = tokio::task::spawn_local(async move { second.all(&["COMMIT"]).await });
     nodes[0].wait_for(&look(2), &value).await;
     nodes[1].wait_for(&look(2), &value).await;
+    while relays[2].caught() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // Those of readers pass.
+    relays[2].catch_commits(false);
 
     let sessions = [cluster.session(Protocol::Simple).await, cluster.session(Protocol::Unnamed).await];
     let sessions = Rc::new(sessions);

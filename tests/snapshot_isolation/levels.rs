@@ -16,9 +16,12 @@ async fn level(cluster: &Cluster, session: &Session, begin: &str) -> String {
     other.all(&["UPDATE register SET v = v + 1"]).await;
     let after = session.value(read).await.unwrap();
     let shown = session.value(SHOW).await.unwrap();
-    let setting = session.value("SELECT current_setting('transaction_isolation')").await.unwrap();
+    // That function would need main, where a READ ONLY transaction may not be.
+    if !begin.contains("READ ONLY") {
+        let setting = session.value("SELECT current_setting('transaction_isolation')").await.unwrap();
+        assert_eq!(shown, setting, "{begin}");
+    }
     session.all(&["COMMIT"]).await;
-    assert_eq!(shown, setting, "{begin}");
     let sees_others = shown == RC || shown == "read uncommitted";
     assert_eq!(before != after, sees_others, "{begin}: {shown}, and reads {before}, then {after}");
     shown
@@ -59,9 +62,9 @@ pub async fn stated(cluster: &Cluster, protocol: Protocol) {
         }
         session.all(&["BEGIN", &format!("SET TRANSACTION ISOLATION LEVEL {wanted}")]).await;
         assert_eq!(session.value(SHOW).await.unwrap(), wanted);
-        session.all(&["COMMIT AND CHAIN"]).await;
+        session.all(&["COMMIT", &format!("BEGIN ISOLATION LEVEL {wanted}"), "COMMIT AND CHAIN"]).await;
         assert_eq!(session.value(SHOW).await.unwrap(), wanted, "after AND CHAIN");
-        session.all(&["COMMIT"]).await;
+        session.all(&["ROLLBACK"]).await;
         assert_eq!(session.value(SHOW).await.unwrap(), RR, "after {wanted}");
     }
 }

@@ -82,8 +82,8 @@ pub struct Seen {
     pub answers: BTreeMap<(Reading, i64), usize>,
     /// Commits that were acknowledged.
     pub commits: usize,
-    /// SQLSTATEs of errors, where they are allowed.
-    pub errors: BTreeMap<String, usize>,
+    /// Errors, where they are noted: who got them, and their SQLSTATE.
+    pub errors: BTreeMap<(Option<Reading>, String), usize>,
 }
 
 impl Default for Seen {
@@ -204,15 +204,17 @@ pub async fn work(cluster: &Cluster, plan: Plan<'_>, mut enough: impl FnMut(&See
     }
     for (i, &reading) in plan.readings.iter().cycle().take(plan.readings.len() * plan.readers).enumerate() {
         let protocol = PROTOCOLS[(i / plan.readings.len()) % PROTOCOLS.len()];
-        let session = cluster.session(protocol).await;
+        let mut session = cluster.session(protocol).await;
+        let url = cluster.sandbox.url("postgres");
         let (seen, stop, errors) = (seen.clone(), stop.clone(), plan.errors);
         tasks.push(tokio::task::spawn_local(async move {
             let (who, mut random) = (format!("reader {i} ({reading:?}, {protocol:?})"), Random::new(i as u64));
             while !stop.get() {
                 if let Err(error) = reading.read(&session, &who, &seen).await {
-                    note(errors, &who, &error, &seen);
-                    // A connection that is closed shows at the next statement.
-                    let _nothing_to_roll_back = session.run("ROLLBACK").await;
+                    note(errors, &who, Some(reading), &error, &seen);
+                    if session.run("ROLLBACK").await.is_err() {
+                        session = Session::connect(&url, protocol).await;
+                    }
                 }
                 tokio::time::sleep(Duration::from_millis(random.below(3) as u64)).await;
             }
@@ -229,9 +231,9 @@ pub async fn work(cluster: &Cluster, plan: Plan<'_>, mut enough: impl FnMut(&See
     Rc::into_inner(seen).unwrap().into_inner()
 }
 
-fn note(errors: Errors, who: &str, error: &Error, seen: &RefCell<Seen>) {
+fn note(errors: Errors, who: &str, reading: Option<Reading>, error: &Error, seen: &RefCell<Seen>) {
     assert!(errors == Errors::Note, "{who}: {}", words(error));
-    *seen.borrow_mut().errors.entry(code(error)).or_default() += 1;
+    *seen.borrow_mut().errors.entry((reading, code(error))).or_default() += 1;
 }
 
 /// Counts one register up, each time in another way.
@@ -265,9 +267,9 @@ async fn write(
         match done {
             Ok(()) => seen.borrow_mut().committed(register, n, how),
             Err(error) => {
-                note(errors, &format!("writer {register}, {how}"), &error, &seen);
+                note(errors, &format!("writer {register}, {how}"), None, &error, &seen);
                 for session in [&simple, &prepared] {
-                    let _nothing_to_roll_back = session.run("ROLLBACK").await;
+                    session.run("ROLLBACK").await.unwrap();
                 }
             }
         }

@@ -74,6 +74,14 @@ pub struct Books {
 }
 
 impl Books {
+    fn note(&mut self, audit: Audit, protocol: Protocol, total: i64, node: i64) {
+        *self.answers.entry((audit, node)).or_default() += 1;
+        if total != TOTAL {
+            let note = || format!("{total} instead of {TOTAL} on node {node} ({protocol:?})");
+            self.wrong.entry(audit).or_insert_with(note);
+        }
+    }
+
     /// The least number of answers to one kind of audit that one of these nodes gave.
     pub fn least(&self, audit: Audit, nodes: std::ops::Range<i64>) -> usize {
         nodes.map(|n| self.answers.get(&(audit, n)).copied().unwrap_or(0)).min().unwrap_or(0)
@@ -111,13 +119,7 @@ pub async fn work(cluster: &Cluster, audits: &[Audit], mut enough: impl FnMut(&B
             while !stop.get() {
                 let result = audit.total(&session).await;
                 let (total, node) = result.unwrap_or_else(|e| panic!("{audit:?}, {protocol:?}: {}", words(&e)));
-                let mut books = books.borrow_mut();
-                *books.answers.entry((audit, node)).or_default() += 1;
-                if total != TOTAL {
-                    let note = || format!("{total} instead of {TOTAL} on node {node} ({protocol:?})");
-                    books.wrong.entry(audit).or_insert_with(note);
-                }
-                drop(books);
+                books.borrow_mut().note(audit, protocol, total, node);
                 tokio::time::sleep(Duration::from_millis(random.below(3) as u64)).await;
             }
         }));

@@ -14,6 +14,7 @@ mod snapshot_isolation {
     pub mod cluster;
     pub mod conflicts;
     pub mod contention;
+    pub mod held;
     pub mod levels;
     pub mod registers;
     pub mod waiting;
@@ -24,7 +25,8 @@ use snapshot_isolation::cluster::{Cluster, Mode, PROTOCOLS, Protocol, run};
 use snapshot_isolation::conflicts::{
     Second, count_up_twice, nobody_reads_what_is_not_committed, read_skew, write_skew,
 };
-use snapshot_isolation::registers::{Plan, Reading, Seen, held, work};
+use snapshot_isolation::held::{Answers, between, overtaken};
+use snapshot_isolation::registers::{Plan, Reading, Seen, work};
 use snapshot_isolation::{contention, levels, waiting};
 use std::time::Duration;
 
@@ -44,10 +46,15 @@ fn readers_on_all_nodes_see_one_history() {
     let cluster = Cluster::start(Mode::SnapshotIsolation, "");
     run(async {
         for reading in SPREAD {
-            let (seen, answered) = held(&cluster, reading, 20).await;
+            let (seen, answered) = between(&cluster, reading, 20).await;
             println!("{reading:?} between two nodes' commits: {answered} answered, {}", seen.summary());
             seen.assert_sound();
             assert!(reading != Reading::Single || answered == 20, "a single read has waited for a commit");
+        }
+        for answers in [Answers::Between, Answers::After] {
+            let seen = overtaken(&cluster, answers).await;
+            println!("overtaken, answered {answers:?}: {}", seen.summary());
+            seen.assert_sound();
         }
         cluster.stagger(APART);
         let readings = [Reading::Single, Reading::ReadOnly, Reading::ReadOnlyByDefault, Reading::Block];
@@ -88,10 +95,15 @@ fn the_total_is_the_same_for_everybody_who_adds_it_up() {
 fn the_checks_find_forks_and_the_past(cluster: &Cluster) {
     run(async {
         for reading in SPREAD {
-            let (seen, answered) = held(cluster, reading, 40).await;
+            let (seen, answered) = between(cluster, reading, 40).await;
             println!("{reading:?} between two nodes' commits: {answered} answered, {}", seen.summary());
             println!("  {:?}\n  {:?}", seen.fork, seen.went_back);
             assert!(seen.fork.is_some() && seen.went_back.is_some(), "{reading:?}: {}", seen.summary());
+        }
+        for answers in [Answers::Between, Answers::After] {
+            let seen = overtaken(cluster, answers).await;
+            println!("overtaken, answered {answers:?}: {}\n  {:?}", seen.summary(), seen.fork);
+            assert!(seen.fork.is_some(), "{answers:?}: {}", seen.summary());
         }
         cluster.stagger(FAR_APART);
         for reading in SPREAD {

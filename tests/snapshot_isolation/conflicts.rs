@@ -1,10 +1,9 @@
 //! Two transactions that get into each other's way, step by step: what snapshot isolation forbids and what it allows.
 
-use super::cluster::{Cluster, Protocol, Session, code};
+use super::cluster::{Cluster, Protocol, Session, code, patiently};
 use super::registers::{Reading, Seen};
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::Duration;
 
 const READ: &str = "SELECT v FROM register WHERE id = 1";
 /// Who waits for a lock on a node.
@@ -98,11 +97,9 @@ pub async fn nobody_reads_what_is_not_committed(cluster: &Cluster) {
         let reading = [Reading::Single, Reading::ReadOnly, Reading::Block][i % 3];
         reading.read(&readers, "before COMMIT", &seen).await.unwrap();
     }
-    cluster.relays.nodes[0].catch_commits(true);
+    cluster.relays.nodes[0].commits().set(true);
     let committing = tokio::task::spawn_local(async move { a.all(&["COMMIT"]).await });
-    while cluster.relays.nodes[0].caught() == 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    patiently("COMMIT on main", cluster.relays.nodes[0].commits().wait(1)).await;
     // A COMMIT of a transaction that only reads would be caught too, and a cut waits for the commit.
     for _ in 0..12 {
         Reading::Single.read(&readers, "at COMMIT", &seen).await.unwrap();

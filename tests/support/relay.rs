@@ -1,8 +1,9 @@
 //! A network between the proxy and the nodes that can be slow: TCP relays, one in front of each node.
 //!
 //! Two nodes may make two commits visible in different orders, but on one machine they hardly ever do. A relay lets a
-//! COMMIT, anything else that goes to its node, or what comes back, take a random time; or it keeps COMMITs until they
-//! are let go, so that a test can look at the moment between two nodes' commits for as long as it likes.
+//! COMMIT, anything else that goes to its node, or what comes back, take a random time; or it keeps COMMITs, reads, or
+//! the answers to them until they are let go, so that a test can look at the moment between two nodes' commits for as
+//! long as it likes.
 
 use super::random::Random;
 use super::raw::V3_0;
@@ -19,6 +20,9 @@ use tokio::sync::{oneshot, watch};
 /// Bytes that a relay takes from a socket at a time.
 const CHUNK: usize = 64 * 1024;
 
+/// A word in the text of statements that can be caught.
+pub const MARK: &str = "FILTER";
+
 /// Least and most milliseconds that something takes on its way.
 pub type Range = (usize, usize);
 
@@ -33,6 +37,53 @@ pub struct Delays {
     pub reply: Range,
 }
 
+/// Keeps what comes by, while it is set.
+pub struct Trap {
+    set: AtomicBool,
+    caught: AtomicUsize,
+    /// Changes when what was caught is let go.
+    released: watch::Sender<usize>,
+}
+
+impl Trap {
+    fn new() -> Trap {
+        Trap { set: AtomicBool::new(false), caught: AtomicUsize::new(0), released: watch::Sender::new(0) }
+    }
+
+    /// Whether what comes from now on is kept. What is kept already stays.
+    pub fn set(&self, set: bool) {
+        self.set.store(set, Ordering::SeqCst);
+    }
+
+    /// How much is kept.
+    pub fn caught(&self) -> usize {
+        self.caught.load(Ordering::SeqCst)
+    }
+
+    /// Waits until so much is kept.
+    pub async fn wait(&self, count: usize) {
+        while self.caught() < count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Lets go what was kept, and keeps no more.
+    pub fn release(&self) {
+        self.set(false);
+        self.released.send_modify(|n| *n += 1);
+    }
+
+    /// Something comes by.
+    async fn pass(&self) {
+        let mut released = self.released.subscribe();
+        if self.set.load(Ordering::SeqCst) {
+            self.caught.fetch_add(1, Ordering::SeqCst);
+            let _sender_is_ours = released.changed().await;
+            self.caught.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
 /// The relay in front of one node.
 pub struct Relay {
     /// Where it listens, on the loopback address.
@@ -42,10 +93,9 @@ pub struct Relay {
 
 struct Shared {
     delays: Mutex<Delays>,
-    catching: AtomicBool,
-    caught: AtomicUsize,
-    /// Changes when what was caught is let go.
-    released: watch::Sender<usize>,
+    commits: Trap,
+    reads: Trap,
+    answers: Trap,
 }
 
 impl Relay {
@@ -54,20 +104,19 @@ impl Relay {
         *self.shared.delays.lock().unwrap() = delays;
     }
 
-    /// Whether COMMITs that come from now on are kept. Those that are kept already stay.
-    pub fn catch_commits(&self, catching: bool) {
-        self.shared.catching.store(catching, Ordering::SeqCst);
+    /// The trap for COMMITs.
+    pub fn commits(&self) -> &Trap {
+        &self.shared.commits
     }
 
-    /// COMMITs that are kept.
-    pub fn caught(&self) -> usize {
-        self.shared.caught.load(Ordering::SeqCst)
+    /// The trap for statements whose text holds [`MARK`].
+    pub fn reads(&self) -> &Trap {
+        &self.shared.reads
     }
 
-    /// Lets go what was kept, and keeps no more.
-    pub fn release(&self) {
-        self.catch_commits(false);
-        self.shared.released.send_modify(|n| *n += 1);
+    /// The trap for answers on connections on which there was such a statement.
+    pub fn answers(&self) -> &Trap {
+        &self.shared.answers
     }
 }
 
@@ -88,9 +137,9 @@ impl Relays {
             listener.set_nonblocking(true).unwrap();
             let shared = Arc::new(Shared {
                 delays: Mutex::default(),
-                catching: AtomicBool::new(false),
-                caught: AtomicUsize::new(0),
-                released: watch::Sender::new(0),
+                commits: Trap::new(),
+                reads: Trap::new(),
+                answers: Trap::new(),
             });
             nodes.push(Relay { port: listener.local_addr().unwrap().port(), shared: shared.clone() });
             listeners.push((listener, target, shared));
@@ -118,36 +167,51 @@ async fn serve(listener: TcpListener, target: u16, shared: Arc<Shared>) {
             let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await else { return };
             let _fails_later = client.set_nodelay(true).and(server.set_nodelay(true));
             let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-            tokio::spawn(requests(from_client, to_server, shared.clone(), Random::new(seed)));
-            replies(from_server, to_client, shared, Random::new(!seed)).await;
+            let reads = Arc::new(AtomicBool::new(false));
+            tokio::spawn(requests(from_client, to_server, shared.clone(), reads.clone(), Random::new(seed)));
+            replies(from_server, to_client, shared, reads, Random::new(!seed)).await;
         });
     }
 }
 
-async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: Arc<Shared>, mut random: Random) {
+/// `reads` becomes true when there was a statement with [`MARK`].
+async fn requests(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    shared: Arc<Shared>,
+    reads: Arc<AtomicBool>,
+    mut random: Random,
+) {
     let (mut buffer, mut commits) = (vec![0; CHUNK], Commits::default());
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        let is_commit = commits.are_in(&buffer[..length]);
-        let delays = *shared.delays.lock().unwrap();
-        if is_commit && shared.catching.load(Ordering::SeqCst) {
-            let mut released = shared.released.subscribe();
-            shared.caught.fetch_add(1, Ordering::SeqCst);
-            let relays_are_there = released.changed().await.is_ok();
-            shared.caught.fetch_sub(1, Ordering::SeqCst);
-            if !relays_are_there {
-                return;
-            }
+        let bytes = &buffer[..length];
+        let is_commit = commits.are_in(bytes);
+        if is_commit {
+            shared.commits.pass().await;
+        } else if memchr::memmem::find(bytes, MARK.as_bytes()).is_some() {
+            reads.store(true, Ordering::SeqCst);
+            shared.reads.pass().await;
         }
+        let delays = *shared.delays.lock().unwrap();
         pause(if is_commit { delays.commit } else { delays.request }, &mut random).await;
-        if to.write_all(&buffer[..length]).await.is_err() {
+        if to.write_all(bytes).await.is_err() {
             return;
         }
     }
 }
 
-async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: Arc<Shared>, mut random: Random) {
+async fn replies(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    shared: Arc<Shared>,
+    reads: Arc<AtomicBool>,
+    mut random: Random,
+) {
     let mut buffer = vec![0; CHUNK];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        if reads.load(Ordering::SeqCst) {
+            shared.answers.pass().await;
+        }
         let range = shared.delays.lock().unwrap().reply;
         pause(range, &mut random).await;
         if to.write_all(&buffer[..length]).await.is_err() {

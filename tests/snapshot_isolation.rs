@@ -31,7 +31,7 @@ use snapshot_isolation::{contention, levels, waiting};
 use std::time::Duration;
 
 /// How long an anomaly is looked for where there must be none.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(4);
 /// How long one may take to be found where there must be one, and how long enough answers of each node may take.
 const LIMIT: Duration = Duration::from_secs(20);
 /// How many milliseconds the nodes' commits are apart where replicas must come to answer something between them, and
@@ -191,10 +191,10 @@ fn transactions_run_at_the_level_that_was_asked_for_and_else_at_repeatable_read(
 #[test]
 fn a_hot_row_is_counted_up_without_an_error_and_what_is_read_is_logged_alike() {
     let cluster = Cluster::start(Mode::SnapshotIsolation, "");
-    run(contention::hot_row(&cluster, 8, 40));
-    assert_eq!(cluster.sandbox.on_nodes("postgres", "SELECT n FROM hot"), ["320"; 3]);
+    run(contention::hot_row(&cluster, 8, 30));
+    assert_eq!(cluster.sandbox.on_nodes("postgres", "SELECT n FROM hot"), ["240"; 3]);
     cluster.stagger(APART);
-    contention::logs_are_equal(&cluster, 100);
+    contention::logs_are_equal(&cluster, 60);
     cluster.assert_in_order();
 }
 

@@ -18,7 +18,6 @@ mod differential {
     pub mod message;
     pub mod normal;
     pub mod owed;
-    pub mod random;
     pub mod run;
     pub mod shrink;
     pub mod sql;

@@ -2,9 +2,9 @@
 
 use super::case::{Case, Step};
 use super::message::{Bind, Message};
-use super::random::Random;
 use super::sql::{Parametrised, parametrised, parses, statement};
 use super::topics::{self, on};
+use crate::support::random::Random;
 
 /// The case of a seed.
 pub fn case(seed: u64) -> Case {

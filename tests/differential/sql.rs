@@ -3,8 +3,8 @@
 //! Left out for good: what names a server (pids, ports, addresses, OIDs), transaction ids, the clock, random values,
 //! sequences (each node counts for itself, says the README), plans and the order of rows without ORDER BY after updates.
 
-use super::random::Random;
 use super::topics::{self, on};
+use crate::support::random::Random;
 
 /// A number that is a key of some row, or of none.
 fn key(r: &mut Random) -> usize {

@@ -2,7 +2,9 @@
 
 #![allow(dead_code)] // every test file uses another part of it
 
+pub mod random;
 pub mod raw;
+pub mod relay;
 
 use pglockstep::sandbox::client::{Client, Target};
 use pglockstep::sandbox::compare::compare_nodes;

@@ -57,7 +57,7 @@ fn start(mode: &str) -> Sandbox {
     let sandbox = Sandbox::start(Options { config, ..Options::default() });
     // Other OIDs, transaction ids and physical order on each node.
     for node in 0..3 {
-        let mut c = sandbox.connect_node(node, "postgres");
+        let c = sandbox.connect_node(node, "postgres");
         for i in 0..=node {
             c.rows(&format!("CREATE TABLE junk_{i} (a int); DROP TABLE junk_{i}")).unwrap();
         }
@@ -65,7 +65,7 @@ fn start(mode: &str) -> Sandbox {
     sandbox.psql_ok(&["-q", "-c", SCHEMA]);
     for node in 1..3 {
         let order = if node == 1 { "a DESC" } else { "md5(b)" };
-        let mut c = sandbox.connect_node(node, "postgres");
+        let c = sandbox.connect_node(node, "postgres");
         c.rows(&format!(
             "CREATE TEMP TABLE p AS SELECT * FROM pairs; DELETE FROM pairs; INSERT INTO pairs SELECT * FROM p ORDER BY {order}"
         ))
@@ -272,4 +272,28 @@ fn many_rows_cost_no_more_memory_than_the_script_may_take() {
     let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
     let kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
     assert!(kib < 400 * 1024, "{kib} KiB at the peak");
+}
+
+/// What main is asked about its tables must not wait for their locks: everybody would wait for whoever has altered one.
+#[test]
+fn an_open_transaction_that_has_altered_a_table_holds_up_nobody_else() {
+    let sandbox = start("snapshot_isolation");
+    run(async {
+        let (a, b) = (connect(&sandbox).await, connect(&sandbox).await);
+        a.batch_execute("BEGIN; ALTER TABLE parts ADD COLUMN z int; ALTER TABLE pairs ADD COLUMN z int DEFAULT 7")
+            .await
+            .unwrap();
+        let others = async {
+            b.batch_execute("CREATE TABLE other (a serial PRIMARY KEY, b uuid DEFAULT gen_random_uuid())")
+                .await
+                .unwrap();
+            b.batch_execute("INSERT INTO other DEFAULT VALUES; INSERT INTO orders (n) VALUES (1)").await.unwrap();
+            b.query("SELECT a FROM other", &[]).await.unwrap().len()
+        };
+        let found = tokio::time::timeout(std::time::Duration::from_secs(60), others).await;
+        assert_eq!(found.expect("others wait for the table's lock"), 1);
+        a.batch_execute("INSERT INTO pairs (a, b) VALUES (700, 'z'); COMMIT").await.unwrap();
+        a.batch_execute("INSERT INTO pairs (a, b) SELECT 701, 'z'").await.unwrap();
+    });
+    assert_equal(&sandbox);
 }

@@ -1,11 +1,11 @@
 //! The sandbox without its proxy: clusters, setup and comparison against real servers.
 
 use pglockstep::admin::setup;
+use pglockstep::sandbox::SandboxArgs;
 use pglockstep::sandbox::client::{Client, Target};
 use pglockstep::sandbox::compare::compare_nodes;
 use pglockstep::sandbox::process::{Interrupt, free_ports};
 use pglockstep::sandbox::running::{Sandbox, Summary};
-use pglockstep::sandbox::{SandboxArgs, SandboxMode};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::builtin;
 use super::graph::{Graph, Key, Need};
 use super::rows::{FunctionRow, OperatorRow, RelationRow, TypeRow, parse, use_row};
-use super::tables::{Table, Tables};
+use super::tables::{self, Table, Tables};
 use super::{Effect, queries};
 use crate::wire::FIRST_OWN_OID;
 
@@ -99,7 +99,15 @@ impl Catalogue {
             all.implicit = Effect::Unknown;
         }
         all.implicit = IMPLICIT_OPERATORS.iter().fold(all.implicit, |e, o| e.max(all.operator(o)));
-        all.tables = Arc::new(Tables::read(tables, columns, &all)?);
+        // Those that are not listed are immutable built-ins.
+        let named: HashMap<u32, &str> = functions.iter().map(|f| (f.oid, f.name.as_str())).collect();
+        let calls = |oid: u32| match named.get(&oid) {
+            None => tables::Default::Fixed,
+            Some(name) if builtin::is_harmless_generator(name) => tables::Default::Varies,
+            Some(_) if graph.effect(Key::Function(oid)) != Effect::Unknown => tables::Default::Varies,
+            Some(_) => tables::Default::Unknown,
+        };
+        all.tables = Arc::new(Tables::read(tables, columns, calls)?);
         Ok(all)
     }
 

@@ -139,17 +139,23 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.condeferrable)
 /// Tables that are not temporary. Columns: OID, schema, name, nothing but the statement itself writes when it is written
 /// to (rules, row security, triggers of users and children; of a partitioned table, foreign partitions too), roles that
 /// may log in and read all of its columns, a line each.
+///
+/// No function that opens a relation is called, here and below (pg_get_expr and pg_partition_tree do): a transaction that
+/// has altered a table holds it locked, and everybody would wait for that one.
 const TABLES: &str = "\
+WITH RECURSIVE tree(root, relation) AS (
+  SELECT c.oid, c.oid FROM pg_catalog.pg_class c WHERE c.relkind OPERATOR(pg_catalog.=) 'p'
+  UNION ALL
+  SELECT t.root, i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) t.relation)
 SELECT c.oid, n.nspname, c.relname,
  NOT c.relrowsecurity AND NOT c.relhasrules
-  AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_partition_tree(c.oid::pg_catalog.regclass) p
-   ON g.tgrelid OPERATOR(pg_catalog.=) p.relid::pg_catalog.oid WHERE NOT g.tgisinternal)
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g
    WHERE g.tgrelid OPERATOR(pg_catalog.=) c.oid AND NOT g.tgisinternal)
   AND CASE c.relkind WHEN 'p' THEN NOT EXISTS (
-    SELECT FROM pg_catalog.pg_partition_tree(c.oid::pg_catalog.regclass) p
-     JOIN pg_catalog.pg_class f ON f.oid OPERATOR(pg_catalog.=) p.relid::pg_catalog.oid
-     WHERE f.relkind OPERATOR(pg_catalog.=) 'f')
+    SELECT FROM tree t JOIN pg_catalog.pg_class f ON f.oid OPERATOR(pg_catalog.=) t.relation
+     LEFT JOIN pg_catalog.pg_trigger g ON g.tgrelid OPERATOR(pg_catalog.=) f.oid AND NOT g.tgisinternal
+     WHERE t.root OPERATOR(pg_catalog.=) c.oid
+      AND (f.relkind OPERATOR(pg_catalog.=) 'f' OR f.relhasrules OR g.oid IS NOT NULL))
    ELSE NOT c.relhassubclass END,
  (SELECT pg_catalog.string_agg(r.rolname::pg_catalog.text, pg_catalog.chr(10)) FROM pg_catalog.pg_roles r
    WHERE r.rolcanlogin AND pg_catalog.has_table_privilege(r.oid, c.oid, 'SELECT'))
@@ -157,14 +163,18 @@ SELECT c.oid, n.nspname, c.relname,
  WHERE c.oid OPERATOR(pg_catalog.>=) 16384 AND c.relpersistence OPERATOR(pg_catalog.<>) 't'
   AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog.\"char\"[])";
 
-/// Their columns, in order. Columns: OID of the table, name, type, generated, identity (a: always, d: by default),
-/// default (the domain's if the column has none), place in the primary key; the sequence of the default, its increment
-/// and its start (none that begins anew at its end); values of the type carry OIDs that are each node's own when they
-/// travel in binary (arrays, ranges and records of users' types).
+/// Their columns, in order. Columns: OID of the table, name, type, generated, identity (a: always, d: by default), place
+/// in the primary key; whether there is a default (the domain's if the column has none), whether it has a part that is
+/// evaluated anew (CURRENT_TIMESTAMP, casts by way of text), functions that it calls; the sequence of the default, its
+/// increment and its start (none that begins anew at its end); values of the type carry OIDs that are each node's own
+/// when they travel in binary (arrays, ranges and records of users' types).
 const COLUMNS: &str = "\
-SELECT a.attrelid, a.attname, a.atttypid, a.attgenerated OPERATOR(pg_catalog.<>) '', a.attidentity,
- CASE WHEN a.attgenerated OPERATOR(pg_catalog.=) '' THEN COALESCE(pg_catalog.pg_get_expr(d.adbin, d.adrelid),
-  t.typdefault) END, k.place, q.name, q.increment, q.start,
+SELECT a.attrelid, a.attname, a.atttypid, a.attgenerated OPERATOR(pg_catalog.<>) '', a.attidentity, k.place,
+ e.tree IS NOT NULL, e.tree OPERATOR(pg_catalog.~) '[{](SQLVALUEFUNCTION|NEXTVALUEEXPR|COERCEVIAIO|SUBLINK|XMLEXPR)',
+ (SELECT pg_catalog.string_agg(pg_catalog.split_part(f, ' ', 2), ' ')
+   FROM pg_catalog.unnest(pg_catalog.string_to_array(e.tree, ' :')) f
+   WHERE pg_catalog.split_part(f, ' ', 1) OPERATOR(pg_catalog.=) ANY ('{funcid,opfuncid}'::pg_catalog.text[])),
+ q.name, q.increment, q.start,
  t.oid OPERATOR(pg_catalog.>=) 16384 AND (t.typtype OPERATOR(pg_catalog.=) ANY ('{c,r,m,p}'::pg_catalog.\"char\"[])
   OR t.typcategory OPERATOR(pg_catalog.=) 'A' OR t.typbasetype OPERATOR(pg_catalog.>=) 16384)
  FROM pg_catalog.pg_attribute a
@@ -172,6 +182,8 @@ SELECT a.attrelid, a.attname, a.atttypid, a.attgenerated OPERATOR(pg_catalog.<>)
  JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) a.atttypid
  LEFT JOIN pg_catalog.pg_attrdef d
   ON d.adrelid OPERATOR(pg_catalog.=) a.attrelid AND d.adnum OPERATOR(pg_catalog.=) a.attnum
+ LEFT JOIN LATERAL (SELECT COALESCE(d.adbin::pg_catalog.text, t.typdefaultbin::pg_catalog.text) AS tree
+  WHERE a.attgenerated OPERATOR(pg_catalog.=) '') e ON true
  LEFT JOIN LATERAL (SELECT u.ordinality AS place FROM pg_catalog.pg_index i,
    LATERAL pg_catalog.unnest(i.indkey::pg_catalog.int2[]) WITH ORDINALITY u
   WHERE i.indrelid OPERATOR(pg_catalog.=) a.attrelid AND i.indisprimary AND i.indisvalid AND i.indimmediate

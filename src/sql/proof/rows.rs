@@ -41,7 +41,7 @@ impl<'a> Cells<'a> {
     }
 
     /// A column with OIDs, blanks between; NULL and 0 are none.
-    fn oids(&self, column: usize) -> Result<Vec<u32>, String> {
+    pub(super) fn oids(&self, column: usize) -> Result<Vec<u32>, String> {
         let parse = |t: &str| t.parse().map_err(|_| format!("column {column} has {t:?}, which is no OID"));
         let all: Vec<u32> = self.text_or_empty(column).split_whitespace().map(parse).collect::<Result<_, String>>()?;
         Ok(all.into_iter().filter(|oid| *oid != 0).collect())

@@ -4,9 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::catalogue::Catalogue;
 use super::rows::Cells;
-use super::tokens::Tokens;
 
 /// What a column gets when a statement names no value for it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -72,17 +70,17 @@ impl Tables {
         }
     }
 
-    /// From main's answers: tables, then their columns in order.
+    /// From main's answers: tables, then their columns in order. `calls`: what calling a function makes of a default.
     pub(super) fn read(
         tables: &[Vec<Option<String>>],
         columns: &[Vec<Option<String>>],
-        catalogue: &Catalogue,
+        calls: impl Fn(u32) -> Default,
     ) -> Result<Tables, String> {
         let mut by_oid: HashMap<u32, (Table, Vec<(usize, usize)>)> = HashMap::new();
         for (oid, table) in super::rows::parse(tables, "tables", |c| Ok((c.oid(0)?, table(c)?)))? {
             by_oid.insert(oid, (table, Vec::new()));
         }
-        let read = |c: &Cells<'_>| Ok((c.oid(0)?, column(c, catalogue)?, c.text_or_empty(6).parse::<usize>().ok()));
+        let read = |c: &Cells<'_>| Ok((c.oid(0)?, column(c, &calls)?, c.text_or_empty(5).parse::<usize>().ok()));
         for (oid, column, place) in super::rows::parse(columns, "columns", read)? {
             if let Some((table, key)) = by_oid.get_mut(&oid) {
                 key.extend(place.map(|p| (p, table.columns.len())));
@@ -105,33 +103,22 @@ fn table(c: &Cells<'_>) -> Result<Table, String> {
     Ok(Table { schema, name, plain, columns: Vec::new(), key: Vec::new(), readers: Arc::new(readers) })
 }
 
-fn column(c: &Cells<'_>, catalogue: &Catalogue) -> Result<Column, String> {
+fn column(c: &Cells<'_>, calls: &impl Fn(u32) -> Default) -> Result<Column, String> {
     let identity = c.text_or_empty(4);
-    let default = match c.text_or_empty(5) {
-        _ if !identity.is_empty() => Default::Varies,
-        "" => Default::Fixed,
-        expression => default(expression, catalogue),
-    };
+    let varies = !identity.is_empty() || c.text_or_empty(7) == "t";
+    let own = if varies { Default::Varies } else { Default::Fixed };
+    let default = if c.flag(6)? { c.oids(8)?.into_iter().map(calls).max().unwrap_or(own).max(own) } else { own };
     let number = |at| c.text(at).ok()?.parse::<i64>().ok();
-    let sequence = match (c.text(7).ok(), number(8), number(9)) {
+    let sequence = match (c.text(9).ok(), number(10), number(11)) {
         (Some(name), Some(increment), Some(start)) => Some(Sequence { name: name.to_owned(), increment, start }),
         _ => None,
     };
     Ok(Column {
-        sequence,
         name: c.text(1)?.to_owned(),
-        carries_oids: c.text_or_empty(10) == "t",
+        carries_oids: c.text_or_empty(12) == "t",
         generated: c.flag(3)?,
         always: identity == "a",
         default,
+        sequence,
     })
-}
-
-/// What a default's expression (as pg_get_expr prints it) does.
-fn default(expression: &str, catalogue: &Catalogue) -> Default {
-    match Tokens::new(expression, true) {
-        Some(t) if t.is_fixed(catalogue) => Default::Fixed,
-        Some(t) if t.is_harmless(catalogue) => Default::Varies,
-        _ => Default::Unknown,
-    }
 }

@@ -61,14 +61,14 @@ impl Answers {
         let id =
             ["21000", "id", "20", "f", "", "nextval('plain_id_seq'::regclass)", "1", "public.plain_id_seq", "1", "1"];
         a.add(COLUMNS, &id)
-            .add(COLUMNS, &["21000", "a", "23", "f", "", "7", ""])
-            .add(COLUMNS, &["21000", "b", "25", "f", "", "", ""])
-            .add(COLUMNS, &["21000", "c", "701", "f", "", "random()", ""])
-            .add(COLUMNS, &["21001", "x", "23", "f", "", "", "1"])
-            .add(COLUMNS, &["21001", "y", "23", "f", "", "", "2"])
-            .add(COLUMNS, &["21001", "v", "23", "f", "", "", ""])
-            .add(COLUMNS, &["21002", "v", "23", "f", "", "", ""])
-            .add(COLUMNS, &["21003", "id", "23", "f", "", "", "1"]);
+            .add(COLUMNS, &["21000", "a", "23", "f", "", "", "t", "f", "177"])
+            .add(COLUMNS, &["21000", "b", "25", "f", "", "", "f"])
+            .add(COLUMNS, &["21000", "c", "701", "f", "", "", "t", "f", "1598"])
+            .add(COLUMNS, &["21001", "x", "23", "f", "", "1", "f"])
+            .add(COLUMNS, &["21001", "y", "23", "f", "", "2", "f"])
+            .add(COLUMNS, &["21001", "v", "23", "f", "", "", "f"])
+            .add(COLUMNS, &["21002", "v", "23", "f", "", "", "f"])
+            .add(COLUMNS, &["21003", "id", "23", "f", "", "1", "f"]);
         a
     }
 
@@ -367,7 +367,7 @@ fn a_name_that_stands_in_two_schemas_or_is_a_temporary_table_means_no_table_for_
     let temporary = a.catalogue().with_temporary(std::iter::once("pair".to_owned()).collect());
     let sql = "delete from pair where x = 1 and y = 2";
     assert!(matches!(form(sql, true, &Class::Delete, &temporary, false), Form::AsItIs));
-    a.add(TABLES, &["21009", "other", "pair", "t", ""]).add(COLUMNS, &["21009", "x", "23", "f", "", "", "1"]);
+    a.add(TABLES, &["21009", "other", "pair", "t", ""]).add(COLUMNS, &["21009", "x", "23", "f", "", "1", "f"]);
     assert!(matches!(a.form(sql), Form::AsItIs));
     assert!(matches!(a.form("delete from public.pair where x = 1 and y = 2"), Form::Keyed));
     assert!(matches!(a.form("delete from other.pair where x = 1"), Form::Keyed));

@@ -90,20 +90,10 @@ impl<'a> Tokens<'a> {
         self.tokens.get(at).is_some_and(|t| matches!(t.kind, Integer | Number | String | OtherString | Parameter))
     }
 
-    /// An expression that is the same on every node.
-    pub(super) fn is_fixed(&self, catalogue: &Catalogue) -> bool {
-        !has_moment(self.sql, true) && (0..self.len()).all(|i| self.is_fixed_at(i, catalogue, false))
-    }
-
     /// A write that computes the same on every node. `time`: its time functions will be literals.
     pub(super) fn is_fixed_write(&self, catalogue: &Catalogue, time: bool) -> bool {
         let moment = has_moment(self.sql, true);
         !moment && (0..self.len()).all(|i| self.is_write_word(i) || self.is_fixed_at(i, catalogue, time))
-    }
-
-    /// An expression that changes nothing but sequences.
-    pub(super) fn is_harmless(&self, catalogue: &Catalogue) -> bool {
-        (0..self.len()).all(|i| self.is_harmless_at(i, catalogue))
     }
 
     /// A write that changes nothing but the rows that it is about, and sequences.

@@ -143,8 +143,8 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.condeferrable)
 /// No function that opens a relation is called, here and below (pg_get_expr and pg_partition_tree do): a transaction that
 /// has altered a table holds it locked, and everybody would wait for that one.
 const TABLES: &str = "\
-WITH RECURSIVE tree(root, relation) AS (
-  SELECT c.oid, c.oid FROM pg_catalog.pg_class c WHERE c.relkind OPERATOR(pg_catalog.=) 'p'
+WITH RECURSIVE tree AS (
+  SELECT c.oid AS root, c.oid AS relation FROM pg_catalog.pg_class c WHERE c.relkind OPERATOR(pg_catalog.=) 'p'
   UNION ALL
   SELECT t.root, i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) t.relation)
 SELECT c.oid, n.nspname, c.relname,

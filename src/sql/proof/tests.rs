@@ -58,8 +58,7 @@ impl Answers {
         {
             a.add(RELATIONS, &[oid, name, "r", "f", "23 25"]).add(TABLES, &[oid, "public", name, plain, "app\nother"]);
         }
-        let id =
-            ["21000", "id", "20", "f", "", "nextval('plain_id_seq'::regclass)", "1", "public.plain_id_seq", "1", "1"];
+        let id = ["21000", "id", "20", "f", "", "1", "t", "f", "1574", "public.plain_id_seq", "1", "1", "f"];
         a.add(COLUMNS, &id)
             .add(COLUMNS, &["21000", "a", "23", "f", "", "", "t", "f", "177"])
             .add(COLUMNS, &["21000", "b", "25", "f", "", "", "f"])

@@ -75,6 +75,13 @@ impl Session {
                     (o.implicit, o.modes) = (false, modes);
                 }
             }
+            Note::Modes(modes) => {
+                if let Some(o) = self.tx.open_mut() {
+                    o.modes.isolation = modes.isolation.or(o.modes.isolation);
+                    o.modes.read_only = modes.read_only.or(o.modes.read_only);
+                    o.modes.deferrable = modes.deferrable.or(o.modes.deferrable);
+                }
+            }
             Note::Setting(s) => self.setting_done(*s, cx),
             Note::Ended { chain } => self.transaction_ended(chain),
             Note::Forgets(what) => self.forget(&what, cx),

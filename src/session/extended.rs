@@ -274,7 +274,7 @@ impl Session {
             }
             Class::Lock => "LOCK TABLE",
             Class::Set { local: true, .. } => "SET LOCAL",
-            Class::SetTransaction => "SET TRANSACTION",
+            Class::SetTransaction(_) => "SET TRANSACTION",
             Class::SetConstraints => "SET CONSTRAINTS",
             _ => return None,
         };

@@ -50,6 +50,8 @@ pub enum Note {
     Temporary(Option<String>),
     /// BEGIN in a batch that is a transaction already: that is the client's from here on, with these modes.
     Begun(TxModes),
+    /// SET TRANSACTION: AND CHAIN keeps these modes too (`SaveTransactionCharacteristics` in xact.c).
+    Modes(TxModes),
     /// A FunctionCall: becomes an entry of the script.
     Call(Box<Call>),
     /// ReadyForQuery that the client sees, in the session's own words.

@@ -166,8 +166,8 @@ impl Session {
                 Plan::Plain(_) => plain,
                 _ => self.opaque(given, verdict),
             },
-            Class::SetTransaction
-            | Class::Show
+            Class::SetTransaction(modes) => Plan::Plain(Note::Modes(modes.clone())),
+            Class::Show
             | Class::Lock
             | Class::Discard(_)
             | Class::Declare

@@ -81,7 +81,8 @@ pub enum Class {
     },
     Reset(String),
     Show,
-    SetTransaction,
+    /// Its modes; none for SET TRANSACTION SNAPSHOT.
+    SetTransaction(TxModes),
     SetSessionCharacteristics,
     SetConstraints,
     Discard(DiscardWhat),
@@ -267,6 +268,12 @@ fn begin(w: &Words<'_>, at: usize) -> Class {
     } else if w.any(i, &["work", "transaction"]) {
         i += 1;
     }
+    modes(w, i).map_or(Class::Other, Class::Begin)
+}
+
+/// Transaction modes from there to the end; `None`: something else stands there.
+fn modes(w: &Words<'_>, from: usize) -> Option<TxModes> {
+    let mut i = from;
     let mut modes = TxModes::default();
     while i < w.tokens.len() {
         if w.tokens[i].is_char(b',') {
@@ -277,7 +284,7 @@ fn begin(w: &Words<'_>, at: usize) -> Class {
                 () if w.is(i + 2, "repeatable") && w.is(i + 3, "read") => (Isolation::RepeatableRead, 4),
                 () if w.is(i + 2, "read") && w.is(i + 3, "committed") => (Isolation::ReadCommitted, 4),
                 () if w.is(i + 2, "read") && w.is(i + 3, "uncommitted") => (Isolation::ReadUncommitted, 4),
-                () => return Class::Other,
+                () => return None,
             };
             modes.isolation = Some(level);
             i += used;
@@ -291,10 +298,10 @@ fn begin(w: &Words<'_>, at: usize) -> Class {
             modes.deferrable = Some(false);
             i += 2;
         } else {
-            return Class::Other;
+            return None;
         }
     }
-    Class::Begin(modes)
+    Some(modes)
 }
 
 /// What follows COMMIT or ROLLBACK: `Some(chain)`, or `None` if it is no such thing.
@@ -344,7 +351,7 @@ fn set(w: &Words<'_>, at: usize) -> Class {
         return Class::SetConstraints;
     }
     if w.is(i, "transaction") {
-        return Class::SetTransaction;
+        return Class::SetTransaction(modes(w, i + 1).unwrap_or_default());
     }
     if w.is(i, "session") && w.is(i + 1, "characteristics") {
         return Class::SetSessionCharacteristics;
@@ -633,7 +640,10 @@ mod tests {
         assert_eq!(c("set session authorization u"), Class::Set { local: false, name: "session_authorization".into() });
         assert_eq!(c("set app.tenant = '1'"), Class::Set { local: false, name: "app.tenant".into() });
         assert_eq!(c("set time zone 'UTC'"), Class::Set { local: false, name: "timezone".into() });
-        assert_eq!(c("set transaction isolation level serializable"), Class::SetTransaction);
+        assert_eq!(
+            c("set transaction read only"),
+            Class::SetTransaction(TxModes { read_only: Some(true), ..TxModes::default() })
+        );
     }
 
     #[test]

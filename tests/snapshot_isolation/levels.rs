@@ -64,6 +64,9 @@ pub async fn stated(cluster: &Cluster, protocol: Protocol) {
         assert_eq!(session.value(SHOW).await.unwrap(), wanted);
         session.all(&["COMMIT", &format!("BEGIN ISOLATION LEVEL {wanted}"), "COMMIT AND CHAIN"]).await;
         assert_eq!(session.value(SHOW).await.unwrap(), wanted, "after AND CHAIN");
+        let set = format!("SET TRANSACTION ISOLATION LEVEL {wanted}");
+        session.all(&["COMMIT", "BEGIN", &set, "ROLLBACK AND CHAIN"]).await;
+        assert_eq!(session.value(SHOW).await.unwrap(), wanted, "after SET TRANSACTION and AND CHAIN");
         session.all(&["ROLLBACK"]).await;
         assert_eq!(session.value(SHOW).await.unwrap(), RR, "after {wanted}");
     }

@@ -11,9 +11,9 @@
 //! | part | what it is for | what it may touch |
 //! |---|---|---|
 //! | [`wire`] | PostgreSQL's protocol 3.0: frames, builders, error fields | nothing |
-//! | [`sql`] | lexing, statement classes, read proofs, time literals | nothing |
+//! | [`sql`] | lexing, statement classes, read proofs, forms of writes, time literals | nothing |
 //! | [`auth`] | password exchanges towards clients and nodes, as pure state machines | nothing |
-//! | [`sequencer`] | commit sequence numbers and each node's watermark | nothing |
+//! | [`sequencer`] | commit sequence numbers and each node's watermark; the gate, the window word, snapshot tokens | nothing |
 //! | [`script`] | what a transaction did to rows, and how a replica is told | wire, sql |
 //! | [`session`] | one client connection: every state it can be in | wire, sql, script, auth, sequencer, config, telemetry; the membership, and the driver's names for connections and time |
 //! | [`shard`] | the event loops: sockets, pools, timers; drives sessions | all of the above |

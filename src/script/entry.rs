@@ -79,8 +79,8 @@ impl CopyData {
 
 /// One thing that a transaction did.
 ///
-/// This forms are the statement as it was (time functions as literals) and COPY data; rows and images are
-/// further variants of this enum, and [`super::feed`] and [`super::check`] are the only places that tell them apart.
+/// A statement is the client's own (time functions as literals), or one that a row which main has told of was made into
+/// ([`crate::session::rows`]); [`super::feed`] and [`super::check`] are the only places that tell variants apart.
 #[derive(Clone, Debug)]
 pub enum Entry {
     /// Run the statement.

@@ -183,6 +183,7 @@ impl Session {
         self.own_row.clear();
         // Rows of an answer that will not be completed are no part of the next one's digest.
         self.rows.take();
+        self.row_entries = super::rows::Told::default();
         self.commit_tag.clear();
         self.settings_rows.clear();
         self.settings_dirty = true;

@@ -74,7 +74,7 @@ impl Session {
         let utf8 = told("client_encoding").is_some_and(|e| e == "UTF8");
         let ascii = rows.returning.is_ascii() && rows.statement.is_ascii();
         let readable = std::str::from_utf8(sql).is_ok() && (utf8 || (ascii && sql.is_ascii()));
-        let may_read = rows.readers.contains(&*self.user) && !self.role_changed;
+        let may_read = rows.roles.contains(&*self.user) && !self.role_changed;
         (digits && iso && readable && may_read).then(|| rows.clone())
     }
 
@@ -383,7 +383,7 @@ mod tests {
             copy: None,
             change: Change::Update,
             sequences: Vec::new(),
-            readers: Arc::default(),
+            roles: Arc::default(),
         };
         let bind = |formats: &[u8]| [b"\0\0\0\x01\0\0\0\x01x", formats].concat();
         assert_eq!(bind_for(&bind(b"\0\0"), &rows(true)), (None, false));

@@ -136,9 +136,10 @@ const DEFERRABLE: &str = "\
 SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.condeferrable)
  OR EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgdeferrable)";
 
-/// Tables that are not temporary. Columns: OID, schema, name, nothing but the statement itself writes when it is written
-/// to (rules, row security, triggers of users and children; of a partitioned table, foreign partitions too), roles that
-/// may log in and read all of its columns, a line each.
+/// Tables that are not temporary, and whatever else may stand where a table's name does. Columns: OID, schema, name,
+/// whether it is a table to which nothing but the statement itself writes (rules, row security, triggers of users and
+/// children; of a partitioned table, foreign partitions too); roles that may log in and read all of its columns, insert
+/// into all of them, update all of them, a line each.
 ///
 /// No function that opens a relation is called, here and below (pg_get_expr and pg_partition_tree do): a transaction that
 /// has altered a table holds it locked, and everybody would wait for that one.
@@ -148,7 +149,7 @@ WITH RECURSIVE tree AS (
   UNION ALL
   SELECT t.root, i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) t.relation)
 SELECT c.oid, n.nspname, c.relname,
- NOT c.relrowsecurity AND NOT c.relhasrules
+ c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog.\"char\"[]) AND NOT c.relrowsecurity AND NOT c.relhasrules
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g
    WHERE g.tgrelid OPERATOR(pg_catalog.=) c.oid AND NOT g.tgisinternal)
   AND CASE c.relkind WHEN 'p' THEN NOT EXISTS (
@@ -158,10 +159,14 @@ SELECT c.oid, n.nspname, c.relname,
       AND (f.relkind OPERATOR(pg_catalog.=) 'f' OR f.relhasrules OR g.oid IS NOT NULL))
    ELSE NOT c.relhassubclass END,
  (SELECT pg_catalog.string_agg(r.rolname::pg_catalog.text, pg_catalog.chr(10)) FROM pg_catalog.pg_roles r
-   WHERE r.rolcanlogin AND pg_catalog.has_table_privilege(r.oid, c.oid, 'SELECT'))
+   WHERE r.rolcanlogin AND pg_catalog.has_table_privilege(r.oid, c.oid, 'SELECT')),
+ (SELECT pg_catalog.string_agg(r.rolname::pg_catalog.text, pg_catalog.chr(10)) FROM pg_catalog.pg_roles r
+   WHERE r.rolcanlogin AND pg_catalog.has_table_privilege(r.oid, c.oid, 'INSERT')),
+ (SELECT pg_catalog.string_agg(r.rolname::pg_catalog.text, pg_catalog.chr(10)) FROM pg_catalog.pg_roles r
+   WHERE r.rolcanlogin AND pg_catalog.has_table_privilege(r.oid, c.oid, 'UPDATE'))
  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
  WHERE c.oid OPERATOR(pg_catalog.>=) 16384 AND c.relpersistence OPERATOR(pg_catalog.<>) 't'
-  AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog.\"char\"[])";
+  AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f,S}'::pg_catalog.\"char\"[])";
 
 /// Their columns, in order. Columns: OID of the table, name, type, generated, identity (a: always, d: by default), place
 /// in the primary key; whether there is a default (the domain's if the column has none), whether it has a part that is

@@ -41,7 +41,7 @@ pub(super) struct Sequence {
     pub(super) start: i64,
 }
 
-/// A table.
+/// A table, or something else (then it is not plain and has no columns) whose name may stand where a table's does.
 #[derive(Clone, Debug)]
 pub(super) struct Table {
     pub(super) schema: String,
@@ -52,7 +52,11 @@ pub(super) struct Table {
     /// Places in `columns` of the primary key's, in its order; empty: there is none.
     pub(super) key: Vec<usize>,
     /// Roles that may read all of its columns.
-    pub(super) readers: Arc<HashSet<String>>,
+    pub(super) readers: HashSet<String>,
+    /// Roles that may insert into all of them.
+    pub(super) inserters: HashSet<String>,
+    /// Roles that may update all of them.
+    pub(super) updaters: HashSet<String>,
 }
 
 /// All tables by name: one name may stand in several schemas.
@@ -98,9 +102,10 @@ impl Tables {
 }
 
 fn table(c: &Cells<'_>) -> Result<Table, String> {
-    let readers = c.text_or_empty(4).split('\n').filter(|r| !r.is_empty()).map(str::to_owned).collect();
+    let roles = |at| c.text_or_empty(at).split('\n').filter(|r| !r.is_empty()).map(str::to_owned).collect();
     let (schema, name, plain) = (c.text(1)?.to_owned(), c.text(2)?.to_owned(), c.flag(3)?);
-    Ok(Table { schema, name, plain, columns: Vec::new(), key: Vec::new(), readers: Arc::new(readers) })
+    let (columns, key) = (Vec::new(), Vec::new());
+    Ok(Table { schema, name, plain, columns, key, readers: roles(4), inserters: roles(5), updaters: roles(6) })
 }
 
 fn column(c: &Cells<'_>, calls: &impl Fn(u32) -> Default) -> Result<Column, String> {

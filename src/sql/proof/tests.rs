@@ -56,7 +56,8 @@ impl Answers {
         for (oid, name, plain) in
             [("21000", "plain", "t"), ("21001", "pair", "t"), ("21002", "bare", "t"), ("21003", "fires", "f")]
         {
-            a.add(RELATIONS, &[oid, name, "r", "f", "23 25"]).add(TABLES, &[oid, "public", name, plain, "app\nother"]);
+            a.add(RELATIONS, &[oid, name, "r", "f", "23 25"])
+                .add(TABLES, &[oid, "public", name, plain, "app\nother", "app", "app"]);
         }
         let id = ["21000", "id", "20", "f", "", "1", "t", "f", "1574", "public.plain_id_seq", "1", "1", "f"];
         a.add(COLUMNS, &id)
@@ -340,7 +341,7 @@ fn what_main_is_asked_for_is_what_replicas_need() {
     assert_eq!(r.returning, ", \"plain\".\"id\", \"plain\".\"a\", \"plain\".\"b\", \"plain\".\"c\"");
     let inserted = "INSERT INTO \"public\".\"plain\" (\"id\", \"a\", \"b\", \"c\") OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4)";
     assert_eq!((text(&r.statement).as_str(), r.columns, r.returns, r.sequences.len()), (inserted, 4, true, 1));
-    assert!(r.copy.is_some() && r.readers.contains("app"));
+    assert!(r.copy.is_some() && r.roles.contains("app") && !r.roles.contains("other"));
     let r = rows("update plain p set (a, b) = (1, 'x'), c = random() where a > 3");
     assert_eq!(r.returning, " RETURNING \"p\".\"a\", \"p\".\"b\", \"p\".\"c\", \"p\".\"id\"");
     assert_eq!(
@@ -366,9 +367,11 @@ fn a_name_that_stands_in_two_schemas_or_is_a_temporary_table_means_no_table_for_
     let temporary = a.catalogue().with_temporary(std::iter::once("pair".to_owned()).collect());
     let sql = "delete from pair where x = 1 and y = 2";
     assert!(matches!(form(sql, true, &Class::Delete, &temporary, false), Form::AsItIs));
-    a.add(TABLES, &["21009", "other", "pair", "t", ""]).add(COLUMNS, &["21009", "x", "23", "f", "", "1", "f"]);
+    a.add(TABLES, &["21009", "other", "pair", "t", "", "", ""]).add(COLUMNS, &["21009", "x", "23", "f", "", "1", "f"]);
     assert!(matches!(a.form(sql), Form::AsItIs));
     assert!(matches!(a.form("delete from public.pair where x = 1 and y = 2"), Form::Keyed));
+    a.add(TABLES, &["21010", "other", "plain", "f", "", "", ""]);
+    assert!(matches!(a.form("delete from plain where id = 1"), Form::AsItIs), "it may be a view");
     assert!(matches!(a.form("delete from other.pair where x = 1"), Form::Keyed));
 }
 

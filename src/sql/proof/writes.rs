@@ -66,8 +66,8 @@ pub struct Rows {
     pub change: Change,
     /// Sequences that inserted values came from.
     pub sequences: Vec<Follow>,
-    /// Roles that may read what is asked for; any other's statement would be refused.
-    pub readers: Arc<std::collections::HashSet<String>>,
+    /// Roles that may read what is asked for and do on a replica what becomes of it; any other's would be refused.
+    pub roles: Arc<std::collections::HashSet<String>>,
 }
 
 /// A sequence that replicas take along with what main has inserted.
@@ -379,6 +379,16 @@ impl Write {
         None
     }
 
+    /// Who may. What is set by an UPDATE the role has been seen to set on main.
+    fn roles(&self, table: &Table) -> std::collections::HashSet<String> {
+        let inserts = self.change == Change::Insert;
+        let may = |role: &&String| {
+            (!inserts || table.inserters.contains(*role))
+                && (!(inserts && self.conflict == Some(Conflict::Update)) || table.updaters.contains(*role))
+        };
+        table.readers.iter().filter(may).cloned().collect()
+    }
+
     /// What main is asked for, and what replicas do with it. `None`: rows do not serve.
     fn rows(&self, table: &Table) -> Option<Rows> {
         let is_key = |c: &str| table.key.iter().any(|k| table.columns[*k].name == c);
@@ -469,7 +479,7 @@ impl Write {
             statement: Bytes::from(statement),
             copy,
             change: self.change,
-            readers: table.readers.clone(),
+            roles: Arc::new(self.roles(table)),
         })
     }
 }

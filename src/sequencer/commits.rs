@@ -177,6 +177,8 @@ impl Sequencer {
 
     /// A watermark has moved, or the gate was handed over, since this shard said last that it waits: it must look at
     /// everything that waits once more before it sleeps. Asked between its last look and its sleep. True once.
+    ///
+    /// A shard that another one has rung looks in any case: whoever rang it has taken the bit.
     #[must_use]
     pub fn is_due(&self, me: usize) -> bool {
         self.due.load(Ordering::Acquire) & bit(me) != 0 && self.due.fetch_and(!bit(me), Ordering::AcqRel) & bit(me) != 0

@@ -1,12 +1,7 @@
-//! The sequencer's own files, compiled once more against loom's atomics, with every interleaving of small cases tried.
-//!
-//! Each thread plays a shard: it polls, asks whether it is due, rings the others, and sleeps until it is rung itself. A
-//! ring that is lost is a deadlock, which loom reports. Who is in the gate touches plain memory that the other class
-//! touches too: loom reports what is not ordered.
+//! Each thread plays a shard: it does its part, asks whether it is due, rings the others, and sleeps until it is rung
+//! itself. A ring that is lost is a deadlock, which loom reports. Who is in the gate touches plain memory that the other
+//! class touches too: loom reports what is not ordered.
 
-mod atomics {
-    pub(super) use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-}
 macro_rules! once_more {
     ($($file:literal $name:ident)*) => {
         $(#[path = $file]
@@ -14,7 +9,7 @@ macro_rules! once_more {
         mod $name;)*
     };
 }
-once_more! { "commits.rs" commits "gate.rs" gate "passes.rs" passes "token.rs" token "window.rs" window }
+once_more! { "../commits.rs" commits "../gate.rs" gate "../passes.rs" passes "../token.rs" token "../window.rs" window }
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
@@ -23,7 +18,8 @@ use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use loom::thread::{JoinHandle, Thread, current, park, spawn};
 
-use super::SHARDS_MAX;
+use super::{MORE, atomics};
+use crate::sequencer::SHARDS_MAX;
 use commits::{NodeId, Sequencer};
 use passes::{CommitPass, Entry, Pass, SnapshotPass, Waiting};
 use token::Epoch;
@@ -80,29 +76,29 @@ impl World {
         self.eventfds.iter().enumerate().filter(|(i, _)| due & 1 << i != 0).for_each(|(_, e)| e.write());
     }
 
-    /// Has the shard sleep until `look` finds what it waits for.
-    fn until<T>(&self, me: usize, mut look: impl FnMut() -> Option<T>) -> T {
-        loop {
-            if let Some(found) = look() {
-                return found;
-            }
-            let due = self.sequencer.is_due(me);
-            self.ring(me);
-            if !due {
-                self.eventfds[me].sleep();
-            }
+    /// The end of a shard's turn.
+    fn sleep(&self, me: usize) {
+        let due = self.sequencer.is_due(me);
+        self.ring(me);
+        if !due {
+            self.eventfds[me].sleep();
         }
     }
 
-    fn wait<G: Pass>(&self, me: usize, waiting: Waiting<G>) -> G {
-        let mut place = Some(waiting);
-        self.until(me, || match place.take().unwrap().poll() {
-            Ok(pass) => Some(pass),
-            Err(waiting) => {
-                place = Some(waiting);
-                None
-            }
-        })
+    /// Looks before it sleeps, as a shard may at any time.
+    fn poll_and_wait<G: Pass>(&self, me: usize, waiting: Waiting<G>) -> G {
+        waiting.poll().unwrap_or_else(|waiting| self.wait(me, waiting))
+    }
+
+    /// Looks only when there was a ring.
+    fn wait<G: Pass>(&self, me: usize, mut waiting: Waiting<G>) -> G {
+        loop {
+            self.sleep(me);
+            waiting = match waiting.poll() {
+                Ok(pass) => return pass,
+                Err(waiting) => waiting,
+            };
+        }
     }
 
     fn entered<G: Pass>(&self, me: usize, entry: Entry<G>) -> G {
@@ -149,11 +145,12 @@ impl World {
     }
 }
 
-/// Every interleaving with at most `preemptions` switches of threads where none is due, or as many as
-/// LOOM_MAX_PREEMPTIONS says. The bounds are such that each case takes seconds.
+/// Every interleaving with at most so many switches of threads where none is due (where loads are exchanges, there are
+/// fewer values to try, and one switch more), or as many as LOOM_MAX_PREEMPTIONS says. The bounds are such that each case
+/// takes seconds.
 fn every_interleaving(preemptions: impl Into<Option<usize>>, case: impl Fn() + Sync + Send + 'static) {
     let mut model = loom::model::Builder::new();
-    model.preemption_bound = model.preemption_bound.or(preemptions.into());
+    model.preemption_bound = model.preemption_bound.or(preemptions.into().map(|bound| bound + MORE));
     let tried = Arc::new(AtomicUsize::new(0));
     let count = tried.clone();
     model.check(move || {
@@ -237,12 +234,16 @@ fn a_late_hand_over_takes_no_ring_from_a_later_one() {
         let world = World::new(0, 3);
         let first = is_in(world.sequencer.enter_commit(0).unwrap());
         let snapshot = waits(world.sequencer.enter_snapshot(1).unwrap());
+        let commit = waits(world.sequencer.enter_commit(2).unwrap());
         let late = thread(&world, move |w| {
             drop(first);
             w.ring(0);
         });
-        let commit = thread(&world, |w| w.enter_and_commit(2));
-        let pass = world.wait(1, snapshot);
+        let commit = thread(&world, move |w| {
+            let pass = w.wait(2, commit);
+            w.commit(2, pass);
+        });
+        let pass = world.poll_and_wait(1, snapshot);
         let second = world.sequencer.enter_snapshot(1).unwrap();
         drop(pass);
         let second = world.entered(1, second);
@@ -335,9 +336,9 @@ fn giving_up_while_being_admitted() {
     });
 }
 
-/// The same with one that arrives while all that happens.
+/// The same with a commit that arrives while all that happens.
 #[test]
-fn giving_up_while_being_admitted_and_while_others_arrive() {
+fn giving_up_while_being_admitted_and_while_another_arrives() {
     every_interleaving(2, || {
         let world = World::new(0, 3);
         let first = is_in(world.sequencer.enter_commit(0).unwrap());
@@ -347,30 +348,28 @@ fn giving_up_while_being_admitted_and_while_others_arrive() {
             drop(polled);
             w.ring(1);
         });
-        let arrivals = thread(&world, |w| {
-            w.enter_and_commit(2);
-            w.enter_and_snapshot(2);
-        });
+        let arrival = thread(&world, |w| w.enter_and_commit(2));
         drop(first);
         world.ring(0);
-        join([gives_up, arrivals]);
+        join([gives_up, arrival]);
         world.is_at_rest();
     });
 }
 
 #[test]
 fn no_move_of_a_watermark_is_missed() {
-    every_interleaving(None, || {
+    every_interleaving(4, || {
         let world = World::new(1, 2);
         let csns = [(); 2].map(|()| world.sequencer.open_commit().unwrap());
         let acknowledges = thread(&world, move |w| {
             csns.into_iter().for_each(|csn| w.sequencer.acknowledge(NODE, csn));
             w.ring(0);
         });
-        world.until(1, || {
+        world.sequencer.watch(1);
+        while world.sequencer.watermark(NODE) < 2 {
+            world.sleep(1);
             world.sequencer.watch(1);
-            (world.sequencer.watermark(NODE) == 2).then_some(())
-        });
+        }
         join([acknowledges]);
     });
 }

@@ -67,7 +67,7 @@ mod send;
 pub mod server;
 pub mod settings;
 pub mod simple;
-mod snapshot;
+pub mod snapshot;
 pub mod startup;
 pub mod strings;
 mod survey;

@@ -32,7 +32,7 @@ use crate::wire::front;
 
 /// Sees to the backend's default level and tells it. A server whose own default is a stricter one keeps that. Where the
 /// setting came from is looked up only if it matters: pg_settings reads all settings.
-const DEFAULT: &str = "SELECT CASE WHEN pg_catalog.current_setting('default_transaction_isolation') \
+pub const DEFAULT: &str = "SELECT CASE WHEN pg_catalog.current_setting('default_transaction_isolation') \
     OPERATOR(pg_catalog.=) ANY (ARRAY['read committed', 'read uncommitted']) AND EXISTS (SELECT FROM pg_catalog.pg_settings \
     WHERE name OPERATOR(pg_catalog.=) 'default_transaction_isolation' AND source OPERATOR(pg_catalog.=) \
     ANY (ARRAY['default', 'configuration file', 'command line', 'environment variable'])) \

@@ -19,6 +19,7 @@
 
 use bytes::Bytes;
 
+use super::held::AtGate;
 use super::io::{Cx, TimerKind};
 use super::owed::{Asked, Own};
 use super::transaction::Target;
@@ -187,6 +188,14 @@ impl Session {
         let conn = link.conn;
         cx.io.send(conn, Bytes::from_static(front::FLUSH));
         cx.io.arm(cx.env.config.replication.commit_timeout, TimerKind::Cut);
+    }
+
+    pub(super) fn cut_at_gate(&self) -> AtGate {
+        match &self.snapshots.cut {
+            Cut::None => AtGate::Outside,
+            Cut::Waiting(place, since) => AtGate::of(place, *since),
+            Cut::In(_, since) => AtGate::Inside(*since),
+        }
     }
 
     /// The tiny statement is answered, or will not be: the gate is left.

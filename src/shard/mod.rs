@@ -508,9 +508,9 @@ impl<D: Driver> Shard<D> {
         self.sessions.iter().filter_map(|s| s.session.as_ref()).map(|s| s.summary()).collect()
     }
 
-    /// What each session keeps in memory.
-    pub fn held(&self) -> impl Iterator<Item = crate::session::held::Held> + '_ {
-        self.sessions.iter().filter_map(|s| s.session.as_ref()).map(|s| s.held())
+    /// What each session keeps, by its slot.
+    pub fn held(&self) -> impl Iterator<Item = (usize, crate::session::held::Held)> + '_ {
+        self.sessions.iter().enumerate().filter_map(|(slot, s)| Some((slot, s.session.as_ref()?.held())))
     }
 
     /// Questions to the control plane that are not answered.

@@ -32,6 +32,10 @@ pub(crate) enum Planted {
     WindowTooLate,
     /// A commit's window closes when main has answered.
     WindowTooEarly,
+    /// A commit leaves the gate, and its window closes, when one of several replicas has acknowledged it.
+    WindowToFirst,
+    /// Whoever arrives at the gate joins its class's phase, whoever waits.
+    ArrivalsJoin,
     /// A read on a replica takes ParseComplete for a proof of its snapshot.
     LookAtParse,
     /// A READ ONLY block takes its snapshot on a replica outside the gate.

@@ -492,6 +492,7 @@ impl Session {
             Event::Watermarks => {
                 self.advance_commit(cx);
                 self.gate_moved(cx);
+                self.main_caught_up(cx);
             }
             Event::Turn => self.turn_came(cx),
             Event::Confirm { main_lost } => self.confirmed(main_lost, cx),

@@ -420,7 +420,7 @@ impl<D: Driver> Shard<D> {
 
     /// All shards have confirmed: work goes on in the new membership.
     fn go(&mut self, epoch: u64) {
-        if self.env.membership.go(epoch) {
+        if self.env.membership.go(epoch, self.env.sequencer.newest()) {
             self.tell_all(|| SessionEvent::Go);
         }
     }

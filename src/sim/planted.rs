@@ -36,6 +36,10 @@ pub(crate) enum Planted {
     WindowToFirst,
     /// Whoever arrives at the gate joins its class's phase, whoever waits.
     ArrivalsJoin,
+    /// A shard that is rung looks only at watermarks, and not at the gate.
+    DeafToRings,
+    /// A new main is used before it has all commits that the lost one was sent.
+    NewMainAtOnce,
     /// A read on a replica takes ParseComplete for a proof of its snapshot.
     LookAtParse,
     /// A READ ONLY block takes its snapshot on a replica outside the gate.

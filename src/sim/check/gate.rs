@@ -82,7 +82,7 @@ impl World {
                  says {gate:?}, {open} windows"
             ));
         }
-        self.check_waits(&seen)?;
+        self.check_waits(&seen).map_err(|e| format!("{e}\n{gate:?}, {seen:?}\n{}", self.summary()))?;
         self.gate.inside = seen.inside;
         Ok(())
     }

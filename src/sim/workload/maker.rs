@@ -228,7 +228,8 @@ impl Maker {
             SNAPSHOT => return self.snapshot(),
             LEVEL => return self.level(),
             VIEW => {
-                let body = (0..self.random.between(1, 3)).map(|_| self.view()).collect();
+                let many = if self.random.percent(60) { 1 } else { self.random.between(2, 3) };
+                let body = (0..many).map(|_| self.view()).collect();
                 return self.pack("view", body, Shape::Any, &READS, Vec::new());
             }
             ONE_READ => {

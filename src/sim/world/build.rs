@@ -193,6 +193,8 @@ fn config(mode: Mode, random: &mut Random) -> Result<Config, String> {
         config.pool.server_check_delay = Duration::ZERO;
     }
     config.load_balance.statement_level_load_balance = random.percent(30);
+    // Reads are for the others, or for all.
+    config.nodes[0].backend_weight = [0.0, 1.0][random.below(2)];
     config.pool.max_pool = [1, 64][random.below(2)];
     config.pool.pool_size = [0, 0, 3][random.below(3)];
     config.replication.script_limit = SCRIPT_LIMITS[random.below(2)];

@@ -180,11 +180,8 @@ impl Session {
     /// What was kept about the lane's backend.
     fn forget_lane(&mut self) {
         self.farewell = None;
-        self.own_error = None;
-        self.own_row.clear();
         // Rows of an answer that will not be completed are no part of the next one's digest.
         self.rows.take();
-        self.commit_tag.clear();
         self.settings_rows.clear();
         self.settings_dirty = true;
         self.steps_wait = false;

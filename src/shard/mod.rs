@@ -43,6 +43,7 @@ use crate::cluster::membership::Membership;
 use crate::sequencer::NodeId;
 use crate::session::io::{Answer, Cx, Env, Fate, Io, Question};
 use crate::session::{Event as SessionEvent, Session};
+use crate::sim::planted::{Planted, is};
 
 /// How long last words may take to leave when a shard ends: errors to clients, cancels and farewells to nodes, and the
 /// end of commits that nothing can take back.
@@ -229,7 +230,7 @@ impl<D: Driver> Shard<D> {
                     Owner::Nobody => {}
                 }
             }
-            Event::Woken => self.rung = true,
+            Event::Woken => self.rung = !is(Planted::DeafToRings),
         }
     }
 

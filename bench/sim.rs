@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use pglockstep::config::Mode;
 use pglockstep::sim::faults::Kind;
 use pglockstep::sim::run::{Failure, Options, Report, run_seed};
 use pglockstep::sim::workload::maker::Only;
@@ -59,6 +60,10 @@ struct Arguments {
     /// Only a part of the workload: lists, reads.
     #[arg(long)]
     only: Option<Only>,
+    /// The clustering mode of all runs: native (native_replication) or snapshot (snapshot_isolation); by default each
+    /// seed chooses.
+    #[arg(long, value_parser = mode)]
+    mode: Option<Mode>,
     /// Go on after a failure, and reduce nothing.
     #[arg(long)]
     keep_going: bool,
@@ -74,6 +79,13 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
         None => number(text).map(|n| n..n + 1),
     }
 }
+
+fn mode(word: &str) -> Result<Mode, String> {
+    MODES.iter().find(|(_, w)| *w == word).map(|(m, _)| *m).ok_or_else(|| "it is native or snapshot".to_owned())
+}
+
+/// The modes, as the command line has them.
+const MODES: [(Mode, &str); 2] = [(Mode::NativeReplication, "native"), (Mode::SnapshotIsolation, "snapshot")];
 
 /// A seed that failed.
 struct Failed {
@@ -125,6 +137,7 @@ fn main() -> ExitCode {
         transactions: arguments.transactions,
         faults: arguments.faults,
         ranges: arguments.ranges,
+        mode: arguments.mode,
         only: arguments.only,
         favour: arguments.favour,
         nodes_stay: arguments.nodes_stay,
@@ -251,8 +264,10 @@ fn command(seed: u64, o: &Options) -> String {
     let ranges = if o.ranges { " --ranges" } else { "" };
     let stay = if o.nodes_stay { " --nodes-stay" } else { "" };
     let only = o.only.map(|o| format!(" --only {}", o.word())).unwrap_or_default();
+    let word = MODES.iter().find(|(m, _)| Some(*m) == o.mode).map(|(_, w)| w);
+    let mode = word.map(|w| format!(" --mode {w}")).unwrap_or_default();
     format!(
-        "cargo run --release --example sim -- --seeds {seed} --clients {} --transactions {} --faults {}{favour}{ranges}{stay}{only} \
+        "cargo run --release --example sim -- --seeds {seed} --clients {} --transactions {} --faults {}{favour}{ranges}{stay}{only}{mode} \
          --trace",
         o.clients, o.transactions, o.faults,
     )

@@ -257,7 +257,11 @@ fn a_role_that_may_insert_and_not_read_goes_on_inserting() {
     let told = command.args(["-X", "-q", "-c", "UPDATE log SET i = 8"]).output().unwrap();
     assert!(String::from_utf8_lossy(&told.stderr).contains("permission denied"));
     // It may read all and write each column, and still not insert without naming them.
-    sandbox.psql_ok(&["-q", "-c", "REVOKE INSERT ON log FROM writer; GRANT SELECT, INSERT (i, at, x) ON log TO writer"]);
+    sandbox.psql_ok(&[
+        "-q",
+        "-c",
+        "REVOKE INSERT ON log FROM writer; GRANT SELECT, INSERT (i, at, x) ON log TO writer",
+    ]);
     let mut command = sandbox.program("psql");
     command.env("PGUSER", "writer").env("PGPASSWORD", "secret");
     let told = command.args(["-X", "-q", "-c", "INSERT INTO log (i, at, x) SELECT 9, 'epoch', 2"]).output().unwrap();

@@ -17,13 +17,14 @@ mod script;
 use play::play;
 use script::{Script, read};
 
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 8] = [
     ("rows", include_str!("sim_node/rows.script")),
     ("keys", include_str!("sim_node/keys.script")),
     ("transactions", include_str!("sim_node/transactions.script")),
     ("locks", include_str!("sim_node/locks.script")),
     ("backends", include_str!("sim_node/backends.script")),
     ("protocol", include_str!("sim_node/protocol.script")),
+    ("snapshots", include_str!("sim_node/snapshots.script")),
     ("sql", include_str!("sim_node/sql.script")),
 ];
 

@@ -134,13 +134,21 @@ impl SharedMembership {
 pub struct View {
     current: RefCell<Arc<Membership>>,
     held: Cell<bool>,
+    /// The main before this one is lost.
+    main_lost: Cell<bool>,
+    inherited: Cell<u64>,
 }
 
 impl View {
     /// Begins with one that is in force.
     #[must_use]
     pub fn new(first: Membership) -> View {
-        View { current: RefCell::new(Arc::new(first)), held: Cell::new(false) }
+        View {
+            current: RefCell::new(Arc::new(first)),
+            held: Cell::new(false),
+            main_lost: Cell::new(false),
+            inherited: Cell::new(0),
+        }
     }
 
     /// The newest membership that the shard has confirmed.
@@ -167,14 +175,27 @@ impl View {
             return false;
         }
         // A copy of its own: the count of an Arc that all shards share would be one more line between their cores.
-        *self.current.borrow_mut() = Arc::new(next.clone());
+        let before = self.current.replace(Arc::new(next.clone()));
+        self.main_lost.set(self.main_lost.get() || before.main != next.main);
         self.held.set(true);
         true
     }
 
-    /// All shards have confirmed this epoch. False: it is not the one that is held.
-    pub fn go(&self, epoch: u64) -> bool {
-        self.held.get() && epoch == self.epoch() && self.held.replace(false)
+    /// All shards have confirmed this epoch. `newest`: the newest commit that has a number. False: it is not the one that
+    /// is held.
+    pub fn go(&self, epoch: u64, newest: u64) -> bool {
+        let goes = self.held.get() && epoch == self.epoch() && self.held.replace(false);
+        if goes && self.main_lost.take() {
+            self.inherited.set(newest);
+        }
+        goes
+    }
+
+    /// Every commit that a lost main was sent, and may have shown to somebody, has a number up to this one. Before the
+    /// present main has all of them, a read there could go back in time.
+    #[must_use]
+    pub fn inherited(&self) -> u64 {
+        self.inherited.get()
     }
 }
 
@@ -213,7 +234,11 @@ mod tests {
         let view = View::new(m.clone());
         assert!(!view.is_held() && !view.confirm(&m));
         assert!(view.confirm(&next) && view.is_held() && view.load().main == NodeId(1));
-        assert!(!view.confirm(&next) && !view.go(7) && view.is_held());
-        assert!(view.go(8) && !view.is_held() && !view.go(8));
+        assert!(!view.confirm(&next) && !view.go(7, 5) && view.is_held());
+        assert!(view.go(8, 5) && !view.is_held() && !view.go(8, 6));
+        assert_eq!(view.inherited(), 5, "main has changed");
+        let next = next.without(NodeId(2)).unwrap();
+        assert!(view.confirm(&next) && view.go(9, 7));
+        assert_eq!(view.inherited(), 5, "a replica's loss inherits nothing");
     }
 }

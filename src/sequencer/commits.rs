@@ -14,7 +14,7 @@ use crossbeam::utils::CachePadded;
 
 use super::SHARDS_MAX;
 use super::atomics::{AtomicBool, AtomicU64, Ordering, fence};
-use super::gate::Gate;
+use super::gate::{Gate, Occupancy};
 use super::token::Epoch;
 use super::window::{Look, Window};
 
@@ -216,6 +216,12 @@ impl Sequencer {
     #[must_use]
     pub fn look(&self) -> Look {
         self.window.look()
+    }
+
+    /// Who is at the gate.
+    #[must_use]
+    pub fn occupancy(&self) -> Occupancy {
+        self.gate.occupancy()
     }
 
     /// No commit window was open at that look, none has been opened since, and the epoch is the same.

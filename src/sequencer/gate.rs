@@ -45,6 +45,7 @@
 use crossbeam::utils::CachePadded;
 
 use super::atomics::{AtomicU64, Ordering};
+use crate::sim::planted::{Planted, is};
 
 /// Who wants to enter.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -68,6 +69,19 @@ impl Class {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("too many transactions are at the gate")]
 pub struct GateFull;
+
+/// Who is at the gate, in one look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Occupancy {
+    /// Whose phase it is, or was last if nobody is in.
+    pub phase: Class,
+    /// How many are in, those included that wait and have not looked since they were admitted.
+    pub inside: u16,
+    /// Snapshots that wait.
+    pub snapshots: u16,
+    /// Commits that wait.
+    pub commits: u16,
+}
 
 /// Most of a class that are in, or wait.
 const MOST: u64 = u16::MAX as u64;
@@ -108,7 +122,8 @@ impl Word {
             let word = if own { self } else { self.after(1) };
             return Ok(in_at(Word(word.0 + (1 << ACTIVE))));
         }
-        if own && self.waiting(Class::Snapshot) + self.waiting(Class::Commit) == 0 {
+        let waits = self.waiting(Class::Snapshot) + self.waiting(Class::Commit) > 0;
+        if own && (!waits || is(Planted::ArrivalsJoin)) {
             return if self.active() < MOST { Ok(in_at(Word(self.0 + (1 << ACTIVE)))) } else { Err(GateFull) };
         }
         if self.waiting(class) == MOST {
@@ -179,6 +194,13 @@ impl Gate {
                 Err(seen) => now = seen,
             }
         }
+    }
+
+    pub(super) fn occupancy(&self) -> Occupancy {
+        let word = Word(self.word.load(Ordering::Acquire));
+        let [inside, snapshots, commits] =
+            [word.active(), word.waiting(Class::Snapshot), word.waiting(Class::Commit)].map(|n| n as u16);
+        Occupancy { phase: word.phase(), inside, snapshots, commits }
     }
 
     /// The place is inside.

@@ -33,7 +33,7 @@ mod token;
 mod window;
 
 pub use commits::{Csn, NodeId, Sequencer, WindowFull};
-pub use gate::{Class, GateFull};
+pub use gate::{Class, GateFull, Occupancy};
 pub use passes::{CommitPass, Entry, Pass, SnapshotPass, Waiting};
 pub use token::{Epoch, SnapshotToken, TokenError};
 pub use window::Look;

@@ -129,6 +129,14 @@ impl<G: Pass> Waiting<G> {
     }
 }
 
+impl<G> Waiting<G> {
+    /// Its turn has come, and [`Waiting::poll`] would say so.
+    #[must_use]
+    pub fn is_admitted(&self) -> bool {
+        self.seat.sequencer.gate.is_in(self.seat.place)
+    }
+}
+
 impl<G> fmt::Debug for Waiting<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Waiting").field("place", &self.seat.place).field("shard", &self.shard).finish()

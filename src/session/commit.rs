@@ -17,6 +17,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::Session;
+use super::held::AtGate;
 use super::io::{Answer, Cx, Probe, Question, TimerKind};
 use super::owed::{Asked, Own, Whose};
 use super::replica::{Replica, Step};
@@ -225,6 +226,14 @@ impl Commit {
                 self.gate = Gate::Waiting(place, since);
                 false
             }
+        }
+    }
+
+    pub(super) fn at_gate(&self) -> AtGate {
+        match &self.gate {
+            Gate::Outside => AtGate::Outside,
+            Gate::Waiting(place, since) => AtGate::of(place, *since),
+            Gate::Inside(_, since) => AtGate::Inside(*since),
         }
     }
 
@@ -600,6 +609,9 @@ impl Session {
                     a.commit(cx.io);
                 }
             }
+        }
+        if is(Planted::WindowToFirst) && self.replicas.iter().any(|r| matches!(r.step, Step::Done)) {
+            commit.gate = Gate::Outside;
         }
         if is(Planted::AnswerEarly) {
             for r in self.replicas.iter_mut().filter(|r| matches!(r.step, Step::Committing)) {

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 
 use super::{INBOX_QUEUES, Session};
+use crate::sequencer::Waiting;
+use crate::shard::driver::Time;
 
 /// Sizes. Each has a bound, whatever the client does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -21,6 +23,31 @@ pub struct Held {
     pub settings: usize,
     /// Appliers in hand: at most one per replica.
     pub appliers: usize,
+    /// The place at the gate of the snapshot that is being taken on a replica.
+    pub cut: AtGate,
+    /// That of the commit that is under way.
+    pub commit: AtGate,
+}
+
+/// Where a session stands with the gate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AtGate {
+    /// It has no place there.
+    #[default]
+    Outside,
+    /// It waits, since then.
+    Waits(Time),
+    /// It has been admitted, and does not know yet.
+    Admitted,
+    /// It is in, since then.
+    Inside(Time),
+}
+
+impl AtGate {
+    /// Of one that waits.
+    pub(super) fn of<G>(place: &Waiting<G>, since: Time) -> AtGate {
+        if place.is_admitted() { AtGate::Admitted } else { AtGate::Waits(since) }
+    }
 }
 
 impl Session {
@@ -35,6 +62,8 @@ impl Session {
             entries: script.map_or(0, |s| s.entries().len()),
             statements: self.registry.len(),
             settings: self.replay.len(),
+            cut: self.cut_at_gate(),
+            commit: self.commit.as_ref().map_or(AtGate::Outside, |c| c.at_gate()),
             appliers: self.replicas.iter().filter(|r| r.applier.is_some()).count(),
         }
     }

@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::io::{Io, Question};
 use super::owed::OwedQueue;
+use super::server::Passing;
 use crate::auth::{Credentials, NodeAuth, NodeStep};
 use crate::sequencer::NodeId;
 use crate::shard::driver::ConnId;
@@ -97,6 +98,14 @@ pub struct Link {
     pub read_committed: Option<bool>,
     /// In `snapshot_isolation` it has been asked for its default isolation level, which may not have changed since.
     pub default_asked: bool,
+    /// Where the rest of a message goes of which a part has come.
+    pub(super) passing: Passing,
+    /// A row that is the session's, or of which the client is told a part.
+    pub(super) own_row: BytesMut,
+    /// The error that it has answered a statement of the session's own with, until that is complete.
+    pub(super) own_error: Option<Bytes>,
+    /// The tag, likewise.
+    pub(super) own_tag: String,
     /// It has said what no server says: no other client gets it.
     pub lies: bool,
     state: State,
@@ -138,6 +147,10 @@ impl Link {
             replayed: 0,
             read_committed: None,
             default_asked: false,
+            passing: Passing::Drop,
+            own_row: BytesMut::new(),
+            own_error: None,
+            own_tag: String::new(),
             lies: false,
             state: State::Connecting { startup: startup.freeze(), auth },
         }
@@ -217,6 +230,8 @@ impl Link {
         self.replayed = 0;
         self.read_committed = None;
         self.default_asked = false;
+        self.own_error = None;
+        self.own_tag.clear();
         (self.units_sent, self.units_done) = (0, 0);
     }
 

@@ -29,6 +29,7 @@ use super::recycle::Had;
 use super::transaction::{Open, Target, Tx};
 use super::{Request, Session, Stage};
 use crate::cluster::control::Standing;
+use crate::sim::planted::{Planted, is};
 use crate::sql::class::{Class, TxModes, classify};
 use crate::sql::lexer::split;
 use crate::wire::error::ErrorFields;
@@ -179,12 +180,9 @@ impl Session {
     /// What was kept about the lane's backend.
     fn forget_lane(&mut self) {
         self.farewell = None;
-        self.own_error = None;
-        self.own_row.clear();
         // Rows of an answer that will not be completed are no part of the next one's digest.
         self.rows.take();
         self.row_entries = super::rows::Told::default();
-        self.commit_tag.clear();
         self.settings_rows.clear();
         self.settings_dirty = true;
         self.steps_wait = false;
@@ -457,6 +455,24 @@ impl Session {
         None
     }
 
+    /// Main has every commit that a main before it was sent: until then it is not as far as what somebody may have been
+    /// shown there.
+    fn main_has_all(&self, cx: &mut Cx<'_>) -> bool {
+        let has = cx.env.sequencer.watermark(Self::main_node(cx)) >= cx.env.membership.inherited();
+        if !has && !is(Planted::NewMainAtOnce) {
+            cx.io.watch_commits();
+            return false;
+        }
+        true
+    }
+
+    /// Watermarks have moved: main may be as far as it must be.
+    pub(super) fn main_caught_up(&mut self, cx: &mut Cx<'_>) {
+        if self.commit.is_none() && matches!(self.stage, Stage::Ready) {
+            self.pump_requests(cx);
+        }
+    }
+
     /// The lane can be used. If there is none, one is opened on main.
     pub(super) fn has_lane(&mut self, cx: &mut Cx<'_>) -> bool {
         if !matches!(self.stage, Stage::Ready) {
@@ -474,7 +490,7 @@ impl Session {
                 Had::None => {}
             }
         }
-        self.lane_is_usable()
+        self.lane_is_usable() && self.main_has_all(cx)
     }
 
     /// The lane has logged in, and has been brought the session's SETs.

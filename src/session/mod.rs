@@ -67,7 +67,7 @@ mod send;
 pub mod server;
 pub mod settings;
 pub mod simple;
-mod snapshot;
+pub mod snapshot;
 pub mod startup;
 pub mod strings;
 mod survey;
@@ -255,11 +255,7 @@ pub struct Session {
     catalogue_asked: Option<(u64, u64)>,
 
     rows: RowHasher,
-    own_row: BytesMut,
-    own_error: Option<Bytes>,
-    commit_tag: String,
-    passing: server::Passing,
-    /// Of the message that passes only a part has come.
+    /// Of the message that passes to the client only a part has come.
     torn: bool,
     retry: Option<route::Retry>,
     draining: bool,
@@ -404,10 +400,6 @@ impl Session {
             version: cx.env.catalogue_versions.of(&Arc::from("")),
             catalogue_asked: None,
             rows: RowHasher::default(),
-            own_row: BytesMut::new(),
-            own_error: None,
-            commit_tag: String::new(),
-            passing: server::Passing::default(),
             torn: false,
             retry: None,
             draining: false,
@@ -492,6 +484,7 @@ impl Session {
             Event::Watermarks => {
                 self.advance_commit(cx);
                 self.gate_moved(cx);
+                self.main_caught_up(cx);
             }
             Event::Turn => self.turn_came(cx),
             Event::Confirm { main_lost } => self.confirmed(main_lost, cx),

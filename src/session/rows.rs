@@ -80,7 +80,8 @@ impl Session {
 
     /// DataRow of a statement whose rows were asked for, complete in `own_row`.
     pub(super) fn row_told(&mut self, target: Target, cx: &mut Cx<'_>) {
-        let row = std::mem::take(&mut self.own_row);
+        let Some(link) = self.link(target) else { return };
+        let row = std::mem::take(&mut link.own_row);
         let Some((rows, by_rows, binary, digest)) = self.pending_rows(target) else { return };
         let Some((shown, asked)) = split_row(&row, rows.columns) else { return };
         let shown = rows.returns.then_some(shown);
@@ -93,8 +94,10 @@ impl Session {
         if by_rows {
             self.add_row(&rows, asked, binary, cx);
         }
-        self.own_row = row;
-        self.own_row.clear();
+        if let Some(link) = self.link(target) {
+            link.own_row = row;
+            link.own_row.clear();
+        }
     }
 
     /// Of the statement that the lane is answering: its rows, whether they become entries, whether they come in binary,

@@ -117,7 +117,16 @@ impl Session {
         if piece.first && piece.last && self.is_farewell(target, piece.tag, bytes_of(chunk, piece)) {
             return;
         }
-        self.torn = !piece.last;
+        let Some(link) = self.link(target) else { return };
+        // While one link's message for the client has come in part, another link may answer the session itself.
+        let for_client = if piece.first {
+            !link.owed.head().is_some_and(|h| matches!(h.whose, Whose::Own(_)))
+        } else {
+            matches!(link.passing, Passing::Relay { .. } | Passing::Told)
+        };
+        if for_client {
+            self.torn = !piece.last;
+        }
         if !piece.first {
             return self.continued(target, chunk, piece, cx);
         }
@@ -157,7 +166,8 @@ impl Session {
     }
 
     fn continued(&mut self, target: Target, chunk: &Bytes, piece: &Piece, cx: &mut Cx<'_>) {
-        match self.passing {
+        let Some(link) = self.link(target) else { return };
+        match link.passing {
             Passing::Drop => {}
             Passing::Relay { digest } => {
                 if digest {
@@ -166,13 +176,13 @@ impl Session {
                 self.out.relay(chunk, &piece.place);
             }
             Passing::Own => {
-                self.own_row.extend_from_slice(bytes_of(chunk, piece));
+                link.own_row.extend_from_slice(bytes_of(chunk, piece));
                 if piece.last {
                     self.own_row_complete(target);
                 }
             }
             Passing::Told => {
-                self.own_row.extend_from_slice(bytes_of(chunk, piece));
+                link.own_row.extend_from_slice(bytes_of(chunk, piece));
                 if piece.last {
                     self.out.end_run(chunk);
                     self.row_told(target, cx);
@@ -249,39 +259,41 @@ impl Session {
             }
             return;
         }
-        let own = self
-            .link_ref(target)
-            .and_then(|l| l.owed.head())
-            .is_some_and(|h| matches!(h.whose, Whose::Own(Own::Settings | Own::Tidy | Own::Replay)));
+        // What a reader says of the session's own statements may come in the middle of the lane's answers.
+        let own = self.link_ref(target).and_then(|l| l.owed.head()).is_some_and(|h| match h.whose {
+            Whose::Own(own) => target == Target::Reader || matches!(own, Own::Settings | Own::Tidy | Own::Replay),
+            Whose::Client(_) | Whose::Local(..) => false,
+        });
         if !own {
             self.out.relay(chunk, &piece.place);
         }
     }
 
     fn part(&mut self, target: Target, chunk: &Bytes, piece: &Piece, cx: &mut Cx<'_>) {
-        let Some(head) = self.link_ref(target).and_then(|l| l.owed.head()) else { return };
+        let Some(link) = self.link(target) else { return };
+        let Some(head) = link.owed.head() else { return };
         match &head.whose {
-            Whose::Own(Own::Tidy) => self.passing = Passing::Drop,
+            Whose::Own(Own::Tidy) => link.passing = Passing::Drop,
             Whose::Own(_) => {
                 if piece.tag == b'D' {
-                    self.passing = Passing::Own;
-                    self.own_row.clear();
-                    self.own_row.extend_from_slice(bytes_of(chunk, piece));
+                    link.passing = Passing::Own;
+                    link.own_row.clear();
+                    link.own_row.extend_from_slice(bytes_of(chunk, piece));
                     if piece.last {
                         self.own_row_complete(target);
                     }
                 } else if piece.tag == b't' && piece.last {
                     self.types_told(bytes_of(chunk, piece));
                 } else if piece.tag == b'C' {
-                    back::tag(&bytes_of(chunk, piece)[5..]).clone_into(&mut self.commit_tag);
+                    back::tag(&bytes_of(chunk, piece)[5..]).clone_into(&mut link.own_tag);
                 }
             }
             Whose::Client(note) => match piece.tag {
                 b'D' if note.asks() => {
+                    link.passing = Passing::Told;
+                    link.own_row.clear();
+                    link.own_row.extend_from_slice(bytes_of(chunk, piece));
                     self.out.end_run(chunk);
-                    self.passing = Passing::Told;
-                    self.own_row.clear();
-                    self.own_row.extend_from_slice(bytes_of(chunk, piece));
                     if piece.last {
                         self.row_told(target, cx);
                     }
@@ -294,14 +306,14 @@ impl Session {
                 }
                 b'D' => {
                     let digest = matches!(note, Note::Write(p) if !p.opaque && !p.noted.is_set());
-                    self.passing = Passing::Relay { digest };
+                    link.passing = Passing::Relay { digest };
                     if digest {
                         self.rows.part(bytes_of(chunk, piece), piece.last);
                     }
                     self.out.relay(chunk, &piece.place);
                 }
                 b'd' => {
-                    self.passing = Passing::Relay { digest: false };
+                    link.passing = Passing::Relay { digest: false };
                     self.out.relay(chunk, &piece.place);
                 }
                 b'C' | b'I' => {
@@ -323,8 +335,8 @@ impl Session {
                     self.copy_in_begins(target, cx);
                 }
                 b'V' => {
+                    link.passing = Passing::Relay { digest: false };
                     self.function_result(bytes_of(chunk, piece));
-                    self.passing = Passing::Relay { digest: false };
                     self.out.relay(chunk, &piece.place);
                 }
                 _ => self.out.relay(chunk, &piece.place),
@@ -334,8 +346,9 @@ impl Session {
     }
 
     fn own_row_complete(&mut self, target: Target) {
-        let row = std::mem::take(&mut self.own_row);
-        let own = match self.link_ref(target).and_then(|l| l.owed.head()).map(|h| &h.whose) {
+        let Some(link) = self.link(target) else { return };
+        let row = std::mem::take(&mut link.own_row);
+        let own = match link.owed.head().map(|h| &h.whose) {
             Some(Whose::Own(own)) => *own,
             _ => return,
         };
@@ -384,7 +397,8 @@ impl Session {
                 Whose::Client(note) => self.completes_for_client(target, owed.asked, note, chunk, piece, cx),
                 Whose::Own(own) => {
                     if piece.tag == b'C' && matches!(own, Own::Commit | Own::Rollback) {
-                        back::tag(&bytes_of(chunk, piece)[5..]).clone_into(&mut self.commit_tag);
+                        let tag = back::tag(&bytes_of(chunk, piece)[5..]);
+                        self.link(target).into_iter().for_each(|l| tag.clone_into(&mut l.own_tag));
                     } else if own == Own::Types && matches!(piece.tag, b'T' | b'n') {
                         self.types_complete(cx);
                     } else if own == Own::Cut && owed.asked == Asked::Execute {
@@ -472,10 +486,11 @@ impl Session {
     }
 
     fn own_ready(&mut self, target: Target, own: Own, cx: &mut Cx<'_>) {
-        let error = self.own_error.take();
+        let Some(link) = self.link(target) else { return };
+        let error = link.own_error.take();
         match own {
             Own::Commit => {
-                let tag = std::mem::take(&mut self.commit_tag);
+                let tag = std::mem::take(&mut link.own_tag);
                 self.main_committed(error, &tag, cx);
             }
             Own::Constraints => self.constraints_checked(error, cx),
@@ -552,7 +567,8 @@ impl Session {
         match own {
             // Taken when the ReadyForQuery of the session's own Sync (or Query) comes.
             Some(Own::Commit | Own::Constraints | Own::Rollback | Own::Settings | Own::Replay | Own::Syntax) => {
-                self.own_error = Some(Bytes::copy_from_slice(bytes_of(chunk, piece)));
+                let error = Bytes::copy_from_slice(bytes_of(chunk, piece));
+                self.link(target).into_iter().for_each(|l| l.own_error = Some(error.clone()));
             }
             // Nobody waits for it: kept, it would be taken for the answer to something else.
             Some(Own::Tidy | Own::Types | Own::Check | Own::Leave | Own::Default) => {}

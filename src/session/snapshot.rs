@@ -19,6 +19,7 @@
 
 use bytes::Bytes;
 
+use super::held::AtGate;
 use super::io::{Cx, TimerKind};
 use super::owed::{Asked, Own};
 use super::transaction::Target;
@@ -32,7 +33,7 @@ use crate::wire::front;
 
 /// Sees to the backend's default level and tells it. A server whose own default is a stricter one keeps that. Where the
 /// setting came from is looked up only if it matters: pg_settings reads all settings.
-const DEFAULT: &str = "SELECT CASE WHEN pg_catalog.current_setting('default_transaction_isolation') \
+pub const DEFAULT: &str = "SELECT CASE WHEN pg_catalog.current_setting('default_transaction_isolation') \
     OPERATOR(pg_catalog.=) ANY (ARRAY['read committed', 'read uncommitted']) AND EXISTS (SELECT FROM pg_catalog.pg_settings \
     WHERE name OPERATOR(pg_catalog.=) 'default_transaction_isolation' AND source OPERATOR(pg_catalog.=) \
     ANY (ARRAY['default', 'configuration file', 'command line', 'environment variable'])) \
@@ -187,6 +188,14 @@ impl Session {
         let conn = link.conn;
         cx.io.send(conn, Bytes::from_static(front::FLUSH));
         cx.io.arm(cx.env.config.replication.commit_timeout, TimerKind::Cut);
+    }
+
+    pub(super) fn cut_at_gate(&self) -> AtGate {
+        match &self.snapshots.cut {
+            Cut::None => AtGate::Outside,
+            Cut::Waiting(place, since) => AtGate::of(place, *since),
+            Cut::In(_, since) => AtGate::Inside(*since),
+        }
     }
 
     /// The tiny statement is answered, or will not be: the gate is left.

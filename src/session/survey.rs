@@ -10,7 +10,7 @@ use super::io::Cx;
 use super::registry::Prepared;
 use super::route::{Given, Plan};
 use crate::sql::cache::Verdict;
-use crate::sql::class::{Class, TxModes};
+use crate::sql::class::{Class, DiscardWhat, TxModes};
 use crate::sql::proof::{Form, Rows};
 use crate::wire::FIRST_OWN_OID;
 use crate::wire::frame::Frame;
@@ -28,8 +28,10 @@ pub(super) struct Survey {
     pub(super) control: bool,
     pub(super) read: bool,
     pub(super) everywhere: Option<Bytes>,
-    /// The last statement that was parsed or bound is one.
-    parses_everywhere: bool,
+    /// The last statement that was parsed or bound must not stand in a block.
+    parses_alone: bool,
+    /// One that it executes is DISCARD ALL: main alone does it, outside any block.
+    discards: bool,
     plain_messages: bool,
     /// How many Binds stand in it, and whether the last is of a SELECT, VALUES or TABLE.
     binds: (usize, bool),
@@ -55,7 +57,11 @@ pub(super) struct Known {
 }
 
 fn stands_alone(class: &Class) -> bool {
-    matches!(class, Class::NonTransactional | Class::DropDatabase(_))
+    matches!(class, Class::NonTransactional | Class::DropDatabase(_)) || discards(class)
+}
+
+fn discards(class: &Class) -> bool {
+    *class == Class::Discard(DiscardWhat::All)
 }
 
 /// A parameter is of a type that is not built in: its OID is main's, and may be another type's elsewhere.
@@ -70,12 +76,12 @@ fn stays(known: &Known) -> bool {
 }
 
 impl Survey {
-    /// As far as it has come, it is a statement that must not stand in a block (VACUUM), and nobody waits for its answer
-    /// yet: with its Sync it is run alone, with another statement before that it is refused.
+    /// As far as it has come, it is a statement that must not stand in a block (VACUUM, DISCARD ALL), and nobody waits for
+    /// its answer yet: with its Sync it is run alone, with another statement before that it is refused.
     pub(super) fn may_stand_alone(&self) -> bool {
-        let prepares = self.executes == 0 && self.parses_everywhere;
+        let prepares = self.executes == 0 && self.parses_alone;
         let ends = self.complete || self.flushes || !self.plain_messages;
-        !ends && (prepares || (self.executes == 1 && self.everywhere.is_some()))
+        !ends && (prepares || (self.executes == 1 && (self.everywhere.is_some() || self.discards)))
     }
 
     /// A transaction begins with the batch, or what goes to every node.
@@ -102,7 +108,7 @@ impl Session {
                             s.begin = Some(modes.clone());
                         }
                         s.touches |= !verdict.class.is_block_control();
-                        s.parses_everywhere = stands_alone(&verdict.class);
+                        s.parses_alone = stands_alone(&verdict.class);
                         let (sql, own_types) = (f.raw.slice_ref(p.sql), has_own_types(&p.types));
                         let rows = self.rows_of(&sql, &verdict);
                         let known = Known { verdict, sql, own_types, rows };
@@ -116,7 +122,7 @@ impl Session {
                     let of = of.or_else(|| self.registry.statement(b.statement).map(|p| self.known(p, cx)));
                     s.touches |= of.as_ref().is_none_or(|k| !k.verdict.class.is_block_control());
                     s.leaves |= of.as_ref().is_some_and(|k| !stays(k));
-                    s.parses_everywhere = of.as_ref().is_some_and(|k| stands_alone(&k.verdict.class));
+                    s.parses_alone = of.as_ref().is_some_and(|k| stands_alone(&k.verdict.class));
                     let selects = of.as_ref().is_some_and(|k| matches!(k.verdict.class, Class::Select { .. }));
                     s.binds = (s.binds.0 + 1, selects);
                     bound.push((b.portal.to_owned(), of));
@@ -176,6 +182,7 @@ impl Session {
         };
         s.keyed = matches!(verdict.form(), Form::Keyed);
         let given = Given { sql: sql.clone(), types: Arc::from([]), bind: Bytes::new(), extended: true, rows };
+        s.discards |= discards(&verdict.class);
         match self.plan(&given, &verdict, cx) {
             Plan::Begin(_) | Plan::Commit { .. } | Plan::Rollback { .. } => s.control = true,
             Plan::Everywhere => s.everywhere = Some(sql),

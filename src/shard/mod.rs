@@ -43,6 +43,7 @@ use crate::cluster::membership::Membership;
 use crate::sequencer::NodeId;
 use crate::session::io::{Answer, Cx, Env, Fate, Io, Question};
 use crate::session::{Event as SessionEvent, Session};
+use crate::sim::planted::{Planted, is};
 
 /// How long last words may take to leave when a shard ends: errors to clients, cancels and farewells to nodes, and the
 /// end of commits that nothing can take back.
@@ -229,7 +230,7 @@ impl<D: Driver> Shard<D> {
                     Owner::Nobody => {}
                 }
             }
-            Event::Woken => self.rung = true,
+            Event::Woken => self.rung = !is(Planted::DeafToRings),
         }
     }
 
@@ -420,7 +421,7 @@ impl<D: Driver> Shard<D> {
 
     /// All shards have confirmed: work goes on in the new membership.
     fn go(&mut self, epoch: u64) {
-        if self.env.membership.go(epoch) {
+        if self.env.membership.go(epoch, self.env.sequencer.newest()) {
             self.tell_all(|| SessionEvent::Go);
         }
     }
@@ -508,9 +509,9 @@ impl<D: Driver> Shard<D> {
         self.sessions.iter().filter_map(|s| s.session.as_ref()).map(|s| s.summary()).collect()
     }
 
-    /// What each session keeps in memory.
-    pub fn held(&self) -> impl Iterator<Item = crate::session::held::Held> + '_ {
-        self.sessions.iter().filter_map(|s| s.session.as_ref()).map(|s| s.held())
+    /// What each session keeps, by its slot.
+    pub fn held(&self) -> impl Iterator<Item = (usize, crate::session::held::Held)> + '_ {
+        self.sessions.iter().enumerate().filter_map(|(slot, s)| Some((slot, s.session.as_ref()?.held())))
     }
 
     /// Questions to the control plane that are not answered.

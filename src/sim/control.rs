@@ -21,7 +21,7 @@ use crate::sequencer::{Epoch, NodeId, Sequencer};
 use crate::session::io::{Fate, Probe};
 
 /// How long a connection to a node that does not answer is waited for.
-const TIMEOUT_US: i64 = 10_000_000;
+pub(super) const TIMEOUT_US: i64 = 10_000_000;
 /// Time between health checks of one node.
 const HEALTH_PERIOD_US: i64 = 3_000_000;
 /// Failed checks that are forgiven.

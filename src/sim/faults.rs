@@ -199,6 +199,7 @@ impl World {
     pub(super) fn choose_fault(&mut self) -> Option<Fault> {
         let kind = self.random.weighted(&self.faults.weights)?;
         let n = self.random.below(self.nodes.len());
+        let n = if matches!(kind, 3 | 4) && self.isolates() { self.choose_lost(n)? } else { n };
         match kind {
             0 | 1 => self.choose_backend(n, kind == 0),
             2 | 9 => {
@@ -290,6 +291,15 @@ impl World {
         let found = self.rather(busy, all);
         let b = found.get(self.random.below(found.len()))?;
         Some(Fault::Terminate(n, b.id, if applier { "applier terminated" } else { "backend terminated" }))
+    }
+
+    /// The node that crashes or hangs. Main is missed most, and while a commit is between it and the others.
+    fn choose_lost(&mut self, n: usize) -> Option<usize> {
+        let main = self.random.percent(50);
+        if self.sequencer.look().is_quiet() {
+            return self.random.percent(30).then_some(n);
+        }
+        Some(if main { self.main_number() } else { n })
     }
 
     /// The connection of an applier that has done its script and waits for COMMIT: what lags there lets a commit overtake

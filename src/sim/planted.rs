@@ -32,6 +32,14 @@ pub(crate) enum Planted {
     WindowTooLate,
     /// A commit's window closes when main has answered.
     WindowTooEarly,
+    /// A commit leaves the gate, and its window closes, when one of several replicas has acknowledged it.
+    WindowToFirst,
+    /// Whoever arrives at the gate joins its class's phase, whoever waits.
+    ArrivalsJoin,
+    /// A shard that is rung looks only at watermarks, and not at the gate.
+    DeafToRings,
+    /// A new main is used before it has all commits that the lost one was sent.
+    NewMainAtOnce,
     /// A read on a replica takes ParseComplete for a proof of its snapshot.
     LookAtParse,
     /// A READ ONLY block takes its snapshot on a replica outside the gate.

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::faults::Kind;
 use super::workload::maker::Only;
 use super::world::World;
+use crate::config::Mode;
 
 /// Steps after which a run counts as stuck.
 const STEPS_MAX: u64 = 60_000;
@@ -24,6 +25,8 @@ pub struct Options {
     /// Statements that name rows by a range: the proxy replicates them by their text so far, which is not enough when
     /// rows come into the range meanwhile.
     pub ranges: bool,
+    /// The clustering mode; `None`: the seed chooses.
+    pub mode: Option<Mode>,
     /// Only a part of the workload.
     pub only: Option<Only>,
     /// A kind of fault that happens more often than the others.
@@ -41,6 +44,7 @@ impl Default for Options {
             transactions: 10,
             faults: 8,
             ranges: false,
+            mode: None,
             only: None,
             favour: None,
             nodes_stay: false,
@@ -113,6 +117,9 @@ fn counted(world: &World) -> BTreeMap<&'static str, u64> {
             ("scripts applied again", c.retries),
             ("differences", c.divergences),
             ("early starts", c.early_starts),
+            ("reads at once", c.reads_at_once),
+            ("reads run again on main", c.reads_again),
+            ("reads sent to main", c.reads_busy),
             ("clients held back", held_back[0]),
             ("nodes held back", held_back[1]),
         ];

@@ -50,7 +50,7 @@ pub struct Script {
     pub ordered: bool,
 }
 
-/// Reads a file of scripts. `$SETTINGS` and `$OPAQUE` are the proxy's own questions.
+/// Reads a file of scripts. `$SETTINGS`, `$OPAQUE` and `$DEFAULT` are the proxy's own questions.
 pub fn read(file: &str, text: &str) -> Vec<Script> {
     let mut scripts: Vec<Script> = Vec::new();
     for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
@@ -66,6 +66,7 @@ pub fn read(file: &str, text: &str) -> Vec<Script> {
             script.ordered = false;
         } else {
             let line = line.replace("$SETTINGS", pglockstep::session::settings::QUERY);
+            let line = line.replace("$DEFAULT", pglockstep::session::snapshot::DEFAULT);
             script.lines.push(one(&line.replace("$OPAQUE", pglockstep::session::transaction::OPAQUE)));
         }
     }

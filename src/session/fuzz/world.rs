@@ -390,7 +390,7 @@ impl World {
         for node in membership.nodes().filter(|n| !membership.is_up(*n)) {
             self.env.sequencer.release(node);
         }
-        self.env.membership.go(membership.epoch);
+        self.env.membership.go(membership.epoch, self.env.sequencer.newest());
         self.tell(Event::Go)
     }
 

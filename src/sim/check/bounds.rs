@@ -16,7 +16,7 @@ impl World {
         let (replication, limits) = (&self.config.replication, &self.config.limits);
         let script = usize::try_from(replication.script_limit).unwrap_or(usize::MAX);
         for (s, shard) in self.shards.iter().enumerate() {
-            for held in shard.shard.held() {
+            for (_, held) in shard.shard.held() {
                 self.largest.inbox = self.largest.inbox.max(held.inbox);
                 let bounds = [
                     ("bytes of messages wait", held.inbox, inbox_high(high) + self.largest.turn + PACKET),
@@ -55,6 +55,7 @@ impl World {
                 return Err(format!("left over on shard {s}: {n} {what}"));
             }
         }
+        self.check_gate_left()?;
         let newest = self.sequencer.newest();
         let behind = self.membership.load().nodes().find(|n| self.sequencer.watermark(*n) < newest);
         match behind {

@@ -28,7 +28,8 @@ impl World {
                 transactions.push(self.transaction(client, record, *span, &there));
             }
         }
-        History { lists, transactions }.check(Promise::EachNode { main }).map_err(|a| a.to_string())
+        let promise = if self.isolates() { Promise::OneServer } else { Promise::EachNode { main } };
+        History { lists, transactions }.check(promise).map_err(|a| a.to_string())
     }
 
     fn transaction(
@@ -50,13 +51,15 @@ impl World {
             list: r.list,
             entries: r.entries.clone(),
             place: self.witness.place(r.token),
+            statement: record.tokens.iter().position(|t| *t == r.token).unwrap_or(0),
         };
         Transaction {
             id: record.plan.id,
-            level: if record.plan.snapshot { Level::Snapshot } else { Level::Statement },
+            level: if record.snapshot { Level::Snapshot } else { Level::Statement },
             committed,
             began,
             ended: (record.outcome != Outcome::Unknown).then_some(ended),
+            session: Some((client.number, record.connection)),
             reads: record.lists.iter().map(read).collect(),
             appends: effects().filter_map(|e| if let Effect::Append(k) = e { Some(*k) } else { None }).collect(),
         }

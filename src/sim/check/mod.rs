@@ -1,6 +1,7 @@
 //! What must hold: all along ([`World::check_step`]), and when everything is quiet ([`World::check_end`]).
 
 mod bounds;
+pub(super) mod gate;
 mod history;
 mod ledger;
 
@@ -26,6 +27,7 @@ impl World {
             return Err(wrong.clone());
         }
         self.check_bounds()?;
+        self.check_gate()?;
         let up = self.membership.load();
         for c in 0..self.clients.len() {
             let records = &self.clients[c].records;
@@ -35,6 +37,9 @@ impl World {
             let from = std::mem::replace(&mut self.checked[c], records.len());
             for record in &records[from..] {
                 self.spans[c].push((self.began[c], self.steps));
+                if let Some(token) = record.tokens.iter().find(|t| self.witness.is_late(**t)) {
+                    return Err(format!("client {c} was shown rows of a node that was out (statement {token})"));
+                }
                 let Record { plan, outcome: Outcome::Acknowledged, .. } = record else { continue };
                 let Some(Effect::Marker(m)) = plan.effects.first() else { continue };
                 let row = vec![Value::Int(i64::try_from(c).unwrap_or(-1)), Value::Int(*m)];

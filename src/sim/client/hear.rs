@@ -7,7 +7,7 @@ use bytes::{Buf, BytesMut};
 use super::speak::{Expect, Speech};
 use super::{Client, ListRead, State};
 use crate::session::transaction::Columns;
-use crate::sim::workload::{ACCOUNTS, BALANCE, CopyEnd, Read, Request, Statement};
+use crate::sim::workload::{ACCOUNTS, BALANCE, CopyEnd, FEW, LIST, Read, Request, Statement};
 use crate::wire::back;
 use crate::wire::error::ErrorFields;
 
@@ -253,8 +253,16 @@ impl Client {
     fn has_read(&mut self, read: Read, token: i64, rows: Vec<i64>) {
         let sum = rows.iter().sum::<i64>();
         let Some(f) = self.flights.front_mut() else { return };
+        if token > 0 {
+            f.tokens.push(token);
+        }
         match read {
             Read::List(list) => f.lists.push(ListRead { list, entries: rows, token }),
+            Read::Lists => f.lists.extend((1..=FEW).map(|list| {
+                let entries = rows.iter().filter(|n| *n / LIST == list).map(|n| n % LIST).collect();
+                ListRead { list, entries, token }
+            })),
+            Read::Account(k) => f.accounts.push((k, sum)),
             Read::Balance(k) | Read::Entries(k) => f.ledgers.push((k, sum)),
             Read::Accounts if rows.len() as i64 != ACCOUNTS || sum != ACCOUNTS * BALANCE => {
                 self.is_wrong(format!("the accounts have {rows:?}"));

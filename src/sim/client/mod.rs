@@ -11,7 +11,7 @@ mod hear;
 mod names;
 mod speak;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::BytesMut;
 
@@ -19,7 +19,7 @@ use self::hear::Awaited;
 use self::speak::{Place, Speaker};
 use super::schedule::Random;
 use super::workload::maker::{Maker, Mix};
-use super::workload::{How, Plan, Request, Statement};
+use super::workload::{ACCOUNTS, BALANCE, Effect, How, Plan, Request, Sees, Statement};
 use crate::wire::front;
 
 /// Most transactions that are sent at once.
@@ -43,8 +43,14 @@ pub struct Record {
     pub plan: Plan,
     /// How it ended.
     pub outcome: Outcome,
+    /// Its statements saw one snapshot.
+    pub snapshot: bool,
     /// Lists that were read.
     pub lists: Vec<ListRead>,
+    /// Numbers of the statements whose rows were read to their end.
+    pub tokens: Vec<i64>,
+    /// The number of the connection on which it was sent.
+    pub connection: usize,
 }
 
 /// A list as it was read.
@@ -99,6 +105,9 @@ struct Flight {
     lists: Vec<ListRead>,
     /// A ledger's balance, as it was read or as its entries add up to.
     ledgers: Vec<(i64, i64)>,
+    /// An account's balance.
+    accounts: Vec<(i64, i64)>,
+    tokens: Vec<i64>,
 }
 
 /// One client.
@@ -119,6 +128,12 @@ pub struct Client {
     pub left: usize,
     /// What was not as it must be.
     pub wrong: Option<String>,
+    /// What a new session's transactions see if nobody says otherwise.
+    usual: Sees,
+    /// The session's own default.
+    level: Sees,
+    /// Connections so far.
+    connections: usize,
     maker: Maker,
     speaker: Speaker,
     random: Random,
@@ -132,9 +147,9 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that has this many transactions to do.
+    /// A client that has this many transactions to do. `usual`: what they see unless somebody says otherwise.
     #[must_use]
-    pub fn new(number: usize, left: usize, mix: Mix, mut random: Random) -> Client {
+    pub fn new(number: usize, left: usize, mix: Mix, usual: Sees, mut random: Random) -> Client {
         let (maker, speaker) = (Maker::new(number, mix, random.split()), Speaker::new(random.split()));
         Client {
             number,
@@ -145,6 +160,9 @@ impl Client {
             records: Vec::new(),
             left,
             wrong: None,
+            usual,
+            level: Sees::Usual,
+            connections: 0,
             maker,
             speaker,
             random,
@@ -176,6 +194,7 @@ impl Client {
     /// The connection stands: the start-up packet leaves.
     pub fn connected(&mut self, conn: (usize, u32)) {
         self.conn = Some(conn);
+        self.connections += 1;
         self.state = State::Starting;
         front::startup(&mut self.out, [("user", "postgres"), ("database", "d")]);
     }
@@ -229,6 +248,8 @@ impl Client {
                 kept: None,
                 lists: Vec::new(),
                 ledgers: Vec::new(),
+                accounts: Vec::new(),
+                tokens: Vec::new(),
             });
             if !goes_on {
                 return;
@@ -314,15 +335,36 @@ impl Client {
     /// The first transaction under way has ended.
     fn ended(&mut self, outcome: Outcome) {
         let Some(f) = self.flights.pop_front() else { return };
-        if f.plan.snapshot {
-            let differs = |(k, n): &(i64, i64)| f.ledgers.iter().any(|(other, m)| k == other && n != m);
-            if let Some((k, _)) = f.ledgers.iter().find(|l| differs(l)) {
-                self.is_wrong(format!("ledger {k} in one snapshot: {:?}", f.ledgers));
+        // What was sent before it has ended: this is the level at which it ran.
+        let usual = if self.level == Sees::Usual { self.usual } else { self.level };
+        let snapshot = if f.plan.sees == Sees::Usual { usual } else { f.plan.sees } == Sees::Snapshot;
+        if snapshot {
+            self.check_snapshot(&f);
+        }
+        if let (Outcome::Acknowledged, Some(Effect::Level(level))) = (outcome, f.plan.effects.first()) {
+            self.level = *level;
+            if f.plan.requests[0].statements[0].tag == "DISCARD" {
+                self.speaker.names.clear();
             }
         }
-        self.records.push(Record { plan: f.plan, outcome, lists: f.lists });
+        let Flight { plan, lists, tokens, .. } = f;
+        self.records.push(Record { plan, outcome, snapshot, lists, tokens, connection: self.connections });
         if self.flights.is_empty() {
             self.state = State::Idle;
+        }
+    }
+
+    /// What was read in one snapshot fits together.
+    fn check_snapshot(&mut self, f: &Flight) {
+        for reads in [&f.ledgers, &f.accounts] {
+            let differs = |(k, n): &(i64, i64)| reads.iter().any(|(other, m)| k == other && n != m);
+            if let Some((k, _)) = reads.iter().find(|l| differs(l)) {
+                self.is_wrong(format!("ledger or account {k} in one snapshot: {reads:?}"));
+            }
+        }
+        let accounts: BTreeMap<i64, i64> = f.accounts.iter().copied().collect();
+        if accounts.len() as i64 == ACCOUNTS && accounts.values().sum::<i64>() != ACCOUNTS * BALANCE {
+            self.is_wrong(format!("the accounts in one snapshot: {accounts:?}"));
         }
     }
 
@@ -345,6 +387,7 @@ impl Client {
             };
             self.ended(outcome);
         }
+        self.level = Sees::Usual;
         self.state = if self.left == 0 { State::Done } else { State::Away };
     }
 }

@@ -164,13 +164,15 @@ impl Speaker {
         pieces
     }
 
-    fn maybe_flush(&mut self, speech: &mut Speech) {
-        if self.random.percent(8) {
+    fn maybe_flush(&mut self, may: bool, speech: &mut Speech) {
+        if self.random.percent(8) && may {
             speech.out.put_slice(front::FLUSH);
         }
     }
 
     fn statement(&mut self, at: usize, s: &Statement, place: Place, speech: &mut Speech) {
+        // A Flush may ask for its answer before the proxy knows that it stands alone, and so may be run outside a block.
+        let flushes = s.tag != "DISCARD";
         let with_parameters = s.values.is_empty() || self.random.percent(self.fond);
         let types = match self.random.below(4) {
             0 if with_parameters && !s.values.is_empty() => Types::Int4,
@@ -182,12 +184,12 @@ impl Speaker {
             if with_parameters { s.values.iter().map(|v| v.number(place.kept)).collect() } else { Vec::new() };
         let key = (text, types);
         let name = self.prepare(&key, values.len(), with_parameters, speech);
-        self.maybe_flush(speech);
+        self.maybe_flush(flushes, speech);
         if self.random.percent(25) {
             back::message(&mut speech.out, b'D', |b| target(b, b'S', &name));
             speech.expects.push_back(Expect::Parameters(values.len()));
             speech.expects.push_back(Expect::Fields(s.columns));
-            self.maybe_flush(speech);
+            self.maybe_flush(flushes, speech);
         }
         // Without types a parameter in the target list is text; a literal is int4.
         let binary =
@@ -207,7 +209,7 @@ impl Speaker {
         if self.random.percent(25) {
             back::message(&mut speech.out, b'D', |b| target(b, b'P', &portal));
             speech.expects.push_back(Expect::Fields(s.columns));
-            self.maybe_flush(speech);
+            self.maybe_flush(flushes, speech);
         }
         let limits = if limited { self.limits(s.rows) } else { Vec::new() };
         for limit in limits {
@@ -216,14 +218,14 @@ impl Speaker {
             if !portal.is_empty() && place.in_block && self.random.percent(40) {
                 self.sync(speech);
             }
-            self.maybe_flush(speech);
+            self.maybe_flush(flushes, speech);
         }
         front::execute(&mut speech.out, &portal, 0);
         speech.expects.push_back(Expect::Execute { at, limit: 0, last: true, binary });
         if s.copy.is_some() {
             return;
         }
-        self.maybe_flush(speech);
+        self.maybe_flush(flushes, speech);
         if !portal.is_empty() && self.random.percent(50) {
             front::close(&mut speech.out, b'P', &portal);
             speech.expects.push_back(Expect::ClosePortal);

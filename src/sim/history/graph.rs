@@ -20,7 +20,7 @@ pub(super) enum View {
 pub(super) enum Point {
     /// A transaction: its snapshot, if it has one, and its commit.
     Transaction(usize),
-    /// A statement's snapshot, by transaction and number of the read.
+    /// A statement's snapshot, by transaction and number in it.
     Statement(usize, usize),
     /// Somebody was told of an end.
     Told(u64),
@@ -35,7 +35,7 @@ pub(super) enum Why {
     WriteRead(i64),
     /// The first did not see what the second appended.
     ReadWrite(i64),
-    /// Of one transaction.
+    /// Of one transaction, or of one session.
     Order,
     /// The second began when the end of the first was known.
     Time,
@@ -99,13 +99,14 @@ impl History {
             }
         }
         let mut times = Vec::new();
+        let mut sessions: BTreeMap<(usize, usize), Point> = BTreeMap::new();
         for (number, t) in self.transactions.iter().enumerate() {
             let mut first = None;
             for (i, read) in t.reads.iter().enumerate() {
                 let seen = view.has(number, i, read);
                 if seen || t.is_writer() {
                     let point = if seen && t.level == Level::Statement {
-                        Point::Statement(number, i)
+                        Point::Statement(number, read.statement)
                     } else {
                         Point::Transaction(number)
                     };
@@ -122,7 +123,13 @@ impl History {
                 if let Some((_, last)) = first {
                     graph.edge(last, whole, Why::Order);
                 }
-                times.push((t, first.map_or(whole, |(first, _)| first), whole));
+                let first = first.map_or(whole, |(first, _)| first);
+                if let Some(session) = t.session.filter(|_| view == View::Whole)
+                    && let Some(before) = sessions.insert(session, whole)
+                {
+                    graph.edge(before, first, Why::Order);
+                }
+                times.push((t, first, whole));
             }
         }
         time_edges(&mut graph, &times);

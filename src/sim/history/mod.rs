@@ -32,7 +32,8 @@
 //!
 //! **Real time** (Crooks et al., "Seeing is Believing", PODC 2017, call it strong session and strict snapshot
 //! isolation): one that began after another's end was known sees what that one had written or read. One client's
-//! transactions are ordered by the same rule.
+//! transactions are ordered by the same rule. Those that were sent at once, without waiting for answers, are ordered by their
+//! session, under [`Promise::OneServer`].
 //!
 //! **Nodes.** [`Promise::OneServer`] holds all reads to one order of commits. In `native_replication` reads on other
 //! nodes are those nodes' own: two commits that do not rest on each other may become visible in different orders on
@@ -67,6 +68,8 @@ pub struct Read {
     pub entries: Vec<i64>,
     /// The node that answered; `None`: not known.
     pub place: Option<usize>,
+    /// Which of the transaction's statements read it: reads with one number are one statement's.
+    pub statement: usize,
 }
 
 /// What is known of a transaction.
@@ -82,6 +85,8 @@ pub struct Transaction {
     pub began: u64,
     /// Its end was known at this moment; `None`: nobody was told.
     pub ended: Option<u64>,
+    /// The connection, if it is known that what is sent on it is done in order.
+    pub session: Option<(usize, usize)>,
     /// In order.
     pub reads: Vec<Read>,
     /// The list of each of its appends, in order.
@@ -108,7 +113,7 @@ pub enum Promise {
 pub struct History {
     /// Who has appended to each list, in order, when all is over.
     pub lists: BTreeMap<i64, Vec<i64>>,
-    /// In any order.
+    /// Those of one session in the order in which they were sent; otherwise in any order.
     pub transactions: Vec<Transaction>,
 }
 

@@ -7,14 +7,18 @@ const EACH: Promise = Promise::EachNode { main: MAIN };
 
 /// A committed transaction that overlaps with all others.
 fn tx(id: i64, level: Level, reads: &[(i64, &[i64])], appends: &[i64]) -> Transaction {
-    let read = |(list, entries): &(i64, &[i64])| Read { list: *list, entries: entries.to_vec(), place: Some(MAIN) };
+    let read = |(statement, (list, entries)): (usize, &(i64, &[i64]))| {
+        let entries = entries.to_vec();
+        Read { list: *list, entries, place: Some(MAIN), statement }
+    };
     Transaction {
         id,
         level,
         committed: true,
         began: 1,
         ended: Some(1000),
-        reads: reads.iter().map(read).collect(),
+        session: None,
+        reads: reads.iter().enumerate().map(read).collect(),
         appends: appends.to_vec(),
     }
 }
@@ -35,6 +39,17 @@ impl Transaction {
 
     fn from(mut self, began: u64, ended: u64) -> Transaction {
         (self.began, self.ended) = (began, Some(ended));
+        self
+    }
+
+    /// All its reads are one statement's.
+    fn at_once(mut self) -> Transaction {
+        self.reads.iter_mut().for_each(|r| r.statement = 0);
+        self
+    }
+
+    fn of(mut self, client: usize) -> Transaction {
+        self.session = Some((client, 1));
         self
     }
 
@@ -236,6 +251,39 @@ fn an_end_that_nobody_was_told_orders_nothing() {
     unknown.ended = None;
     let all = vec![unknown, rc(2, &[(1, &[])], &[]).from(20, 30)];
     assert_eq!(both(&history(&[(1, &[1])], all)), None);
+}
+
+#[test]
+fn what_one_statement_reads_is_one_snapshot_at_every_level() {
+    let reads: &[(i64, &[i64])] = &[(2, &[]), (1, &[1])];
+    let with = |reader: Transaction| history(&[(1, &[1]), (2, &[1])], vec![rc(1, &[], &[1, 2]), reader]);
+    assert_eq!(both(&with(rc(2, reads, &[]))), None);
+    assert_eq!(both(&with(rc(2, reads, &[]).at_once())), Some(Kind::GSingle));
+}
+
+#[test]
+fn a_long_fork_of_two_statements_is_found_on_one_server() {
+    let all = vec![
+        rr(1, &[], &[1]),
+        rr(2, &[], &[2]),
+        rc(3, &[(1, &[1]), (2, &[])], &[]).at_once().at(1),
+        rc(4, &[(1, &[]), (2, &[2])], &[]).at_once().at(2),
+    ];
+    let fork = history(&[(1, &[1]), (2, &[2])], all);
+    assert_eq!(kind(&fork, Promise::OneServer), Some(Kind::GNonadjacent));
+    assert_eq!(kind(&fork, EACH), None);
+}
+
+#[test]
+fn what_was_sent_at_once_on_one_connection_happens_in_order_on_one_server() {
+    let with = |later: Transaction| {
+        let all = vec![rc(1, &[], &[1]).of(7).from(1, 10), later.from(1, 10)];
+        history(&[(1, &[1])], all)
+    };
+    let later = || rc(2, &[(1, &[])], &[]);
+    assert_eq!(kind(&with(later().of(7)), Promise::OneServer), Some(Kind::GSingle));
+    assert_eq!(kind(&with(later().of(8)), Promise::OneServer), None);
+    assert_eq!(kind(&with(later().of(7)), EACH), None);
 }
 
 #[test]

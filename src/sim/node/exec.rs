@@ -62,6 +62,10 @@ impl Session {
                 rows.sort();
                 Ok(Outcome { tag: format!("SELECT {}", rows.len()), rows })
             }
+            Plan::DefaultLevel => {
+                let level = Value::Text(self.settings.see_to_level()?);
+                Ok(Outcome { tag: "SELECT 1".into(), rows: vec![vec![level]] })
+            }
             Plan::Utility => Ok(Outcome::default()),
         }
     }

@@ -24,6 +24,9 @@ pub fn parse(text: &str) -> Res<Vec<Statement>> {
     if text == crate::session::settings::QUERY {
         return Ok(vec![Statement::SessionSettings]);
     }
+    if text == crate::session::snapshot::DEFAULT {
+        return Ok(vec![Statement::DefaultLevel]);
+    }
     let text = if text == crate::session::transaction::OPAQUE { OPAQUE_ANSWER } else { text };
     let dialect = PostgreSqlDialect {};
     let syntax = |e: String| PgError::error("42601", format!("syntax error: {e}"));

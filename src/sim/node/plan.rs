@@ -82,8 +82,16 @@ pub enum Plan {
     Insert(InsertPlan),
     Change(ChangePlan),
     SessionSettings,
+    DefaultLevel,
     /// A statement without analysis.
     Utility,
+}
+
+impl Plan {
+    /// It is a SELECT.
+    pub fn is_select(&self) -> bool {
+        matches!(self, Plan::Select(_) | Plan::SessionSettings | Plan::DefaultLevel)
+    }
 }
 
 /// A plan with what clients must know of it.
@@ -92,6 +100,13 @@ pub struct Planned {
     pub plan: Plan,
     pub fields: Vec<Field>,
     pub params: Vec<Type>,
+}
+
+impl Planned {
+    /// It returns rows. Those of a SELECT may have no columns, and are described all the same.
+    pub fn returns(&self) -> bool {
+        self.plan.is_select() || !self.fields.is_empty()
+    }
 }
 
 /// Analyses a statement. `types` are the parameters' OIDs (0: to be found out), `values` their values; without those
@@ -105,6 +120,7 @@ pub fn plan(server: &Server, statement: &Statement, types: &[u32], values: Optio
         Statement::Insert(i) => a.insert(i)?,
         Statement::Change(c) => a.change(c)?,
         Statement::SessionSettings => (Plan::SessionSettings, vec![Field::new("?column?", Type::Text)]),
+        Statement::DefaultLevel => (Plan::DefaultLevel, vec![Field::new("current_setting", Type::Text)]),
         Statement::Show(name) => (Plan::Utility, vec![Field::new(name, Type::Text)]),
         _ => (Plan::Utility, Vec::new()),
     };

@@ -21,6 +21,8 @@ pub struct PreparedStatement {
     list: Rc<Vec<Statement>>,
     pub params: Vec<Type>,
     pub fields: Vec<Field>,
+    /// It returns rows.
+    pub returns: bool,
 }
 
 /// A statement bound to parameters.
@@ -142,12 +144,12 @@ impl Session {
             if let Plan::Select(p) = &planned.plan {
                 self.check_lockable(p)?;
             }
-            let at_once = matches!(planned.plan, Plan::Select(_) | Plan::SessionSettings);
+            let at_once = planned.plan.is_select();
             if at_once {
                 self.send(&described);
             }
             let outcome = self.run_statement(statement, &planned.plan, None).await?;
-            if !at_once && !planned.fields.is_empty() {
+            if !at_once && planned.returns() {
                 self.send(&described);
             }
             for row in &outcome.rows {
@@ -191,16 +193,17 @@ impl Session {
             let e = PgError::error("42601", "cannot insert multiple commands into a prepared statement");
             return Err(PgError { routine: Some("exec_parse_message"), ..e });
         }
-        let (mut params, mut fields) = (Vec::new(), Vec::new());
+        let (mut params, mut fields, mut returns) = (Vec::new(), Vec::new(), false);
         if let Some(statement) = list.first() {
             self.check_not_failed(Some(statement))?;
             let planned = self.analyse(statement, &types, None)?;
+            returns = planned.returns();
             (params, fields) = (planned.params, planned.fields);
         }
         if !name.is_empty() && self.statements.contains_key(name) {
             return Err(PgError::error("42P05", format!("prepared statement \"{name}\" already exists")));
         }
-        self.statements.insert(name.to_owned(), PreparedStatement { list, params, fields });
+        self.statements.insert(name.to_owned(), PreparedStatement { list, params, fields, returns });
         self.send(back::PARSE_COMPLETE);
         Ok(())
     }
@@ -268,7 +271,7 @@ impl Session {
         self.start();
         self.check_not_failed(Some(statement))?;
         self.interrupts()?;
-        let is_select = matches!(portal.planned.plan, Plan::Select(_) | Plan::SessionSettings);
+        let is_select = portal.planned.plan.is_select();
         match &mut portal.rows {
             None => {
                 if matches!(portal.planned.plan, Plan::Select(SelectPlan { lock: Some(_), .. })) && limit != 0 {

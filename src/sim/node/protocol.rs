@@ -264,9 +264,9 @@ impl Session {
 
     fn describe(&mut self, kind: u8, name: &str) -> Res<()> {
         self.start();
-        let (fields, formats) = if kind == b'S' {
+        let (fields, formats, returns) = if kind == b'S' {
             let statement = self.statement(name)?;
-            if self.block == Block::Failed && !statement.fields.is_empty() {
+            if self.block == Block::Failed && statement.returns {
                 return Err(in_failed_transaction());
             }
             let mut out = BytesMut::new();
@@ -276,16 +276,16 @@ impl Session {
             });
             self.send(&out);
             let formats = vec![0; statement.fields.len()];
-            (statement.fields, formats)
+            (statement.fields, formats, statement.returns)
         } else {
             let missing = || PgError::error("34000", format!("portal \"{name}\" does not exist"));
             let portal = self.portals.get(name).ok_or_else(missing)?;
-            (portal.planned.fields.clone(), portal.formats.clone())
+            (portal.planned.fields.clone(), portal.formats.clone(), portal.planned.returns())
         };
-        if fields.is_empty() {
-            self.send(back::NO_DATA);
-        } else {
+        if returns {
             self.send(&row_description(&fields, &formats));
+        } else {
+            self.send(back::NO_DATA);
         }
         Ok(())
     }

@@ -138,6 +138,16 @@ impl Settings {
         Ok(())
     }
 
+    /// What [`crate::session::snapshot::DEFAULT`] does, and answers.
+    pub fn see_to_level(&mut self) -> Res<String> {
+        const NAME: &str = "default_transaction_isolation";
+        let set = [&self.client, &self.session, &self.local].iter().any(|l| l.contains_key(NAME));
+        if !set && self.is(NAME, "read committed") {
+            self.set(NAME, Some("repeatable read"), false)?;
+        }
+        self.get(NAME)
+    }
+
     /// RESET ALL: the role stays (GUC_NO_RESET_ALL).
     pub fn reset_all(&mut self) {
         self.session.retain(|n, _| *n == "role");

@@ -110,6 +110,8 @@ pub enum Statement {
     Change(Change),
     /// The proxy's question for the session's settings ([`crate::session::settings::QUERY`]).
     SessionSettings,
+    /// Its care for the session's default isolation level ([`crate::session::snapshot::DEFAULT`]).
+    DefaultLevel,
     /// COPY FROM STDIN in text format.
     Copy {
         table: String,
@@ -154,6 +156,13 @@ impl Statement {
 
     /// Planned statements, for whose analysis a snapshot is taken (analyze_requires_snapshot in analyze.c).
     pub fn is_planned(&self) -> bool {
-        matches!(self, Statement::Select(_) | Statement::Insert(_) | Statement::Change(_) | Statement::SessionSettings)
+        matches!(
+            self,
+            Statement::Select(_)
+                | Statement::Insert(_)
+                | Statement::Change(_)
+                | Statement::SessionSettings
+                | Statement::DefaultLevel
+        )
     }
 }

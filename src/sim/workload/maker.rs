@@ -1,6 +1,6 @@
 //! Which transaction comes next, and in which requests it is sent.
 
-use super::{Arg, Effect, How, Plan, Read, Request, Statement};
+use super::{Arg, Effect, How, Plan, Read, Request, Sees, Statement};
 use crate::sim::schedule::Random;
 
 /// What a run's clients do, and how often, out of [`USUAL`]. Half the runs have few kinds, and much of each: what meets
@@ -15,11 +15,13 @@ pub struct Mix {
 }
 
 /// Kinds of transaction, by their numbers in `plan`, and how often each of them comes.
-const USUAL: [usize; 13] = [4, 2, 1, 2, 2, 2, 3, 2, 3, 4, 2, 2, 3];
+const USUAL: [usize; 15] = [4, 2, 1, 2, 2, 2, 3, 2, 3, 4, 2, 2, 3, 1, 2];
 const APPEND: usize = 9;
 const SNAPSHOT: usize = 10;
 const ONE_READ: usize = 11;
 const READ_ONLY: usize = 12;
+const LEVEL: usize = 13;
+const VIEW: usize = 14;
 
 /// A part of the workload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +31,9 @@ pub enum Only {
     Lists,
     /// Reads.
     Reads,
+    /// Transactions that append to lists, and statements that see all lists at once: what two nodes show in different
+    /// orders, or one later than another, is seen soonest there.
+    Views,
 }
 
 impl std::str::FromStr for Only {
@@ -38,7 +43,8 @@ impl std::str::FromStr for Only {
         match word {
             "lists" => Ok(Only::Lists),
             "reads" => Ok(Only::Reads),
-            _ => Err("unknown part of the workload; known are lists, reads".into()),
+            "views" => Ok(Only::Views),
+            _ => Err("unknown part of the workload; known are lists, reads, views".into()),
         }
     }
 }
@@ -60,6 +66,7 @@ impl Mix {
             weights = [0; USUAL.len()];
             match only {
                 Only::Lists => (weights[APPEND], weights[SNAPSHOT]) = (2, 3),
+                Only::Views => (weights[APPEND], weights[VIEW]) = (2, 3),
                 Only::Reads => (weights[ONE_READ], weights[READ_ONLY]) = (3, 1),
             }
         } else if random.percent(50) {
@@ -84,27 +91,38 @@ pub struct Maker {
     pub(super) mix: Mix,
 }
 
-/// How a block begins, and whether its statements see one snapshot.
-pub(super) type Mode = (&'static str, bool);
+/// How a block begins, and what its statements see.
+pub(super) type Mode = (&'static str, Sees);
 
 /// Blocks that write.
 const WRITES: [Mode; 3] = [
-    ("BEGIN", false),
-    ("BEGIN ISOLATION LEVEL READ COMMITTED", false),
-    ("BEGIN ISOLATION LEVEL REPEATABLE READ", true),
+    ("BEGIN", Sees::Usual),
+    ("BEGIN ISOLATION LEVEL READ COMMITTED", Sees::Statement),
+    ("BEGIN ISOLATION LEVEL REPEATABLE READ", Sees::Snapshot),
 ];
 /// Blocks that only read.
-const READS: [Mode; 4] = [
-    ("BEGIN READ ONLY", false),
-    ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", true),
-    ("BEGIN", false),
-    ("BEGIN ISOLATION LEVEL REPEATABLE READ", true),
+const READS: [Mode; 5] = [
+    ("BEGIN READ ONLY", Sees::Usual),
+    ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", Sees::Snapshot),
+    ("BEGIN", Sees::Usual),
+    ("BEGIN ISOLATION LEVEL REPEATABLE READ", Sees::Snapshot),
+    ("BEGIN ISOLATION LEVEL READ COMMITTED, READ ONLY", Sees::Statement),
 ];
 /// Blocks whose reads belong together.
-const SNAPSHOTS: [Mode; 3] = [
-    ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", true),
-    ("BEGIN READ ONLY, ISOLATION LEVEL REPEATABLE READ", true),
-    ("BEGIN ISOLATION LEVEL REPEATABLE READ", true),
+const SNAPSHOTS: [Mode; 4] = [
+    ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", Sees::Snapshot),
+    ("BEGIN READ ONLY, ISOLATION LEVEL REPEATABLE READ", Sees::Snapshot),
+    ("BEGIN ISOLATION LEVEL REPEATABLE READ", Sees::Snapshot),
+    ("BEGIN READ ONLY", Sees::Usual),
+];
+/// What changes the session's default level: text, tag, and what a transaction sees from there on.
+const LEVELS: [(&str, &str, Sees); 6] = [
+    ("SET default_transaction_isolation = 'read committed'", "SET", Sees::Statement),
+    ("SET default_transaction_isolation TO 'repeatable read'", "SET", Sees::Snapshot),
+    ("SET SESSION default_transaction_isolation TO DEFAULT", "SET", Sees::Usual),
+    ("RESET default_transaction_isolation", "RESET", Sees::Usual),
+    ("RESET ALL", "RESET", Sees::Usual),
+    ("DISCARD ALL", "DISCARD", Sees::Usual),
 ];
 
 /// What a block of statements allows.
@@ -208,6 +226,12 @@ impl Maker {
                 ("append", self.append(&mut effects))
             }
             SNAPSHOT => return self.snapshot(),
+            LEVEL => return self.level(),
+            VIEW => {
+                let many = if self.random.percent(60) { 1 } else { self.random.between(2, 3) };
+                let body = (0..many).map(|_| self.view()).collect();
+                return self.pack("view", body, Shape::Any, &READS, Vec::new());
+            }
             ONE_READ => {
                 let body = (0..self.random.between(1, 2)).map(|_| self.read()).collect();
                 return self.pack("read", body, Shape::Any, &READS, Vec::new());
@@ -226,8 +250,20 @@ impl Maker {
 
     /// Reads that must fit each other.
     fn snapshot(&mut self) -> Plan {
-        let body = if self.random.percent(60) { self.all_lists() } else { self.all_ledgers() };
+        let body = match self.random.below(10) {
+            0..6 => self.all_lists(),
+            6..8 => self.all_ledgers(),
+            _ => self.all_accounts(),
+        };
         self.pack("snapshot", body, Shape::Block, &SNAPSHOTS, Vec::new())
+    }
+
+    /// Another default level, alone.
+    fn level(&mut self) -> Plan {
+        let (sql, tag, sees) = LEVELS[self.random.below(LEVELS.len())];
+        let (how, id) = (self.how(), self.client * 1000 + self.next);
+        let requests = vec![Request { statements: vec![self.plain(sql, tag, &[])], how }];
+        Plan { kind: "level", requests, early: false, sees: Sees::Usual, effects: vec![Effect::Level(sees)], id }
     }
 
     fn how(&mut self) -> How {
@@ -244,13 +280,13 @@ impl Maker {
         effects: Vec<Effect>,
     ) -> Plan {
         let how = self.how();
-        let (begin, snapshot) = modes[self.random.below(modes.len())];
+        let (begin, sees) = modes[self.random.below(modes.len())];
         let way = if shape == Shape::Steps { 9 } else { self.random.below(10) };
         let id = self.client * 1000 + self.next;
-        let mut plan = Plan { kind, requests: Vec::new(), early: false, snapshot, effects, id };
+        let mut plan = Plan { kind, requests: Vec::new(), early: false, sees, effects, id };
         let alone = body.len() == 1 && shape == Shape::Any;
         if way < if alone { 7 } else { 3 } && shape == Shape::Any {
-            plan.snapshot = false;
+            plan.sees = Sees::Usual;
             plan.requests.push(Request { statements: body, how });
             return plan;
         }

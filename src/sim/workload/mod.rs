@@ -27,6 +27,9 @@ pub const BALANCE: i64 = 100;
 /// Counters, lists, ledgers, keys that move.
 pub const FEW: i64 = 3;
 
+/// Transactions' numbers are smaller.
+pub const LIST: i64 = 1_000_000;
+
 /// The tables, and what stands in them at first.
 pub const SCHEMA: &[&str] = &[
     "CREATE TABLE accounts (id int PRIMARY KEY, balance bigint NOT NULL)",
@@ -75,10 +78,14 @@ pub enum Read {
     Total,
     /// One row per account; the first columns add up to the bank's total.
     Accounts,
+    /// The first column is this account's balance.
+    Account(i64),
     /// The first column is used by a later statement, as [`Arg::Kept`].
     Keep,
     /// The transactions that have appended to this list, in order, are the first column.
     List(i64),
+    /// The same of all lists at once: list * [`LIST`] + transaction.
+    Lists,
     /// The first column is this ledger's balance.
     Balance(i64),
     /// The first columns are all entries of this ledger.
@@ -163,6 +170,17 @@ impl Arg {
     }
 }
 
+/// What a transaction's statements see.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sees {
+    /// READ COMMITTED: each has a snapshot of its own.
+    Statement,
+    /// REPEATABLE READ: all have one snapshot.
+    Snapshot,
+    /// What the session's default level says: nobody has said another.
+    Usual,
+}
+
 /// How a request is sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum How {
@@ -192,6 +210,8 @@ pub enum Effect {
     Append(i64),
     /// So many rows in `loads` under this number.
     Load(i64, usize),
+    /// The session's default level is this one from here on; [`Sees::Usual`]: that of a new session.
+    Level(Sees),
 }
 
 /// One transaction, as it is meant.
@@ -203,8 +223,8 @@ pub struct Plan {
     pub requests: Vec<Request>,
     /// All requests are sent at once, COMMIT included.
     pub early: bool,
-    /// Its statements see one snapshot.
-    pub snapshot: bool,
+    /// What its statements see.
+    pub sees: Sees,
     /// If it commits.
     pub effects: Vec<Effect>,
     /// Its number, which list entries carry.
@@ -221,6 +241,8 @@ impl Plan {
     /// Whatever fails in it, it leaves no block behind: another transaction may be sent behind it at once.
     #[must_use]
     pub fn ends_by_itself(&self) -> bool {
-        self.early || (!self.is_explicit() && self.requests.len() == 1)
+        // DISCARD ALL takes the statements away that were prepared by then.
+        let discards = self.requests.first().is_some_and(|r| r.statements[0].tag == "DISCARD");
+        self.early || (!self.is_explicit() && self.requests.len() == 1 && !discards)
     }
 }

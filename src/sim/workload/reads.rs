@@ -1,7 +1,7 @@
 //! Statements that only read.
 
 use super::maker::Maker;
-use super::{FEW, Read, Statement};
+use super::{ACCOUNTS, FEW, LIST, Read, Statement};
 
 impl Maker {
     pub(super) fn list(&mut self, k: i64) -> Statement {
@@ -22,8 +22,15 @@ impl Maker {
         self.rows("SELECT balance, $1 FROM accounts ORDER BY id", "SELECT", &[], 2, Read::Accounts)
     }
 
+    /// All lists in one statement.
+    pub(super) fn view(&mut self) -> Statement {
+        let sql = format!("SELECT list * {LIST} + tx, $1 FROM items ORDER BY list, seq");
+        Statement { binary: false, ..self.rows(sql, "SELECT", &[], 2, Read::Lists) }
+    }
+
     pub(super) fn read(&mut self) -> Statement {
-        match self.random.below(5) {
+        match self.random.below(6) {
+            5 => self.view(),
             0 => self.rows("SELECT $1", "SELECT", &[], 1, Read::Nothing),
             1 => {
                 let sql = "SELECT sum(balance), max($1::int) FROM accounts";
@@ -46,6 +53,15 @@ impl Maker {
     pub(super) fn all_lists(&mut self) -> Vec<Statement> {
         let first = self.few();
         (0..FEW).map(|i| self.list(1 + (first + i) % FEW)).collect()
+    }
+
+    /// All accounts, one by one.
+    pub(super) fn all_accounts(&mut self) -> Vec<Statement> {
+        let first = self.random.between(0, ACCOUNTS - 1);
+        let sql = "SELECT balance, $2 FROM accounts WHERE id = $1";
+        let one =
+            |i| self.rows(sql, "SELECT", &[1 + (first + i) % ACCOUNTS], 2, Read::Account(1 + (first + i) % ACCOUNTS));
+        (0..ACCOUNTS).map(one).collect()
     }
 
     /// Balances and entries, in any order.

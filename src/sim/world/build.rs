@@ -22,6 +22,7 @@ use crate::session::io::Env;
 use crate::shard::Shard;
 use crate::shard::core::Core;
 use crate::shard::driver::Driver;
+use crate::sim::check::gate::GateWatch;
 use crate::sim::client::Client;
 use crate::sim::control::{SimControl, SimNode, catalogue};
 use crate::sim::driver::{Port, SimDriver, node_address};
@@ -30,7 +31,7 @@ use crate::sim::node::{Node, NodeConfig};
 use crate::sim::run::Options;
 use crate::sim::schedule::{Random, Trace, readable};
 use crate::sim::workload::maker::Mix;
-use crate::sim::workload::{SCHEMA, TABLES, first_rows};
+use crate::sim::workload::{SCHEMA, Sees, TABLES, first_rows};
 use crate::sql::cache::VerdictCache;
 use crate::telemetry::Recorder;
 use crate::wire::front;
@@ -43,6 +44,8 @@ const INBOX: usize = 4;
 const APPLY_RETRIES: [u32; 2] = [8, 60];
 /// Bytes of a script that may be in memory, in one run or another.
 const SCRIPT_LIMITS: [u64; 2] = [300, 64 << 20];
+/// Makes the mode a choice of its own: with another one forced, a seed's run is the same otherwise.
+const MODE_SEED: u64 = 0x736e_6170;
 /// Simulated time at which a run begins: late enough for every clock's skew.
 const START_US: i64 = 5_000_000;
 
@@ -53,7 +56,10 @@ impl World {
     /// The schema or the configuration is not understood: a mistake of the simulator's own.
     pub fn new(seed: u64, options: &Options) -> Result<World, String> {
         let mut random = Random::new(seed);
-        let config = Arc::new(config(&mut random)?);
+        let isolates = Random::new(seed ^ MODE_SEED).percent(50);
+        let by_seed = if isolates { Mode::SnapshotIsolation } else { Mode::NativeReplication };
+        let mode = options.mode.unwrap_or(by_seed);
+        let config = Arc::new(config(mode, &mut random)?);
         let nodes = (0..config.nodes.len()).map(|i| node(i, &mut random)).collect::<Result<Vec<_>, _>>()?;
         let count = 1 + random.below(3);
         let sequencer = Arc::new(Sequencer::new(nodes.len(), WINDOWS[random.below(3)], 0));
@@ -83,8 +89,9 @@ impl World {
             SimControl::new(queue, handles, membership.clone(), sequencer.clone(), catalogue(TABLES), nodes.len());
         let clients = 1 + random.below(options.clients.max(1));
         let each = 1 + random.below(options.transactions.max(1));
+        let usual = if mode == Mode::SnapshotIsolation { Sees::Snapshot } else { Sees::Statement };
         let mix = Mix::new(options.ranges, options.only, &mut random);
-        let clients: Vec<Client> = (0..clients).map(|i| Client::new(i, each, mix, random.split())).collect();
+        let clients: Vec<Client> = (0..clients).map(|i| Client::new(i, each, mix, usual, random.split())).collect();
         let faults = Faults::new(options, &mut random);
         Ok(World {
             now_us: START_US,
@@ -105,6 +112,7 @@ impl World {
             sequencer,
             spilled,
             largest: Largest::default(),
+            gate: GateWatch::default(),
             whole: [100, 80, 30][random.below(3)],
             late: [0, 5, 50][random.below(3)],
             acts: Vec::new(),
@@ -161,10 +169,15 @@ impl Shared {
     }
 }
 
-fn config(random: &mut Random) -> Result<Config, String> {
+fn config(mode: Mode, random: &mut Random) -> Result<Config, String> {
     let early = random.percent(30);
-    let mut text = String::from(
-        "[cluster]\nname = \"sim\"\nwork_dir = \"/\"\nbackend_clustering_mode = \"native_replication\"\n[authentication]\nclient_auth = \"trust\"\n",
+    let word = match mode {
+        Mode::NativeReplication => "native_replication",
+        Mode::SnapshotIsolation => "snapshot_isolation",
+    };
+    let mut text = format!(
+        "[cluster]\nname = \"sim\"\nwork_dir = \"/\"\nbackend_clustering_mode = \"{word}\"\n\
+         [authentication]\nclient_auth = \"trust\"\n"
     );
     for i in 0..3 {
         text.push_str(&format!("[[node]]\nid = {i}\nbackend_hostname = \"node{i}\"\n"));
@@ -180,6 +193,8 @@ fn config(random: &mut Random) -> Result<Config, String> {
         config.pool.server_check_delay = Duration::ZERO;
     }
     config.load_balance.statement_level_load_balance = random.percent(30);
+    // Reads are for the others, or for all.
+    config.nodes[0].backend_weight = [0.0, 1.0][random.below(2)];
     config.pool.max_pool = [1, 64][random.below(2)];
     config.pool.pool_size = [0, 0, 3][random.below(3)];
     config.replication.script_limit = SCRIPT_LIMITS[random.below(2)];

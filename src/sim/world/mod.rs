@@ -21,6 +21,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use super::check::gate::GateWatch;
 use super::client::{Client, State};
 use super::control::{SimControl, SimNode};
 use super::driver::{Life, Port, SimDriver};
@@ -28,7 +29,7 @@ use super::faults::Faults;
 use super::node::BackendId;
 use super::schedule::{Random, Trace};
 use crate::cluster::membership::SharedMembership;
-use crate::config::Config;
+use crate::config::{Config, Mode};
 use crate::sequencer::Sequencer;
 use crate::shard::Shard;
 use crate::shard::driver::Time;
@@ -80,6 +81,7 @@ pub struct World {
     /// Scripts that went on in a spill file.
     pub(super) spilled: Arc<AtomicU64>,
     pub(super) largest: Largest,
+    pub(super) gate: GateWatch,
     /// How unevenly bytes are cut: percent of deliveries that are whole.
     whole: usize,
     late: usize,
@@ -91,6 +93,11 @@ impl World {
     #[must_use]
     pub fn clients_done(&self) -> bool {
         self.clients.iter().all(|c| c.state == State::Done)
+    }
+
+    /// `snapshot_isolation`: no client can tell which node has answered.
+    pub(super) fn isolates(&self) -> bool {
+        self.config.cluster.backend_clustering_mode == Mode::SnapshotIsolation
     }
 
     pub(super) fn now(&self) -> Time {

@@ -3,6 +3,7 @@
 use bytes::BytesMut;
 
 use super::World;
+use crate::sequencer::NodeId;
 use crate::sim::driver::{End, Far, Life};
 use crate::sim::node::{Gone, Step};
 use crate::sim::schedule::readable;
@@ -92,7 +93,8 @@ impl World {
         self.trace.line(self.now_us, || format!("node {n}    {step:?}"));
         let Step::Backend(id, _) = step else { return };
         let output = self.nodes[n].node.take_output(id);
-        self.witness.sent(n, id, &output.bytes, output.closed);
+        let is_up = self.membership.load().is_up(NodeId(u8::try_from(n).unwrap_or(u8::MAX)));
+        self.witness.sent(n, id, &output.bytes, output.closed, is_up);
         let Some((s, i)) = self.links.get(&(n, id)).copied() else { return };
         let mut port = self.shards[s].port.borrow_mut();
         let c = port.conn(i);

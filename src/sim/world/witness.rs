@@ -14,11 +14,13 @@ pub(in crate::sim) struct Witness {
     /// What has come of each backend's next message.
     torn: BTreeMap<(usize, BackendId), BytesMut>,
     places: BTreeMap<i64, BTreeSet<usize>>,
+    /// Statements to which a node sent rows when it was out.
+    late: BTreeSet<i64>,
 }
 
 impl Witness {
-    /// A backend has sent something.
-    pub fn sent(&mut self, node: usize, backend: BackendId, bytes: &[u8], closed: bool) {
+    /// A backend has sent something. `is_up`: its node is one of those in force.
+    pub fn sent(&mut self, node: usize, backend: BackendId, bytes: &[u8], closed: bool, is_up: bool) {
         let buffer = self.torn.entry((node, backend)).or_default();
         buffer.extend_from_slice(bytes);
         while let Some(length) = buffer.get(1..).and_then(read_u32) {
@@ -31,11 +33,19 @@ impl Witness {
             let token = last.flatten().and_then(|v| std::str::from_utf8(v).ok()).and_then(|v| v.parse().ok());
             if let Some(token) = token {
                 self.places.entry(token).or_default().insert(node);
+                if !is_up {
+                    self.late.insert(token);
+                }
             }
         }
         if closed {
             self.torn.remove(&(node, backend));
         }
+    }
+
+    /// Rows of this statement came from a node that was out, and from no other.
+    pub fn is_late(&self, token: i64) -> bool {
+        self.late.contains(&token) && self.place(token).is_some()
     }
 
     /// The node that has answered the statement with this number; `None` if several have, or none.
@@ -63,11 +73,13 @@ mod tests {
     fn the_last_column_of_a_torn_row_tells_who_answered_and_two_answers_tell_nothing() {
         let mut w = Witness::default();
         let bytes = row(&["5", "17"]);
-        w.sent(1, BackendId(3), &bytes[..4], false);
+        w.sent(1, BackendId(3), &bytes[..4], false, true);
         assert_eq!(w.place(17), None);
-        w.sent(1, BackendId(3), &bytes[4..], false);
+        w.sent(1, BackendId(3), &bytes[4..], false, true);
         assert_eq!((w.place(17), w.place(5)), (Some(1), None));
-        w.sent(2, BackendId(3), &bytes, true);
-        assert_eq!(w.place(17), None);
+        w.sent(2, BackendId(3), &bytes, true, false);
+        assert_eq!((w.place(17), w.is_late(17)), (None, false));
+        w.sent(2, BackendId(4), &row(&["18"]), true, false);
+        assert!(w.is_late(18));
     }
 }

@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_view_is_held_from_the_confirmation_to_the_word_of_all() {
-        let m = Membership { epoch: 7, main: NodeId(0), status: vec![NodeStatus::Up; 2] };
+        let m = Membership { epoch: 7, main: NodeId(0), status: vec![NodeStatus::Up; 3] };
         let next = m.without(NodeId(0)).unwrap();
         let view = View::new(m.clone());
         assert!(!view.is_held() && !view.confirm(&m));

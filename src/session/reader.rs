@@ -94,7 +94,11 @@ impl Session {
         let Some(node) = pick_node(cx) else { return };
         match std::mem::take(&mut self.reader) {
             Reader::Ready(l) if l.node == node => return self.reader = Reader::Ready(l),
-            Reader::Ready(l) => self.parked.push(l),
+            Reader::Ready(l) => {
+                // Held back since the client does not read, it would stay so: only links in use are let go on again.
+                cx.io.resume(l.conn);
+                self.parked.push(l);
+            }
             _ => {}
         }
         if let Some(at) = self.parked.iter().position(|l| l.node == node) {

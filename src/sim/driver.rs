@@ -66,6 +66,8 @@ pub struct Conn {
     pub end: Option<End>,
     /// The shard does not receive.
     pub paused: bool,
+    /// Of what the shard had queued a part has arrived, and more waits.
+    pub torn: bool,
     /// Until then (simulated microseconds) nothing of it gets through, while other connections' bytes do.
     pub lags_until: i64,
     was_high: bool,
@@ -139,6 +141,7 @@ impl Port {
             outward: BytesMut::new(),
             end: None,
             paused: false,
+            torn: false,
             lags_until: 0,
             was_high: false,
         };
@@ -217,6 +220,7 @@ impl Port {
         let conn = self.id(index);
         let c = &mut self.conns[index as usize];
         let taken = c.outward.split_to(bytes);
+        c.torn = !c.outward.is_empty();
         if c.was_high && c.outward.len() < SimDriver::LOW_WATER {
             c.was_high = false;
             if c.life == Life::Open {

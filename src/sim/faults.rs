@@ -207,8 +207,12 @@ impl World {
                 Some(if kind == 2 { Fault::Cut(s, i) } else { Fault::Lose(s, i) })
             }
             10 => {
-                let waits = if self.random.percent(50) { self.choose_applied(n) } else { None };
-                let (s, i) = waits.or_else(|| self.choose_connection())?;
+                let aimed = match self.random.below(4) {
+                    0 | 1 => self.choose_applied(n),
+                    2 => self.choose_torn(),
+                    _ => None,
+                };
+                let (s, i) = aimed.or_else(|| self.choose_connection())?;
                 Some(Fault::Lag(s, i, self.now_us + self.random.between(500, LAG_MAX_US)))
             }
             3 if !self.nodes[n].node.is_up() => Some(Fault::Restart(n)),
@@ -309,6 +313,19 @@ impl World {
         let waits = |b: &&BackendInfo| b.application_name == APPLIER && b.state == "idle in transaction";
         let all: Vec<_> = backends.iter().filter(waits).filter_map(|b| self.links.get(&(n, b.id))).copied().collect();
         all.get(self.random.below(all.len())).copied()
+    }
+
+    /// A connection to a node of which a part of what it was sent has arrived: what one unit of messages says in its
+    /// beginning may be old when its end arrives.
+    fn choose_torn(&mut self) -> Option<(usize, u32)> {
+        let mut all = Vec::new();
+        for (s, shard) in self.shards.iter().enumerate() {
+            let port = shard.port.borrow();
+            let torn = |c: &Conn| c.life == Life::Open && c.torn && matches!(c.far, Far::Node(..)) && c.end.is_none();
+            all.extend(port.conns().iter().enumerate().filter(|(_, c)| torn(c)).map(|(i, _)| (s, i)));
+        }
+        let (s, i) = all.get(self.random.below(all.len())).copied()?;
+        Some((s, u32::try_from(i).unwrap_or(u32::MAX)))
     }
 
     /// A connection between a shard and a node.

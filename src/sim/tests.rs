@@ -4,6 +4,7 @@ use super::faults::Kind;
 use super::planted::{Planted, plant};
 use super::run::{Options, run_seed};
 use super::workload::maker::Only;
+use crate::config::Mode;
 
 #[test]
 fn fifty_seeds_hold_and_each_replays_exactly() {
@@ -46,17 +47,25 @@ struct Bound {
     rough: bool,
     /// Where it is seen.
     only: Option<Only>,
+    /// In which mode; `None`: in both.
+    mode: Option<Mode>,
     /// The first seed: one from which it does not take long.
     from: u64,
 }
 
 const fn bound(bug: Planted, most: u64, favour: Option<Kind>) -> Bound {
-    Bound { bug, most, favour, rough: false, only: None, from: 0 }
+    Bound { bug, most, favour, rough: false, only: None, mode: None, from: 0 }
+}
+
+/// One of the gate or of what goes with it: seen where all lists are read at once beside writers, in `snapshot_isolation`.
+const fn isolation(bug: Planted, most: u64, favour: Kind) -> Bound {
+    let seen = bound(bug, most, Some(favour));
+    Bound { rough: true, only: Some(Only::Views), mode: Some(Mode::SnapshotIsolation), ..seen }
 }
 
 /// Not among them: [`Planted::AckBeforeAll`] (127 seeds) and [`Planted::ForgetSent`], which take too many seeds for a test
 /// so far.
-const BOUNDS: [Bound; 10] = [
+const BOUNDS: [Bound; 20] = [
     // First: it takes longest.
     Bound { rough: true, from: 100_000, ..bound(Planted::PoolTooEarly, 500, Some(Kind::Backend)) },
     bound(Planted::ApplyAfterMain, 50, None),
@@ -68,6 +77,16 @@ const BOUNDS: [Bound; 10] = [
     bound(Planted::ReplaceAfterMain, 100, Some(Kind::Applier)),
     Bound { rough: true, only: Some(Only::Lists), ..bound(Planted::CommitWithoutNeed, 400, Some(Kind::Lag)) },
     Bound { rough: true, only: Some(Only::Reads), ..bound(Planted::ResendAnswered, 400, Some(Kind::Cut)) },
+    isolation(Planted::WindowTooLate, 400, Kind::Lag),
+    isolation(Planted::WindowTooEarly, 400, Kind::Lag),
+    isolation(Planted::WindowToFirst, 400, Kind::Lag),
+    isolation(Planted::LookAtParse, 2000, Kind::Lag),
+    isolation(Planted::NoGate, 400, Kind::Lag),
+    isolation(Planted::ArrivalsJoin, 400, Kind::Lag),
+    isolation(Planted::DeafToRings, 400, Kind::Lag),
+    Bound { rough: false, ..isolation(Planted::NewMainAtOnce, 400, Kind::Crash) },
+    Bound { rough: false, ..isolation(Planted::AckBeforeAll, 400, Kind::Crash) },
+    Bound { rough: false, ..isolation(Planted::ForgetSent, 400, Kind::Crash) },
 ];
 
 impl Bound {
@@ -80,6 +99,7 @@ impl Bound {
             faults,
             nodes_stay: self.rough,
             only: self.only,
+            mode: self.mode,
             transactions: if self.only.is_some() { 40 } else { usual.transactions },
             ..usual
         };

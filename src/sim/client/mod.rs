@@ -150,7 +150,7 @@ impl Client {
     /// A client that has this many transactions to do. `usual`: what they see unless somebody says otherwise.
     #[must_use]
     pub fn new(number: usize, left: usize, mix: Mix, usual: Sees, mut random: Random) -> Client {
-        let (maker, speaker) = (Maker::new(number, mix, random.split()), Speaker::new(random.split()));
+        let (maker, speaker) = (Maker::new(number, mix, random.split()), Speaker::new(mix.flushes, random.split()));
         Client {
             number,
             state: State::Away,

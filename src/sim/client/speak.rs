@@ -70,12 +70,14 @@ pub(super) struct Speaker {
     portals: u64,
     /// This client likes parameters, or does not.
     fond: usize,
+    /// How many Flushes it sends, in percent of where one may stand.
+    flushes: usize,
 }
 
 impl Speaker {
-    pub(super) fn new(mut random: Random) -> Speaker {
+    pub(super) fn new(flushes: usize, mut random: Random) -> Speaker {
         let fond = [20, 70, 100][random.below(3)];
-        Speaker { names: Names::default(), random, units: 0, portals: 0, fond }
+        Speaker { names: Names::default(), random, units: 0, portals: 0, fond, flushes }
     }
 
     pub(super) fn say(&mut self, request: &Request, place: Place) -> Speech {
@@ -165,7 +167,7 @@ impl Speaker {
     }
 
     fn maybe_flush(&mut self, may: bool, speech: &mut Speech) {
-        if self.random.percent(8) && may {
+        if self.random.percent(self.flushes) && may {
             speech.out.put_slice(front::FLUSH);
         }
     }

@@ -12,6 +12,8 @@ pub struct Mix {
     pub ranges: bool,
     /// Nearly all write the same few rows.
     pub hot: bool,
+    /// In so many of a hundred places where one may stand, a Flush does.
+    pub flushes: usize,
 }
 
 /// Kinds of transaction, by their numbers in `plan`, and how often each of them comes.
@@ -76,7 +78,8 @@ impl Mix {
                 weights = few;
             }
         }
-        Mix { weights, ranges, hot }
+        let flushes = [8, 8, 50][random.below(3)];
+        Mix { weights, ranges, hot, flushes }
     }
 }
 

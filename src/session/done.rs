@@ -172,7 +172,6 @@ impl Session {
             return;
         }
         let std_strings = self.std_strings;
-        let proved_under = write.proved_under;
         let added = self.with_script(cx, |open, room| {
             if let Some(info) = &open.info {
                 write.at_time(Now { micros: info.now }, std_strings);
@@ -186,11 +185,11 @@ impl Session {
             open.script.add(Entry::Statement(write.statement), room)
         });
         self.script_written(added, cx);
-        self.rests_on(proved_under);
     }
 
-    /// An entry's form was decided under this version of the catalogue. If that has moved since, main may have done the
-    /// statement under another (hazards 18, 19), unless it is this transaction that has moved it.
+    /// What main was asked for was decided under this version of the catalogue. If that has moved since, the table may have
+    /// columns that it was not asked for (hazard 18), unless it is this transaction that has moved it. A keyed statement is
+    /// not looked at again: it would fail for every change of any other table, and a loss of main.
     fn rests_on(&mut self, version: Option<u64>) {
         let moved = version.is_some_and(|v| v < self.version.current());
         if let Some(open) = self.tx.open_mut().filter(|o| moved && !o.ddl) {

@@ -5,12 +5,14 @@
 use super::Result;
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use rustix::process::Signal;
@@ -159,26 +161,40 @@ pub fn wait_for(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>
 /// connections (32768..60999), so that no such connection takes a port between our look and the server's bind.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
-/// `count` different TCP ports on 127.0.0.1 that nobody listens on now. Another process may still come first: a caller
-/// must be ready for a failing bind.
+/// What [`free_ports`] has handed out: names that the system gives to one socket at a time, ours until we end.
+static RESERVED: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
+
+/// `count` different TCP ports on 127.0.0.1 that nobody listens on now, and that nobody else is handed out by this
+/// function, in any process, before this one ends: servers bind theirs seconds after they were chosen. A process that
+/// chooses its ports otherwise may still come first: a caller must be ready for a failing bind.
 pub fn free_ports(count: usize) -> Result<Vec<u16>> {
     let width = u32::from(PORTS.end - PORTS.start);
     let start = random_u32()? % width;
-    let mut held = Vec::with_capacity(count);
+    let mut found = Vec::with_capacity(count);
     for step in 0..width {
-        if held.len() == count {
+        if found.len() == count {
             break;
         }
         let offset = (start + step) % width;
         let port = PORTS.start + offset as u16; // offset < width, which fits u16
-        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            held.push((port, listener));
+        let Some(reserved) = reserve(port) else { continue };
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            found.push((port, reserved));
         }
     }
-    if held.len() < count {
-        return Err(format!("found only {} of {count} free ports in {PORTS:?}", held.len()).into());
+    if found.len() < count {
+        return Err(format!("found only {} of {count} free ports in {PORTS:?}", found.len()).into());
     }
-    Ok(held.into_iter().map(|(port, _)| port).collect())
+    let (ports, reserved): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+    RESERVED.lock().unwrap_or_else(PoisonError::into_inner).extend(reserved);
+    Ok(ports)
+}
+
+/// An abstract Unix socket (unix(7): it leaves no file, and its name is free again when its owner is gone) that stands
+/// for a port; `None` if another has it.
+fn reserve(port: u16) -> Option<UnixListener> {
+    let name = std::os::unix::net::SocketAddr::from_abstract_name(format!("pglockstep port {port}")).ok()?;
+    UnixListener::bind_addr(&name).ok()
 }
 
 /// Whether nobody listens on `host`:`port`; the error says what the system said.
@@ -259,6 +275,7 @@ mod tests {
         unique.dedup();
         assert_eq!(unique.len(), 5);
         assert!(ports.iter().all(|port| port_is_free("127.0.0.1", *port).is_ok()));
+        assert!(ports.iter().all(|port| reserve(*port).is_none()), "two that choose at once can be given the same");
     }
 
     #[test]

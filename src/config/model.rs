@@ -287,6 +287,9 @@ pub struct Replication {
     pub right_of_way: Duration,
     /// `snapshot_isolation`: how often a single statement that failed with 40001 is run again before the client is told.
     pub conflict_retries: u32,
+    /// How long a session's statements wait for the commit that its `pglockstep.min_csn` names.
+    #[serde(with = "units::milliseconds")]
+    pub min_csn_timeout: Duration,
     /// What to do with COMMIT inside a procedure or DO block.
     pub commit_in_procedure: CommitInProcedure,
 }
@@ -302,6 +305,7 @@ impl Default for Replication {
             commit_timeout: Duration::from_secs(30),
             right_of_way: Duration::from_millis(50),
             conflict_retries: 100,
+            min_csn_timeout: Duration::from_secs(10),
             commit_in_procedure: CommitInProcedure::Refuse,
         }
     }

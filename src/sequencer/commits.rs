@@ -118,6 +118,12 @@ impl Sequencer {
         self.newest.load(Ordering::Acquire)
     }
 
+    /// Every node that is not out has acknowledged all commits up to this number, and it has been handed out.
+    #[must_use]
+    pub fn have_all(&self, csn: u64) -> bool {
+        csn <= self.newest() && (0..self.nodes.len()).all(|i| self.watermark_at(i) >= csn)
+    }
+
     /// The node has acknowledged this commit (or has no part in it).
     pub fn acknowledge(&self, node: NodeId, csn: Csn) {
         let Some(n) = self.nodes.get(usize::from(node.0)) else { return };

@@ -8,6 +8,7 @@ use super::note::Note;
 use super::owed::{Asked, Whose};
 use super::reader::ReaderIs;
 use super::route::Retry;
+use super::tokens::Holds;
 use super::transaction::{Target, Tx};
 use super::{AfterRollback, Request, Session};
 use crate::wire::frame::Frame;
@@ -94,6 +95,13 @@ impl Session {
             return false;
         }
         let survey = self.survey(cx);
+        if self.min_csn.heard && survey.waits {
+            match self.min_csn_holds(cx) {
+                Holds::Yes => {}
+                Holds::Waits => return false,
+                Holds::Never(e) => self.min_csn.fails = Some(e),
+            }
+        }
         if survey.leaves && self.tx.open().is_some_and(|o| o.on == Target::Reader) {
             if !self.barrier(Target::Reader, cx) {
                 return false;

@@ -660,8 +660,9 @@ impl Session {
         let total = cx.io.now().since(commit.started);
         let mut recorder = cx.env.recorder.borrow_mut();
         recorder.record(StatementClass::Commit, Measured::Total, total);
-        if commit.csn.is_some() {
+        if let Some(csn) = commit.csn {
             recorder.counters.commits += 1;
+            self.last_commit = csn.get();
         }
         drop(recorder);
         if commit.logins {

@@ -21,6 +21,7 @@ use super::registry::Prepared;
 use super::route::{Given, Plan, changes_logins};
 use super::rows::{Asks, bind_for, end_of};
 use super::survey::has_own_types;
+use super::tokens::shown;
 use super::transaction::{Target, Tx};
 use crate::sql::cache::Verdict;
 use crate::sql::class::Class;
@@ -44,6 +45,11 @@ impl Session {
         let opens = !matches!(frame.tag, b'S' | b'H') || (frame.tag == b'H' && !frame.body().is_empty());
         if opens && !self.batch.open && !self.open_batch(cx) {
             return false;
+        }
+        if let Some(e) = self.min_csn.fails.clone().filter(|_| opens) {
+            let went = self.refuse_in_batch(&e, cx);
+            self.min_csn.fails = self.min_csn.fails.take().filter(|_| !went);
+            return went;
         }
         match frame.tag {
             b'P' => self.parse(frame, cx),
@@ -118,6 +124,7 @@ impl Session {
         if !p.name.is_empty() {
             self.close_leftovers(target, cx);
         }
+        self.defines_shown(target, p.sql, &class, cx);
         let asks = prepared.asks.as_ref().filter(|_| target == Target::Lane);
         let version = if asks.is_some() { prepared.asking_version() } else { version };
         if let Some(l) = self.link(target) {
@@ -213,6 +220,7 @@ impl Session {
         if target == Target::Lane {
             self.bring_named(&statement.sql, &statement.verdict.class, cx);
         }
+        self.defines_shown(target, &statement.sql, &statement.verdict.class, cx);
         self.prepare_on(target, b.statement, &statement, cx);
         let told = match statement.asked().filter(|_| target == Target::Lane) {
             Some(rows) => bind_for(b.rest, &rows).0,
@@ -242,6 +250,7 @@ impl Session {
                     return true;
                 }
                 let statement = self.renewed(name, statement, cx);
+                self.defines_shown(target, &statement.sql, &statement.verdict.class, cx);
                 self.prepare_on(target, name, &statement, cx);
                 let note = described(target, &statement);
                 self.send_client(target, frame.raw.clone(), Asked::DescribeStatement, note, cx);
@@ -330,6 +339,9 @@ impl Session {
                 true
             }
             Plan::Plain(note) => {
+                if shown(&given.sql, &verdict.class).is_some_and(|shown| !self.sets_shown(shown, true, cx)) {
+                    return false;
+                }
                 match self.lacks_block(&verdict, &given.sql) {
                     Some(e) if e.severity == Severity::Error => return self.refuse_in_batch(&e, cx),
                     Some(w) => self.local(w.encode(), Asked::Execute, Note::Nothing, cx),

@@ -168,6 +168,8 @@ pub enum TimerKind {
     Queue,
     /// A backend that is given back has had long enough to reset itself.
     Reset,
+    /// A statement has waited for a commit for `min_csn_timeout`.
+    MinCsn,
     /// A snapshot has been waited for inside the gate for `commit_timeout`.
     Cut,
 }

@@ -141,6 +141,9 @@ impl Session {
                 return self.refuse_commit(e.encode(), cx);
             }
         }
+        if self.min_csn.cancel() {
+            return self.pump_requests(cx);
+        }
         for t in [Target::Lane, Target::Reader] {
             if let Some(l) = self.link_ref(t).filter(|l| !l.owed.is_empty()) {
                 cx.io.cancel(l.node, l.pid, &l.secret);

@@ -71,6 +71,7 @@ impl Session {
     /// The lane's connection has ended.
     pub(super) fn lane_gone(&mut self, why: &str, cx: &mut Cx<'_>) {
         let Some(link) = self.lane.take() else { return };
+        self.min_csn_unasked();
         if self.lane_was_dead(&link, cx) {
             return;
         }

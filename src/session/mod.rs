@@ -19,7 +19,7 @@
 //! - [`registry`], [`settings`]: what the session has prepared and set; `names`: which backend knows it; [`prepared`]:
 //!   by SQL;
 //! - `rows`: writes that reach the replicas by the rows that main tells of; `conflict`: single statements that are run again after 40001;
-//! - `snapshot`: `snapshot_isolation`'s reads on replicas, and isolation levels; `leave`: READ ONLY blocks that begin on a
+//! - `snapshot`: `snapshot_isolation`'s reads on replicas, and isolation levels; `tokens`: what clients can ask about it; `leave`: READ ONLY blocks that begin on a
 //!   replica and need main;
 //! - [`held`]: how much a session keeps in memory;
 //! - `logging`: log_connections and log_disconnections;
@@ -71,6 +71,7 @@ pub mod snapshot;
 pub mod startup;
 pub mod strings;
 mod survey;
+mod tokens;
 pub mod transaction;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
@@ -243,6 +244,9 @@ pub struct Session {
     chosen: Option<NodeId>,
     main_only: bool,
     snapshots: snapshot::Snapshots,
+    /// Number of the session's newest commit; 0: it has made none.
+    last_commit: u64,
+    min_csn: tokens::MinCsn,
     conflict: conflict::Conflict,
     row_entries: rows::Told,
     /// SET ROLE or SET SESSION AUTHORIZATION has been run: whose privileges main checks is not known here.
@@ -392,6 +396,8 @@ impl Session {
             chosen: None,
             main_only: false,
             snapshots: snapshot::Snapshots::default(),
+            last_commit: 0,
+            min_csn: tokens::MinCsn::default(),
             conflict: conflict::Conflict::default(),
             row_entries: rows::Told::default(),
             role_changed: false,
@@ -485,6 +491,7 @@ impl Session {
                 self.advance_commit(cx);
                 self.gate_moved(cx);
                 self.main_caught_up(cx);
+                self.min_csn_moved(false, cx);
             }
             Event::Turn => self.turn_came(cx),
             Event::Confirm { main_lost } => self.confirmed(main_lost, cx),
@@ -516,6 +523,7 @@ impl Session {
             TimerKind::Queue => self.queue_timer(cx),
             TimerKind::Reset => self.reset_timer(cx),
             TimerKind::Cut => self.cut_timer(cx),
+            TimerKind::MinCsn => self.min_csn_moved(true, cx),
             TimerKind::Cancel => {
                 self.cancels = 0;
                 self.pump(cx);

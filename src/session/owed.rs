@@ -79,6 +79,12 @@ pub enum Own {
     Cut,
     /// The backend's default isolation level, seen to and told.
     Default,
+    /// What a SHOW of the proxy's will show, set in front of it. Its failure is SHOW's.
+    Token,
+    /// The tiny statement with which a block on main takes its snapshot, whose token the client asks for.
+    Seen,
+    /// The session's `pglockstep.min_csn`.
+    MinCsn,
     /// Something whose outcome does not matter (Close of an own portal).
     Tidy,
 }

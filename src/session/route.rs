@@ -10,6 +10,7 @@ use super::io::{Cx, Question};
 use super::note::{Forgets, Note, PendingSetting, PendingWrite};
 use super::owed::Own;
 use super::prepared::{is_reserved, reserved};
+use super::tokens::{is_ours, refuses_set};
 use super::transaction::{INFO, Open, Target, Tx, begin_statement};
 use crate::auth::{DEFAULT_ITERATIONS, ScramVerifier};
 use crate::script::{Expect, Statement};
@@ -151,6 +152,9 @@ impl Session {
             Class::Truncate => self.dml_uncounted(given, verdict),
             // Alone it does nothing but warn, so no transaction is opened for it.
             Class::SetConstraints => Plan::Plain(Note::Write(self.pending(given, verdict, false, false))),
+            Class::Set { name, .. } if is_ours(name) && refuses_set(&given.sql, name).is_some() => {
+                refuses_set(&given.sql, name).map_or(plain, Plan::Refused)
+            }
             Class::Set { local, name } => self.setting(given, name, *local),
             Class::Reset(name) => self.setting(given, name, false),
             Class::SetSessionCharacteristics => self.setting(given, "", false),
@@ -325,6 +329,9 @@ impl Session {
     /// is asked for its settings anew.
     pub(super) fn ran_opaque(&mut self) {
         self.main_only = true;
+        if self.min_csn.heard {
+            self.min_csn_may_change();
+        }
         self.snapshots.stale = true;
         self.settings_dirty = true;
         self.bound = true;

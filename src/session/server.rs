@@ -377,6 +377,10 @@ impl Session {
                 let value = Columns::new(&row).and_then(|mut c| c.next()).flatten();
                 value.into_iter().for_each(|v| self.default_told(v));
             }
+            Own::MinCsn => {
+                let value = Columns::new(&row).and_then(|mut c| c.next()).flatten();
+                self.min_csn_told(value);
+            }
             Own::Level => {
                 let value = Columns::new(&row).and_then(|mut c| c.next()).flatten();
                 let moves = value.is_some_and(|v| matches!(v, b"read committed" | b"read uncommitted"));
@@ -402,7 +406,10 @@ impl Session {
                     } else if own == Own::Types && matches!(piece.tag, b'T' | b'n') {
                         self.types_complete(cx);
                     } else if own == Own::Cut && owed.asked == Asked::Execute {
-                        self.cut_taken();
+                        let token = self.cut_taken();
+                        self.tx.open_mut().into_iter().for_each(|o| o.token = token);
+                    } else if own == Own::Seen && owed.asked == Asked::Execute {
+                        self.seen(cx);
                     }
                 }
                 Whose::Local(..) => {}
@@ -528,6 +535,7 @@ impl Session {
             Own::Modes => self.modes_set(cx),
             Own::Check => self.lane_lives(cx),
             Own::Default => self.pump_requests(cx),
+            Own::MinCsn => self.min_csn_answered(cx),
             Own::Leave => self.pump_requests(cx),
             Own::Tidy if target == Target::Reader => {
                 if self.retry.as_ref().is_some_and(|r| r.why.is_some()) {
@@ -571,16 +579,25 @@ impl Session {
                 self.link(target).into_iter().for_each(|l| l.own_error = Some(error.clone()));
             }
             // Nobody waits for it: kept, it would be taken for the answer to something else.
-            Some(Own::Tidy | Own::Types | Own::Check | Own::Leave | Own::Default) => {}
+            Some(Own::Tidy | Own::Types | Own::Check | Own::Leave | Own::Default | Own::MinCsn) => {}
             // What it was asked about has failed, and the client knows.
             Some(Own::Opaque) if self.tx.open().is_some_and(|o| o.failed) => {}
             None if target == Target::Lane && piece.last && self.is_run_again(bytes_of(chunk, piece), cx) => {
                 self.tx.open_mut().into_iter().for_each(|o| o.failed = true);
                 self.step_failed();
             }
-            Some(Own::Begin | Own::Prepare | Own::Info | Own::Opaque | Own::Modes | Own::Level | Own::Cut) | None => {
-                self.relay_error(target, chunk, piece);
-            }
+            Some(
+                Own::Begin
+                | Own::Prepare
+                | Own::Info
+                | Own::Opaque
+                | Own::Modes
+                | Own::Level
+                | Own::Cut
+                | Own::Token
+                | Own::Seen,
+            )
+            | None => self.relay_error(target, chunk, piece),
         }
         if matches!(own, Some(Own::Begin | Own::Cut)) {
             self.cut_taken();

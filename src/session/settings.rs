@@ -11,6 +11,7 @@ use super::Session;
 use super::io::Cx;
 use super::owed::Own;
 use super::route::Given;
+use super::tokens::is_ours;
 use super::transaction::Target;
 use crate::sql::cache::Verdict;
 use crate::sql::class::Class;
@@ -117,7 +118,14 @@ impl Session {
             self.role_changed |= text.contains("role") || text.contains("authorization");
         }
         let names = names(&given.sql, &given.bind, &verdict.class, verdict.leaves_state());
+        if matches!(verdict.class, Class::Reset(_) | Class::Discard(_)) && self.min_csn.heard {
+            self.min_csn_may_change();
+        }
         for name in names {
+            if is_ours(&name) {
+                self.min_csn_may_change();
+                continue;
+            }
             self.made_custom = true;
             if self.custom.len() < CUSTOM_MAX && self.custom.insert(name) {
                 // Once known, it is there after a SET LOCAL too.

@@ -17,6 +17,7 @@ use super::reader::ReaderIs;
 use super::route::{Given, Plan, Retry, Why, Writes, changes_logins, only_in_blocks};
 use super::rows::end_of;
 use super::strings::Syntax;
+use super::tokens::{Holds, shown, waits};
 use super::transaction::{OPAQUE, Target, Tx};
 use super::{AfterRollback, Request, Session};
 use crate::sql::cache::Verdict;
@@ -221,6 +222,13 @@ impl Session {
             extended: false,
             rows: self.rows_of(&sql, &verdict),
         };
+        if self.min_csn.heard && waits(&verdict.class) {
+            match self.min_csn_holds(cx) {
+                Holds::Yes => {}
+                Holds::Waits => return self.step_waits(),
+                Holds::Never(e) => return self.refuse(&e, cx),
+            }
+        }
         self.bound |= verdict.leaves_state();
         self.notice_custom(&given, &verdict);
         let plan = self.plan(&given, &verdict, cx);
@@ -253,10 +261,11 @@ impl Session {
     /// Main is to do it; what is answered here, and what a reader may do, needs no backend there.
     fn step_needs_lane(&self, plan: &Plan, verdict: &Verdict, cx: &Cx<'_>) -> bool {
         let Request::Simple(s) = &self.request else { return true };
+        let asks_us = shown(&s.text[s.steps[s.next].clone()], &verdict.class).is_some();
         match (plan, &self.tx) {
             (_, Tx::Open(o)) => o.on == Target::Lane,
             (Plan::Begin(_), _) | (Plan::Commit { .. } | Plan::Rollback { .. }, Tx::Begun(_)) => false,
-            (Plan::Plain(_), _) if !verdict.is_read() || s.force_main => true,
+            (Plan::Plain(_), _) if !verdict.is_read() || s.force_main || asks_us => true,
             (Plan::Plain(_), Tx::Idle) => s.is_several() || !self.may_spread(cx) || !Self::no_window_open(cx),
             (Plan::Plain(_), Tx::Begun(modes)) => !self.read_only_spread(modes, cx),
             _ => true,
@@ -305,7 +314,8 @@ impl Session {
     /// A statement that one server runs and no replica hears of.
     fn simple_plain(&mut self, note: Note, verdict: &Verdict, cx: &mut Cx<'_>) -> Went {
         let Request::Simple(s) = &self.request else { return Went::Done };
-        let (single, force_main) = (s.steps.len() == 1, s.force_main);
+        let shown = shown(&s.text[s.steps[s.next].clone()], &verdict.class);
+        let (single, force_main) = (s.steps.len() == 1, s.force_main || shown.is_some());
         match self.lacks_block(verdict, &s.text).filter(|_| single) {
             Some(e) if e.severity == Severity::Error => return self.refuse(&e, cx),
             Some(w) => self.out.push(w.encode()),
@@ -337,6 +347,9 @@ impl Session {
                 return self.refuse(&only_in_blocks(&verdict.class), cx);
             }
             Tx::Idle => self.enter_block(Target::Lane, cx),
+        }
+        if shown.is_some_and(|shown| !self.sets_shown(shown, false, cx)) {
+            return self.step_waits();
         }
         self.mark_unpreparable(&verdict.class);
         self.pin(&verdict.class, false);

@@ -42,7 +42,7 @@ pub const DEFAULT: &str = "SELECT CASE WHEN pg_catalog.current_setting('default_
 
 /// The tiny statement. It needs a snapshot, as every SELECT does (`analyze_requires_snapshot` in analyze.c), and nothing
 /// else: no relation, so no lock that it could wait for.
-const TINY: &str = "SELECT";
+pub(super) const TINY: &str = "SELECT";
 
 /// What a session keeps about its snapshots.
 #[derive(Debug, Default)]
@@ -265,6 +265,12 @@ impl Session {
     fn ask_default(&mut self, target: Target, cx: &mut Cx<'_>) {
         self.send_own(target, ("_pgls_l", DEFAULT), Own::Default, cx);
         self.sync_own(target, Own::Default, cx);
+    }
+
+    /// Blocks that name no level have one snapshot, as far as is known.
+    pub(super) fn default_has_one_snapshot(&self) -> bool {
+        !self.snapshots.stale
+            && matches!(self.snapshots.default, Some(Isolation::RepeatableRead | Isolation::Serializable))
     }
 
     /// The answer to [`DEFAULT`].

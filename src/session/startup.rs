@@ -1,5 +1,6 @@
 //! From the first byte to the first ReadyForQuery: start-up packet, password, the lane's login.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -10,6 +11,7 @@ use super::link::{Link, Login};
 use super::logging::{Host, Name};
 use super::recycle::Had;
 use super::settings::CUSTOM_MAX;
+use super::tokens::is_ours;
 use super::transaction::Target;
 use super::{Session, Stage};
 use crate::auth::{ClientAuth, Method, Role, Secret, Step};
@@ -122,7 +124,12 @@ impl Session {
             .filter(|(n, _)| !matches!(n.as_str(), "user" | "database" | "replication") && !n.starts_with("_pq_."))
             .collect();
         let given = self.startup.iter().flat_map(|(n, v)| [n, v]);
-        self.custom = given.flat_map(|s| crate::sql::custom::found_in(s.as_bytes())).take(CUSTOM_MAX).collect();
+        let (ours, custom): (BTreeSet<String>, _) =
+            given.flat_map(|s| crate::sql::custom::found_in(s.as_bytes())).take(CUSTOM_MAX).partition(|n| is_ours(n));
+        self.custom = custom;
+        if !ours.is_empty() {
+            self.min_csn_may_change();
+        }
         let limit = cx.env.config.limits.num_init_children;
         if cx.env.clients.fetch_add(1, Ordering::Relaxed) >= limit {
             cx.env.clients.fetch_sub(1, Ordering::Relaxed);

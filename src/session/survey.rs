@@ -9,6 +9,7 @@ use super::Session;
 use super::io::Cx;
 use super::registry::Prepared;
 use super::route::{Given, Plan};
+use super::tokens::{shown, waits};
 use crate::sql::cache::Verdict;
 use crate::sql::class::{Class, DiscardWhat, TxModes};
 use crate::sql::proof::{Form, Rows};
@@ -41,6 +42,8 @@ pub(super) struct Survey {
     pub(super) keyed: bool,
     /// Something of it cannot stand in a READ ONLY block on a replica.
     pub(super) leaves: bool,
+    /// Something of it reads or writes rows, perhaps.
+    pub(super) waits: bool,
     /// A Flush stands in it: the client waits for what comes before.
     flushes: bool,
     /// Modes of the BEGIN that the batch begins with.
@@ -122,6 +125,7 @@ impl Session {
                     let of = of.or_else(|| self.registry.statement(b.statement).map(|p| self.known(p, cx)));
                     s.touches |= of.as_ref().is_none_or(|k| !k.verdict.class.is_block_control());
                     s.leaves |= of.as_ref().is_some_and(|k| !stays(k));
+                    s.waits |= of.as_ref().is_none_or(|k| waits(&k.verdict.class));
                     s.parses_alone = of.as_ref().is_some_and(|k| stands_alone(&k.verdict.class));
                     let selects = of.as_ref().is_some_and(|k| matches!(k.verdict.class, Class::Select { .. }));
                     s.binds = (s.binds.0 + 1, selects);
@@ -178,8 +182,10 @@ impl Session {
         // A cursor's portal may be of a query that writes.
         let Some(Known { verdict, sql, own_types, rows }) = of else {
             s.writes = true;
+            s.waits = true;
             return;
         };
+        s.waits |= waits(&verdict.class);
         s.keyed = matches!(verdict.form(), Form::Keyed);
         let given = Given { sql: sql.clone(), types: Arc::from([]), bind: Bytes::new(), extended: true, rows };
         s.discards |= discards(&verdict.class);
@@ -187,7 +193,7 @@ impl Session {
             Plan::Begin(_) | Plan::Commit { .. } | Plan::Rollback { .. } => s.control = true,
             Plan::Everywhere => s.everywhere = Some(sql),
             Plan::Write(..) => s.writes = true,
-            Plan::Plain(_) => s.read = verdict.is_read() && !own_types,
+            Plan::Plain(_) => s.read = verdict.is_read() && !own_types && shown(&sql, &verdict.class).is_none(),
             Plan::Refused(_) => {}
         }
     }

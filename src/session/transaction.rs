@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::script::{Entry, Script};
+use crate::sequencer::SnapshotToken;
 use crate::sql::class::{Isolation, TxModes};
 
 /// Which of the session's connections.
@@ -54,6 +55,10 @@ pub struct Open {
     pub need: u64,
     /// Main's id and time of it.
     pub info: Option<Info>,
+    /// The snapshot of a block that has one, where that is known.
+    pub token: Option<SnapshotToken>,
+    /// It is being taken for that.
+    pub token_asked: bool,
     /// [`Info`] has been asked for.
     pub info_asked: bool,
     /// A statement whose tag proves nothing has run.
@@ -94,6 +99,8 @@ impl Open {
             script: Script::default(),
             need: 0,
             info: None,
+            token: None,
+            token_asked: false,
             info_asked: false,
             opaque: false,
             assigned: None,

@@ -80,7 +80,7 @@ pub fn run(config: Config, path: &Path, log_level: LogThreshold) -> Result<()> {
         n => n,
     };
     let listeners = bind_all(&config, count)?;
-    let sequencer = Arc::new(Sequencer::new(config.nodes.len(), COMMIT_WINDOW, 0));
+    let sequencer = Arc::new(Sequencer::new(config.nodes.len(), COMMIT_WINDOW, first_csn()));
     let control = control_config(&config, reread(path, &config, log_level));
     let (membership, startup) = Control::startup(&control, &sequencer)?;
     let mut mock_secret = [0u8; 32];
@@ -361,6 +361,13 @@ fn pin(number: usize) {
     if let Err(e) = rustix::thread::sched_setaffinity(None, &set) {
         tracing::warn!(shard = number, error = %e, "cannot pin the shard to a core");
     }
+}
+
+/// Microseconds since 1970: as long as the clock is not set back and fewer than a million commits per second are made, a
+/// restart goes on with higher numbers than were ever told to a client (`SHOW pglockstep.last_commit`).
+fn first_csn() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or(0)
 }
 
 pub(super) fn read_pool_passwd(config: &Config) -> Result<Option<PoolPasswd>> {

@@ -323,6 +323,13 @@ const REPLICATION: &[Key] = &[
         "snapshot_isolation: how often a single statement outside a block that failed with 40001, and of whose answer nothing has been sent, is run again before its client is told.",
     ),
     reloaded(
+        "min_csn_timeout",
+        time(Milliseconds, 1, DAY, None),
+        r#""10s""#,
+        "",
+        "How long a statement waits until every node has the commit that its session has named by SET pglockstep.min_csn; then it fails with SQLSTATE 57014.",
+    ),
+    reloaded(
         "commit_in_procedure",
         Kind::Choice(&["refuse", "drain"]),
         r#""refuse""#,

@@ -91,6 +91,47 @@ fn the_total_is_the_same_for_everybody_who_adds_it_up() {
     assert_eq!(totals, vec![bank::TOTAL.to_string(); 3]);
 }
 
+/// `busy_reads = "wait"`: what cannot have its snapshot at once gets it on a replica all the same. Main has no weight, so
+/// that whatever it answers it was given by mistake.
+#[test]
+fn reads_that_wait_see_one_history_on_the_replicas() {
+    let config =
+        "busy_reads = \"wait\"\nread_only_function_list = [\"count_up\"]\n[[node]]\nid = 0\nbackend_weight = 0\n";
+    let cluster = Cluster::start(Mode::SnapshotIsolation, config);
+    // What the network cuts into two is not known to be a read: main has it.
+    let on_replicas = |seen: &Seen| {
+        let (main, all) =
+            seen.answers.iter().fold((0, 0), |(m, a), ((_, node), n)| (m + if *node == 0 { *n } else { 0 }, a + n));
+        main * 50 < all
+    };
+    run(async {
+        for reading in SPREAD {
+            let (seen, answered) = between(&cluster, reading, 4).await;
+            println!("{reading:?} between two nodes' commits: {answered} answered, {}", seen.summary());
+            seen.assert_sound();
+            assert!(answered == 0 && on_replicas(&seen), "{reading:?} has not waited: {}", seen.summary());
+        }
+        let seen = overtaken(&cluster, Answers::After).await;
+        println!("overtaken: {}", seen.summary());
+        seen.assert_sound();
+        assert!(on_replicas(&seen), "{}", seen.summary());
+        cluster.stagger(APART);
+        let enough = |seen: &Seen, elapsed| {
+            let answered = SPREAD.iter().all(|&r| seen.least(r, 1..3) >= 50) && seen.commits >= 50;
+            seen.fork.is_some() || seen.went_back.is_some() || elapsed > LIMIT || (answered && elapsed > LOOK)
+        };
+        let seen = work(&cluster, Plan::of(&SPREAD), enough).await;
+        println!("{}", seen.summary());
+        seen.assert_sound();
+        assert!(on_replicas(&seen) && seen.commits >= 20, "{}", seen.summary());
+        let books = |books: &Books, elapsed| !books.wrong.is_empty() || elapsed > LOOK;
+        let books = bank::work(&cluster, &[Audit::Single], books).await;
+        assert!(books.wrong.is_empty(), "{:?}", books.wrong);
+        contention::reads_that_end_otherwise(&cluster, 20).await;
+    });
+    cluster.assert_in_order();
+}
+
 /// The anomalies that nodes which commit at different times show to these readings.
 fn the_checks_find_forks_and_the_past(cluster: &Cluster) {
     run(async {

@@ -234,7 +234,6 @@ fn function_lists_exclude_each_other_and_take_names_only() {
 fn what_is_not_built_yet_parses_and_is_refused_by_name() {
     let cases = [
         ("[replication]\ncommit_in_procedure = \"drain\"", ":8: replication.commit_in_procedure", "\"refuse\""),
-        ("[load_balance]\nbusy_reads = \"wait\"", ":8: load_balance.busy_reads", "\"main\""),
         ("[load_balance]\ntransaction_reads = \"spread\"", ":8: load_balance.transaction_reads", "\"main\""),
     ];
     for (added, place, instead) in cases {

@@ -1,7 +1,7 @@
 //! What keys mean together: judged after each of them is known to be allowed by itself. Touches nothing.
 
 use super::error::ConfigError;
-use super::model::{BusyReads, ClientAuth, CommitInProcedure, Config, NODES_MAX, TransactionReads};
+use super::model::{ClientAuth, CommitInProcedure, Config, NODES_MAX, TransactionReads};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -126,9 +126,6 @@ impl Config {
         };
         if self.load_balance.transaction_reads == TransactionReads::Spread {
             return refuse("load_balance.transaction_reads", "spread", "\"main\"");
-        }
-        if self.load_balance.busy_reads == BusyReads::Wait {
-            return refuse("load_balance.busy_reads", "wait", "\"main\"");
         }
         if self.replication.commit_in_procedure == CommitInProcedure::Drain {
             return refuse("replication.commit_in_procedure", "drain", "\"refuse\"");

@@ -8,6 +8,7 @@ use super::note::Note;
 use super::owed::{Asked, Whose};
 use super::reader::ReaderIs;
 use super::route::Retry;
+use super::snapshot::Single;
 use super::tokens::Holds;
 use super::transaction::{Target, Tx};
 use super::{AfterRollback, Request, Session};
@@ -28,6 +29,8 @@ pub struct Batch {
     pub(super) sent: bool,
     /// A reader has refused it, or was lost.
     pub(super) force_main: bool,
+    /// Its snapshot on a replica could not be used.
+    again: bool,
     /// COPY FROM STDIN: the client's data is awaited.
     pub(super) copy: bool,
     /// An Execute of COPY FROM STDIN has not been answered yet. Only the answer tells what the messages behind it are:
@@ -60,9 +63,9 @@ impl Batch {
         self.skipping
     }
 
-    /// A batch that no reader may serve.
-    pub(super) fn on_main() -> Batch {
-        Batch { force_main: true, ..Batch::default() }
+    /// A batch that is run again. `force_main`: no reader may serve it; else its snapshot could not be used.
+    pub(super) fn again(force_main: bool) -> Batch {
+        Batch { force_main, again: !force_main, ..Batch::default() }
     }
 
     /// Main was lost. `open`: a transaction was.
@@ -116,8 +119,13 @@ impl Session {
             return false;
         }
         let spreads = survey.read && !self.batch.force_main;
+        let mut read = Single::Optimistic;
         let spreads = match &self.tx {
-            Tx::Idle => spreads && self.may_spread(cx) && self.may_go_to_replica(cx),
+            Tx::Idle if spreads && self.may_spread(cx) => {
+                read = Self::single_read(survey.shows, self.batch.again, cx);
+                read != Single::Main
+            }
+            Tx::Idle => false,
             Tx::Begun(modes) => spreads && self.read_only_spread(&modes.clone(), cx),
             Tx::Open(_) => false,
         };
@@ -146,9 +154,15 @@ impl Session {
         let opens = matches!(self.tx, Tx::Begun(_))
             && (survey.touches || survey.executes > usize::from(survey.control) || !survey.complete);
         // Last of all: nobody waits for anything else in the gate.
-        if opens && target == Target::Reader && !self.has_gate(cx) {
+        let cut = target == Target::Reader && read == Single::Cut && matches!(self.tx, Tx::Idle);
+        if (cut || (opens && target == Target::Reader)) && !self.has_gate(cx) {
             return false;
         }
+        if read == Single::Main && !self.batch.again {
+            Self::count_busy(cx);
+        }
+        // A client that goes on before it is answered is not made to wait.
+        self.keep_no_longer();
         // Something may have been sent before a COMMIT in the same batch, and the client's Sync is still to come.
         self.batch = Batch { open: true, target: Some(target), sent: self.batch.sent, ..Batch::default() };
         self.began.get_or_insert(cx.io.now());
@@ -157,14 +171,26 @@ impl Session {
             let frames = self.inbox.iter().take(until_sync + 1).cloned().collect();
             self.retry = Some(Retry { why: None, frames });
             self.out.hold();
+            if cut {
+                self.open_cut(cx);
+                self.batch.sent = true;
+                return true;
+            }
             self.note_look(survey.by_bind, cx);
         }
         match &self.tx {
             // A portal lives in the transaction in which it was bound.
             Tx::Begun(modes) if opens => {
                 let modes = modes.clone();
+                if survey.is_alone() && target == Target::Lane {
+                    self.keep_for_conflict(cx);
+                }
                 self.open_transaction(target, false, modes, cx);
                 self.batch.sent = true;
+            }
+            // It has been parsed in a batch of its own.
+            Tx::Open(o) if o.on == Target::Lane && !o.implicit && !o.answered && !o.failed && survey.is_alone() => {
+                self.keep_for_conflict(cx);
             }
             Tx::Idle if target == Target::Lane => {
                 let alone = survey.complete && survey.executes <= 1;
@@ -219,7 +245,8 @@ impl Session {
     /// ReadyForQuery behind the last message of an implicit transaction.
     pub(super) fn implicit_end(&mut self, cx: &mut Cx<'_>) {
         match std::mem::take(&mut self.tx) {
-            Tx::Open(open) if open.implicit && open.failed => {
+            // A cut has nothing to commit.
+            Tx::Open(open) if open.implicit && (open.failed || open.on == Target::Reader) => {
                 self.tx = Tx::Open(open);
                 self.roll_back_lane(AfterRollback::Sync, cx);
             }

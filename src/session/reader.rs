@@ -170,7 +170,7 @@ impl Session {
         cx.io.ask(Question::Stands { node: link.node });
         link.end_backend(cx.io);
         self.forget_look();
-        if self.retry.is_some() && self.tx.target() != Some(Target::Reader) {
+        if self.retry.is_some() && (self.in_cut() || self.tx.target() != Some(Target::Reader)) {
             // Nothing of the answer has left.
             self.out.drop_held();
             self.registry.drop_all_unconfirmed();

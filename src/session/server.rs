@@ -138,9 +138,17 @@ impl Session {
         link.lies |= fits == Fits::Not;
         // That it writes comes before that it was overtaken: main must know.
         let refuses = || piece.tag == b'E' && ErrorFields::parse(&bytes_of(chunk, piece)[5..]).sqlstate == "25006";
+        if let Some(retry) = self.retry.as_mut().filter(|r| target == Target::Reader && r.why.is_some() && refuses()) {
+            // BindComplete had shown that it was overtaken.
+            retry.why = Some(Why::Refuted);
+        }
         if target == Target::Reader && !refuses() && self.is_overtaken(piece.tag, cx) {
             self.answer_elsewhere(chunk);
-        } else if target == Target::Reader && self.may_still_go_elsewhere() && self.first_answer(chunk, piece) {
+        } else if target == Target::Reader
+            && for_client
+            && self.may_still_go_elsewhere()
+            && self.first_answer(chunk, piece)
+        {
             return;
         }
         if target == Target::Lane {
@@ -478,6 +486,9 @@ impl Session {
                             self.tx = Tx::Idle;
                         }
                         self.retry = None;
+                        if self.will_run_again() {
+                            return self.roll_back_lane(AfterRollback::Sync, cx);
+                        }
                         if let Some(sql) = self.everywhere.take() {
                             return self.start_everywhere(sql, super::commit::After::SyncEnd, cx);
                         }

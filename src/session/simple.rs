@@ -14,8 +14,10 @@ use super::leave::{OnReader, needs_main};
 use super::note::{Note, without_nul};
 use super::owed::{Asked, Own, Whose};
 use super::reader::ReaderIs;
+use super::registry::Prepared;
 use super::route::{Given, Plan, Retry, Why, Writes, changes_logins, only_in_blocks};
 use super::rows::end_of;
+use super::snapshot::Single;
 use super::strings::Syntax;
 use super::tokens::{Holds, shown, waits};
 use super::transaction::{OPAQUE, Target, Tx};
@@ -36,6 +38,8 @@ pub struct Simple {
     pub(super) failed: bool,
     /// A reader has refused the statement, or was lost.
     force_main: bool,
+    /// Its snapshot on a replica could not be used.
+    again: bool,
     /// The statement that main is doing goes to every replica afterwards.
     pub(super) everywhere: bool,
     /// COPY FROM STDIN: the client's data is awaited.
@@ -151,6 +155,7 @@ impl Session {
             next: 0,
             failed: false,
             force_main: false,
+            again: false,
             everywhere: false,
             copy: false,
             waiting: false,
@@ -266,7 +271,10 @@ impl Session {
             (_, Tx::Open(o)) => o.on == Target::Lane,
             (Plan::Begin(_), _) | (Plan::Commit { .. } | Plan::Rollback { .. }, Tx::Begun(_)) => false,
             (Plan::Plain(_), _) if !verdict.is_read() || s.force_main || asks_us => true,
-            (Plan::Plain(_), Tx::Idle) => s.is_several() || !self.may_spread(cx) || !Self::no_window_open(cx),
+            (Plan::Plain(_), Tx::Idle) => {
+                let main = || Self::single_read(verdict.class == Class::Show, s.again, cx) == Single::Main;
+                s.is_several() || !self.may_spread(cx) || main()
+            }
             (Plan::Plain(_), Tx::Begun(modes)) => !self.read_only_spread(modes, cx),
             _ => true,
         }
@@ -315,7 +323,8 @@ impl Session {
     fn simple_plain(&mut self, note: Note, verdict: &Verdict, cx: &mut Cx<'_>) -> Went {
         let Request::Simple(s) = &self.request else { return Went::Done };
         let shown = shown(&s.text[s.steps[s.next].clone()], &verdict.class);
-        let (single, force_main) = (s.steps.len() == 1, s.force_main || shown.is_some());
+        let (single, again) = (s.steps.len() == 1, s.again);
+        let force_main = s.force_main || shown.is_some();
         match self.lacks_block(verdict, &s.text).filter(|_| single) {
             Some(e) if e.severity == Severity::Error => return self.refuse(&e, cx),
             Some(w) => self.out.push(w.encode()),
@@ -335,9 +344,15 @@ impl Session {
                 self.enter_block(if target == ReaderIs::Ready { Target::Reader } else { Target::Lane }, cx);
             }
             Tx::Idle if single => {
-                let spreads = verdict.is_read() && !force_main && self.may_spread(cx) && self.may_go_to_replica(cx);
-                match if spreads { self.reader_is(cx) } else { ReaderIs::None } {
-                    ReaderIs::Ready => return self.send_read(cx),
+                let spreads = verdict.is_read() && !force_main && self.may_spread(cx);
+                let read =
+                    if spreads { Self::single_read(verdict.class == Class::Show, again, cx) } else { Single::Main };
+                if spreads && read == Single::Main && !again {
+                    Self::count_busy(cx);
+                }
+                match if read == Single::Main { ReaderIs::None } else { self.reader_is(cx) } {
+                    ReaderIs::Ready if read == Single::Cut && !self.has_gate(cx) => return self.step_waits(),
+                    ReaderIs::Ready => return self.send_read(read, cx),
                     ReaderIs::Coming => return self.step_waits(),
                     ReaderIs::None if !self.has_lane(cx) => return self.step_waits(),
                     ReaderIs::None => self.see_to_default(cx),
@@ -381,12 +396,15 @@ impl Session {
     }
 
     /// A single read on the reader: kept back until its first row, so that main can still do it.
-    fn send_read(&mut self, cx: &mut Cx<'_>) -> Went {
+    fn send_read(&mut self, read: Single, cx: &mut Cx<'_>) -> Went {
         let Request::Simple(s) = &self.request else { return Went::Done };
         let raw = s.frame.raw.clone();
         self.retry = Some(Retry::default());
         self.out.hold();
-        self.note_look(false, cx);
+        match read {
+            Single::Cut => self.open_cut(cx),
+            Single::Optimistic | Single::Main => self.note_look(false, cx),
+        }
         self.forward_query(Target::Reader, raw, Note::Nothing, cx);
         Went::Sent
     }
@@ -526,13 +544,14 @@ impl Session {
     /// All steps are done, or one has failed.
     pub(super) fn finish_simple(&mut self, cx: &mut Cx<'_>) {
         match std::mem::take(&mut self.tx) {
-            Tx::Open(open) if open.implicit && open.failed => {
+            Tx::Open(open) if open.failed && (open.implicit || self.will_run_again()) => {
                 self.tx = Tx::Open(open);
                 self.roll_back_lane(AfterRollback::Simple, cx);
             }
             Tx::Open(open) if open.implicit => {
                 let failed = matches!(&self.request, Request::Simple(s) if s.failed);
-                if failed {
+                // A cut has nothing to commit.
+                if failed || open.on == Target::Reader {
                     self.tx = Tx::Open(open);
                     return self.roll_back_lane(AfterRollback::Simple, cx);
                 }
@@ -554,10 +573,18 @@ impl Session {
     /// The reader has refused the statement or was lost: main does it.
     pub(super) fn retry_on_main(&mut self, cx: &mut Cx<'_>) {
         let Some(retry) = self.retry.take() else { return };
+        self.give_up_cut(cx);
+        if matches!(self.request, Request::ImplicitEnd) {
+            self.request = Request::None;
+        }
+        let again = retry.why == Some(Why::Overtaken);
         if let Request::Simple(s) = &mut self.request {
-            s.force_main = true;
+            (s.force_main, s.again) = (!again, again);
             // A reader that was lost proves nothing about the statement.
             return if retry.why == Some(Why::Refuted) { self.run_refuted(cx) } else { self.run_steps(cx) };
+        }
+        if retry.why == Some(Why::Refuted) {
+            self.refute_batch(&retry.frames, cx);
         }
         for f in retry.frames.into_iter().rev() {
             if let Some(p) = front::Parse::read(f.body()).filter(|_| f.tag == b'P') {
@@ -568,7 +595,7 @@ impl Session {
             self.inbox.push_front(f);
         }
         self.registry.batch_repeated();
-        self.batch = super::batch::Batch::on_main();
+        self.batch = super::batch::Batch::again(!again);
         self.pump(cx);
     }
 
@@ -576,7 +603,27 @@ impl Session {
     fn run_refuted(&mut self, cx: &mut Cx<'_>) {
         let Request::Simple(s) = &self.request else { return };
         let sql = s.text.slice(s.steps[s.next].clone());
-        cx.env.verdicts.borrow_mut().refute(&String::from_utf8_lossy(&sql), self.std_strings, &self.database);
+        self.refute(&sql, cx);
         self.run_steps(cx);
+    }
+
+    fn refute(&self, sql: &[u8], cx: &Cx<'_>) {
+        cx.env.verdicts.borrow_mut().refute(&String::from_utf8_lossy(sql), self.std_strings, &self.database);
+    }
+
+    /// The same of a batch: what it parses or binds is judged anew before main runs it.
+    fn refute_batch(&mut self, frames: &[Frame], cx: &Cx<'_>) {
+        for f in frames {
+            if let Some(p) = front::Parse::read(f.body()).filter(|_| f.tag == b'P') {
+                self.refute(p.sql, cx);
+            }
+            let Some(bind) = front::Bind::read(f.body()).filter(|_| f.tag == b'B') else { continue };
+            let Some(old) = self.registry.statement(bind.statement).cloned() else { continue };
+            self.refute(&old.sql, cx);
+            let verdict = self.judge(&old.sql, cx);
+            let (version, raw, sql, types) = (old.version, old.raw.clone(), old.sql.clone(), old.types.clone());
+            let refuted = Prepared { version, raw, sql, types, verdict, asks: None };
+            self.registry.insert(bind.statement, std::sync::Arc::new(refuted), true);
+        }
     }
 }

@@ -5,7 +5,8 @@
 //! - A *single read* is optimistic. The window word is looked at before it is sent and once more when the first reply is
 //!   here that only comes after its snapshot was taken ([`proves`]). No window was open and none was opened in between:
 //!   the snapshot holds exactly the commits that every node has, and the answer is delivered. Otherwise nothing of it
-//!   is, and main runs it again. While a window is open a read goes to main at once.
+//!   is, and main runs it again. While a window is open a read goes to main at once. With `busy_reads = "wait"` such
+//!   reads get a cut instead: a READ ONLY transaction of their own on the replica.
 //! - A *READ ONLY block* at REPEATABLE READ gets a cut: BEGIN and a tiny statement, whose snapshot is the block's, are
 //!   sent inside the gate, which is left as soon as that statement is answered. The Flush behind it sees to it that the
 //!   answer does not wait in the server's buffer for the client's own statement (hazard 26).
@@ -22,9 +23,9 @@ use bytes::Bytes;
 use super::held::AtGate;
 use super::io::{Cx, TimerKind};
 use super::owed::{Asked, Own};
-use super::transaction::Target;
+use super::transaction::{Target, Tx};
 use super::{Session, Stage};
-use crate::config::Mode;
+use crate::config::{BusyReads, Mode};
 use crate::sequencer::{Entry, GateFull, Look, SnapshotPass, SnapshotToken, Waiting};
 use crate::shard::driver::Time;
 use crate::sim::planted::{Planted, is};
@@ -43,6 +44,17 @@ pub const DEFAULT: &str = "SELECT CASE WHEN pg_catalog.current_setting('default_
 /// The tiny statement. It needs a snapshot, as every SELECT does (`analyze_requires_snapshot` in analyze.c), and nothing
 /// else: no relation, so no lock that it could wait for.
 pub(super) const TINY: &str = "SELECT";
+
+/// How a single read gets its snapshot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Single {
+    /// On a replica, if it turns out that no commit was under way.
+    Optimistic,
+    /// On a replica, in the gate (`busy_reads = "wait"`).
+    Cut,
+    /// Main's.
+    Main,
+}
 
 /// What a session keeps about its snapshots.
 #[derive(Debug, Default)]
@@ -95,18 +107,45 @@ impl Session {
         cx.env.config.cluster.backend_clustering_mode == Mode::SnapshotIsolation
     }
 
-    /// No commit is between main and the last node: a single read may go to a replica.
-    pub(super) fn no_window_open(cx: &Cx<'_>) -> bool {
-        !cx.env.gated || cx.env.sequencer.look().is_quiet()
+    /// How a single read gets its snapshot. `shows`: it is SHOW. `again`: one on a replica could not be used.
+    pub(super) fn single_read(shows: bool, again: bool, cx: &Cx<'_>) -> Single {
+        // SHOW needs none, and would tell of the cut's own level.
+        let waits = cx.env.config.load_balance.busy_reads == BusyReads::Wait && !shows;
+        let quiet = || !cx.env.gated || cx.env.sequencer.look().is_quiet();
+        match (again || !quiet(), waits) {
+            (false, _) => Single::Optimistic,
+            (true, true) => Single::Cut,
+            (true, false) => Single::Main,
+        }
     }
 
-    /// The same for a single read that is about to be sent: counts those that go to main since one is.
-    pub(super) fn may_go_to_replica(&self, cx: &Cx<'_>) -> bool {
-        let quiet = Self::no_window_open(cx);
-        if !quiet {
-            cx.env.recorder.borrow_mut().counters.reads_busy += 1;
+    /// A single read goes to main since a commit is between main and the last node.
+    pub(super) fn count_busy(cx: &Cx<'_>) {
+        cx.env.recorder.borrow_mut().counters.reads_busy += 1;
+    }
+
+    /// A transaction around a single read, for the cut that it gets on the reader. The session is in the gate.
+    pub(super) fn open_cut(&mut self, cx: &mut Cx<'_>) {
+        cx.env.recorder.borrow_mut().counters.reads_in_gate += 1;
+        let modes = TxModes { read_only: Some(true), ..TxModes::default() };
+        self.open_transaction(Target::Reader, true, modes, cx);
+    }
+
+    /// The transaction around a single read is given up on the reader: main runs the read.
+    pub(super) fn give_up_cut(&mut self, cx: &mut Cx<'_>) {
+        if !self.in_cut() {
+            return;
         }
-        quiet
+        self.tx = Tx::Idle;
+        if self.link_ref(Target::Reader).is_some() {
+            self.send_own(Target::Reader, ("_pgls_r", "ROLLBACK"), Own::Leave, cx);
+            self.sync_own(Target::Reader, Own::Leave, cx);
+        }
+    }
+
+    /// A single read is being answered from a cut.
+    pub(super) fn in_cut(&self) -> bool {
+        self.tx.open().is_some_and(|o| o.implicit && o.on == Target::Reader)
     }
 
     /// A single read is about to be sent to the reader.

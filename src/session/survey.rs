@@ -28,6 +28,8 @@ pub(super) struct Survey {
     pub(super) writes: bool,
     pub(super) control: bool,
     pub(super) read: bool,
+    /// The last statement that it executes is SHOW.
+    pub(super) shows: bool,
     pub(super) everywhere: Option<Bytes>,
     /// The last statement that was parsed or bound must not stand in a block.
     parses_alone: bool,
@@ -85,6 +87,11 @@ impl Survey {
         let prepares = self.executes == 0 && self.parses_alone;
         let ends = self.complete || self.flushes || !self.plain_messages;
         !ends && (prepares || (self.executes == 1 && (self.everywhere.is_some() || self.discards)))
+    }
+
+    /// One statement that is not BEGIN, COMMIT or ROLLBACK, and nothing else.
+    pub(super) fn is_alone(&self) -> bool {
+        self.complete && self.plain_messages && self.executes == 1 && !self.control && self.begin.is_none()
     }
 
     /// A transaction begins with the batch, or what goes to every node.
@@ -187,6 +194,7 @@ impl Session {
         };
         s.waits |= waits(&verdict.class);
         s.keyed = matches!(verdict.form(), Form::Keyed);
+        s.shows = verdict.class == Class::Show;
         let given = Given { sql: sql.clone(), types: Arc::from([]), bind: Bytes::new(), extended: true, rows };
         s.discards |= discards(&verdict.class);
         match self.plan(&given, &verdict, cx) {

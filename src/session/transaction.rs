@@ -49,6 +49,8 @@ pub struct Open {
     pub modes: TxModes,
     /// The server has told of an error.
     pub failed: bool,
+    /// A statement of the client's has been completed in it.
+    pub answered: bool,
     /// What it has done to rows.
     pub script: Script,
     /// Newest commit sent to main before main's last answer to this transaction.
@@ -96,6 +98,7 @@ impl Open {
             implicit,
             modes,
             failed: false,
+            answered: false,
             script: Script::default(),
             need: 0,
             info: None,

@@ -120,6 +120,7 @@ fn counted(world: &World) -> BTreeMap<&'static str, u64> {
             ("reads at once", c.reads_at_once),
             ("reads run again on main", c.reads_again),
             ("reads sent to main", c.reads_busy),
+            ("reads in the gate", c.reads_in_gate),
             ("clients held back", held_back[0]),
             ("nodes held back", held_back[1]),
         ];

@@ -68,6 +68,8 @@ pub struct Counters {
     pub reads_again: u64,
     /// Single reads that main was sent at once, since a commit was under way.
     pub reads_busy: u64,
+    /// Single reads that got their snapshot on a replica in the gate, at once or run again.
+    pub reads_in_gate: u64,
     /// Single statements that were run again after a write conflict (40001).
     pub conflicts: u64,
 }
@@ -82,6 +84,7 @@ impl Counters {
         self.reads_at_once += other.reads_at_once;
         self.reads_again += other.reads_again;
         self.reads_busy += other.reads_busy;
+        self.reads_in_gate += other.reads_in_gate;
         self.conflicts += other.conflicts;
     }
 }
@@ -157,7 +160,7 @@ impl Recorder {
         }
         let c = &self.counters;
         lines.push(format!(
-            "sessions {} commits {} retries {} divergences {} early_starts {} reads_at_once {} reads_again {} reads_busy {} conflicts {}",
+            "sessions {} commits {} retries {} divergences {} early_starts {} reads_at_once {} reads_again {} reads_busy {} reads_in_gate {} conflicts {}",
             c.sessions,
             c.commits,
             c.retries,
@@ -166,6 +169,7 @@ impl Recorder {
             c.reads_at_once,
             c.reads_again,
             c.reads_busy,
+            c.reads_in_gate,
             c.conflicts
         ));
         lines

@@ -1,29 +1,83 @@
 //! Many writers of one row, and statements that write what they read.
 
-use super::cluster::{Cluster, PROTOCOLS, patiently, words};
+use super::cluster::{Cluster, PROTOCOLS, code, patiently, words};
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::process::{Child, Stdio};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// Each client counts the same row up by single statements, and hears of no conflict.
+/// Each client counts the same row up by single statements and first statements of blocks, and hears of no conflict.
 pub async fn hot_row(cluster: &Cluster, clients: usize, each: usize) {
     let setup = cluster.session(PROTOCOLS[0]).await;
     setup.all(&["CREATE TABLE hot (id int PRIMARY KEY, n int NOT NULL)", "INSERT INTO hot VALUES (1, 0)"]).await;
+    setup.all(&["CREATE TABLE hot_log (id serial PRIMARY KEY, at timestamptz DEFAULT clock_timestamp())"]).await;
     let mut tasks = Vec::new();
     for client in 0..clients {
         let protocol = PROTOCOLS[client % PROTOCOLS.len()];
         let session = cluster.session(protocol).await;
         tasks.push(tokio::task::spawn_local(async move {
             for i in 0..each {
-                // The second names no key.
-                let sql = ["UPDATE hot SET n = n + 1 WHERE id = 1", "UPDATE hot SET n = n + 1"][(client + i) % 2];
-                let done = session.run(sql).await;
-                done.unwrap_or_else(|e| panic!("client {client}, {protocol:?}, number {i}: {}", words(&e)));
+                // The second names no key; the third is the first of a block, at REPEATABLE READ.
+                let update = ["UPDATE hot SET n = n + 1 WHERE id = 1", "UPDATE hot SET n = n + 1"][(client + i) % 2];
+                let block = ["BEGIN", update, "INSERT INTO hot_log DEFAULT VALUES", "COMMIT"];
+                let statements = if (client + i) % 3 == 0 { &block[..] } else { &block[1..2] };
+                for sql in statements {
+                    let done = session.run(sql).await;
+                    done.unwrap_or_else(|e| panic!("client {client}, {protocol:?}, number {i}, {sql}: {}", words(&e)));
+                }
             }
         }));
     }
     for task in tasks {
         patiently("a client of the hot row", task).await.unwrap();
+    }
+}
+
+/// While commits follow one another: reads in the gate that fail, and that turn out to write.
+pub async fn reads_that_end_otherwise(cluster: &Cluster, reads: usize) {
+    let setup = cluster.session(PROTOCOLS[0]).await;
+    setup
+        .all(&[
+            "CREATE TABLE counted (id int PRIMARY KEY, n int NOT NULL)",
+            "INSERT INTO counted VALUES (1, 0)",
+            "CREATE FUNCTION count_up() RETURNS int LANGUAGE sql AS 'UPDATE counted SET n = n + 1 RETURNING n'",
+        ])
+        .await;
+    let stop = Rc::new(Cell::new(false));
+    let writers = [1, 2].map(|id| (id, stop.clone()));
+    let mut tasks = Vec::new();
+    for (id, stop) in writers {
+        let session = cluster.session(PROTOCOLS[0]).await;
+        tasks.push(tokio::task::spawn_local(async move {
+            while !stop.get() {
+                session.all(&[&format!("UPDATE register SET v = v + 1 WHERE id = {id}")]).await;
+            }
+        }));
+    }
+    let mut counted = 0;
+    for protocol in PROTOCOLS {
+        let session = cluster.session(protocol).await;
+        for i in 0..reads {
+            let e = session.run("SELECT 1 / (v * 0) FROM register").await.unwrap_err();
+            assert_eq!(code(&e), "22012", "{protocol:?}");
+            // Another session and another text each time: what a reader has refuted goes to main at once, and so does what
+            // such a session reads from then on.
+            let session = cluster.session(protocol).await;
+            counted += 1;
+            let sql = format!("SELECT count_up()::bigint AS c{i}_{counted}");
+            let told = session.numbers(&sql).await;
+            let value = told.unwrap_or_else(|e| panic!("{protocol:?}, {i}: {}", words(&e)))[0][0];
+            assert_eq!(value, counted, "{protocol:?}: run twice, or not at all");
+            for node in 0..3 {
+                let there = cluster.on_node(node).await.numbers("SELECT n::bigint FROM counted").await.unwrap()[0][0];
+                assert_eq!(there, counted, "{protocol:?}, {i}: not on node {node}");
+            }
+        }
+    }
+    stop.set(true);
+    for task in tasks {
+        patiently("a writer", task).await.unwrap();
     }
 }
 

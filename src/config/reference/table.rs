@@ -240,7 +240,7 @@ const LOAD_BALANCE: &[Key] = &[
         Kind::Choice(&["main", "wait"]),
         r#""main""#,
         "",
-        "snapshot_isolation: where a single read goes while a commit is between main and the last node: to main, or to the replica as soon as there is none. wait is not built yet, and `run` refuses it.",
+        "snapshot_isolation: where a single read goes while a commit is between main and the last node: to main, or (wait) to the replica as soon as there is none, in a READ ONLY transaction of its own.",
     ),
     key(
         "transaction_reads",

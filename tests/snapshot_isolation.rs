@@ -17,6 +17,7 @@ mod snapshot_isolation {
     pub mod held;
     pub mod levels;
     pub mod registers;
+    pub mod spread;
     pub mod waiting;
 }
 
@@ -27,7 +28,7 @@ use snapshot_isolation::conflicts::{
 };
 use snapshot_isolation::held::{Answers, between, overtaken};
 use snapshot_isolation::registers::{Plan, Reading, Seen, work};
-use snapshot_isolation::{contention, levels, waiting};
+use snapshot_isolation::{contention, levels, spread, waiting};
 use std::time::Duration;
 
 /// How long an anomaly is looked for where there must be none.
@@ -187,29 +188,81 @@ fn in_native_replication_the_checks_find_everything_that_they_look_for() {
     cluster.assert_in_order();
 }
 
+/// `transaction_reads = "spread"`, and main has no weight: transactions that may write read on the replicas first.
+const SPREAD_BLOCKS: &str = "transaction_reads = \"spread\"\n[[node]]\nid = 0\nbackend_weight = 0\n";
+
+#[test]
+fn transactions_that_may_write_read_on_replicas_until_they_do() {
+    let cluster = Cluster::start(Mode::SnapshotIsolation, SPREAD_BLOCKS);
+    run(async {
+        let (seen, answered) = between(&cluster, Reading::Block, 4).await;
+        println!("between two nodes' commits: {answered} answered, {}", seen.summary());
+        seen.assert_sound();
+        assert_eq!(answered, 0, "a replica's snapshot lies between two commits");
+        for protocol in PROTOCOLS {
+            for replica in [1, 2] {
+                spread::goes_on_on_main(&cluster, protocol, replica, spread::Why::ToWrite).await;
+                spread::goes_on_on_main(&cluster, protocol, replica, spread::Why::Lost).await;
+                spread::goes_on_on_main(&cluster, protocol, replica, spread::Why::LostInTheMiddle).await;
+            }
+            spread::fails_and_ends(&cluster, protocol).await;
+        }
+        cluster.stagger(APART);
+        let readings = [Reading::Single, Reading::ReadOnly, Reading::Block];
+        let enough = |seen: &Seen, elapsed| {
+            let answered = seen.least(Reading::Block, 1..3) >= 50 && seen.commits >= 50;
+            seen.fork.is_some() || seen.went_back.is_some() || elapsed > LIMIT || (answered && elapsed > LOOK)
+        };
+        let seen = work(&cluster, Plan::of(&readings), enough).await;
+        println!("{}", seen.summary());
+        seen.assert_sound();
+        assert!(seen.least(Reading::Block, 1..3) >= 20, "a replica has answered hardly anything: {}", seen.summary());
+        let enough = |books: &Books, elapsed| !books.wrong.is_empty() || elapsed > LOOK;
+        let books = bank::work(&cluster, &AUDITS, enough).await;
+        println!("{}", books.summary());
+        assert!(books.wrong.is_empty() && books.transfers > 0, "{:?}", books.wrong);
+    });
+    cluster.assert_in_order();
+}
+
 #[test]
 fn conflicts_end_as_snapshot_isolation_has_it() {
-    let cluster = Cluster::start(Mode::SnapshotIsolation, "");
+    the_conflicts(&Cluster::start(Mode::SnapshotIsolation, ""));
+}
+
+#[test]
+fn conflicts_end_alike_where_transactions_read_on_replicas_first() {
+    let cluster = Cluster::start(Mode::SnapshotIsolation, SPREAD_BLOCKS);
+    the_conflicts(&cluster);
+    run(async {
+        levels::nothing_stated(&cluster, Mode::SnapshotIsolation).await;
+        levels::stated(&cluster, Protocol::Simple).await;
+        levels::set_by_the_session(&cluster, Protocol::Unnamed).await;
+    });
+    cluster.assert_in_order();
+}
+
+fn the_conflicts(cluster: &Cluster) {
     run(async {
         for protocol in PROTOCOLS {
             for second in [Second::AfterTheFirstCommitted, Second::BeforeTheFirstCommitted] {
-                let ends = count_up_twice(&cluster, protocol, second).await;
+                let ends = count_up_twice(cluster, protocol, second).await;
                 assert_eq!(ends, (Err("40001".into()), "1".into()), "{second:?}, {protocol:?}");
             }
-            let ends = count_up_twice(&cluster, protocol, Second::BeforeTheFirstRolledBack).await;
+            let ends = count_up_twice(cluster, protocol, Second::BeforeTheFirstRolledBack).await;
             assert_eq!(ends, (Ok(()), "1".into()), "{protocol:?}");
-            assert_eq!(write_skew(&cluster, protocol, "BEGIN").await, [Ok(()), Ok(())], "{protocol:?}");
-            let ends = write_skew(&cluster, protocol, "BEGIN ISOLATION LEVEL SERIALIZABLE").await;
+            assert_eq!(write_skew(cluster, protocol, "BEGIN").await, [Ok(()), Ok(())], "{protocol:?}");
+            let ends = write_skew(cluster, protocol, "BEGIN ISOLATION LEVEL SERIALIZABLE").await;
             let refused = ends.iter().filter(|end| **end == Err("40001".into())).count();
             assert_eq!((refused, ends.iter().filter(|end| end.is_ok()).count()), (1, 1), "{protocol:?}: {ends:?}");
             for begin in ["BEGIN", "BEGIN READ ONLY", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"] {
                 // Often enough that each node is asked, as good as certainly.
                 for _ in 0..8 {
-                    assert_eq!(read_skew(&cluster, protocol, begin).await, ["0", "0"], "{begin}, {protocol:?}");
+                    assert_eq!(read_skew(cluster, protocol, begin).await, ["0", "0"], "{begin}, {protocol:?}");
                 }
             }
         }
-        nobody_reads_what_is_not_committed(&cluster).await;
+        nobody_reads_what_is_not_committed(cluster).await;
     });
     cluster.assert_in_order();
 }

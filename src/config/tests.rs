@@ -232,10 +232,8 @@ fn function_lists_exclude_each_other_and_take_names_only() {
 
 #[test]
 fn what_is_not_built_yet_parses_and_is_refused_by_name() {
-    let cases = [
-        ("[replication]\ncommit_in_procedure = \"drain\"", ":8: replication.commit_in_procedure", "\"refuse\""),
-        ("[load_balance]\ntransaction_reads = \"spread\"", ":8: load_balance.transaction_reads", "\"main\""),
-    ];
+    let cases =
+        [("[replication]\ncommit_in_procedure = \"drain\"", ":8: replication.commit_in_procedure", "\"refuse\"")];
     for (added, place, instead) in cases {
         let message = parse(&format!("{SMALL}{added}")).unwrap().refuse_unbuilt().unwrap_err().to_string();
         assert!(message.starts_with(&format!("{FILE}{place}: ")), "{message}");

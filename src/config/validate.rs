@@ -1,7 +1,7 @@
 //! What keys mean together: judged after each of them is known to be allowed by itself. Touches nothing.
 
 use super::error::ConfigError;
-use super::model::{ClientAuth, CommitInProcedure, Config, NODES_MAX, TransactionReads};
+use super::model::{ClientAuth, CommitInProcedure, Config, NODES_MAX};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -124,9 +124,6 @@ impl Config {
         let refuse = |key: &str, value: &str, instead: &str| {
             Err(self.source.error(key, format!("{value:?} is not built yet; allowed for now: {instead}")))
         };
-        if self.load_balance.transaction_reads == TransactionReads::Spread {
-            return refuse("load_balance.transaction_reads", "spread", "\"main\"");
-        }
         if self.replication.commit_in_procedure == CommitInProcedure::Drain {
             return refuse("replication.commit_in_procedure", "drain", "\"refuse\"");
         }

@@ -105,13 +105,19 @@ impl Session {
                 Holds::Never(e) => self.min_csn.fails = Some(e),
             }
         }
-        if survey.leaves && self.tx.open().is_some_and(|o| o.on == Target::Reader) {
+        let leaves = match self.tx.open() {
+            Some(o) if o.spread => !survey.stays_spread,
+            _ => survey.leaves,
+        };
+        if leaves && self.tx.open().is_some_and(|o| o.on == Target::Reader) {
             if !self.barrier(Target::Reader, cx) {
                 return false;
             }
             if self.may_leave() {
                 self.leave_reader(cx);
-                return false;
+                if !matches!(self.tx, Tx::Open(_)) {
+                    return false;
+                }
             }
         }
         // Whether it may stand alone only the rest of the batch tells, which the network may have cut off.
@@ -120,13 +126,17 @@ impl Session {
         }
         let spreads = survey.read && !self.batch.force_main;
         let mut read = Single::Optimistic;
+        let twin = survey.stays_spread
+            && survey.touches
+            && !self.batch.force_main
+            && matches!(&self.tx, Tx::Begun(modes) if self.may_have_twin(&modes.clone(), cx));
         let spreads = match &self.tx {
             Tx::Idle if spreads && self.may_spread(cx) => {
                 read = Self::single_read(survey.shows, self.batch.again, cx);
                 read != Single::Main
             }
             Tx::Idle => false,
-            Tx::Begun(modes) => spreads && self.read_only_spread(&modes.clone(), cx),
+            Tx::Begun(modes) => twin || (spreads && self.read_only_spread(&modes.clone(), cx)),
             Tx::Open(_) => false,
         };
         let target = match &self.tx {
@@ -153,6 +163,9 @@ impl Session {
         }
         let opens = matches!(self.tx, Tx::Begun(_))
             && (survey.touches || survey.executes > usize::from(survey.control) || !survey.complete);
+        if twin && target == Target::Reader && !self.is_ready_for_twin(cx) {
+            return false;
+        }
         // Last of all: nobody waits for anything else in the gate.
         let cut = target == Target::Reader && read == Single::Cut && matches!(self.tx, Tx::Idle);
         if (cut || (opens && target == Target::Reader)) && !self.has_gate(cx) {
@@ -166,16 +179,29 @@ impl Session {
         // Something may have been sent before a COMMIT in the same batch, and the client's Sync is still to come.
         self.batch = Batch { open: true, target: Some(target), sent: self.batch.sent, ..Batch::default() };
         self.began.get_or_insert(cx.io.now());
-        if target == Target::Reader && matches!(self.tx, Tx::Idle) {
+        let has_twin = target == Target::Reader && (twin || self.tx.open().is_some_and(|o| o.twin));
+        let touches = survey.touches || survey.executes > 0;
+        let may_leave = has_twin && touches && !survey.control;
+        if target == Target::Reader && (may_leave || matches!(self.tx, Tx::Idle)) {
             let until_sync = self.inbox.iter().position(|f| f.tag == b'S').unwrap_or(0);
             let frames = self.inbox.iter().take(until_sync + 1).cloned().collect();
             self.retry = Some(Retry { why: None, frames });
             self.out.hold();
-            if cut {
-                self.open_cut(cx);
+        }
+        if has_twin {
+            if let Tx::Begun(modes) = &self.tx {
+                let modes = modes.clone();
+                self.open_twin(modes, cx);
                 self.batch.sent = true;
-                return true;
             }
+            return true;
+        }
+        if cut {
+            self.open_cut(cx);
+            self.batch.sent = true;
+            return true;
+        }
+        if target == Target::Reader && matches!(self.tx, Tx::Idle) {
             self.note_look(survey.by_bind, cx);
         }
         match &self.tx {

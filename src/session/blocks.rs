@@ -73,6 +73,7 @@ impl Session {
             Tx::Open(open) if open.failed || lost || open.on == Target::Reader => {
                 let failed = open.failed || lost;
                 self.tx = Tx::Open(open);
+                self.end_twin(cx);
                 self.commit_as_rollback = !failed;
                 self.batch.sent = false;
                 self.request = Request::ExecuteEnd;
@@ -118,6 +119,7 @@ impl Session {
                     self.out.push(no_transaction().encode());
                 }
                 self.chained = chain.then(|| o.modes.clone());
+                self.end_twin(cx);
                 self.batch.sent = false;
                 self.request = Request::ExecuteEnd;
                 self.roll_back_lane(AfterRollback::Execute { chain }, cx);
@@ -190,6 +192,7 @@ impl Session {
             Tx::Open(open) if open.failed || open.on == Target::Reader => {
                 let on = open.on;
                 self.tx = Tx::Open(open);
+                self.end_twin(cx);
                 self.send_text(on, "COMMIT", Note::Ended { chain }, cx)
             }
             Tx::Open(open) if open.implicit && chain => {
@@ -224,6 +227,7 @@ impl Session {
                     self.out.push(no_transaction().encode());
                 }
                 let on = o.on;
+                self.end_twin(cx);
                 self.send_text(on, "ROLLBACK", Note::Ended { chain }, cx)
             }
         }

@@ -146,6 +146,9 @@ fn row_of(value: &[u8]) -> Option<BytesMut> {
 impl Session {
     /// A FunctionCall. False: it must wait until all earlier replies are there.
     pub(super) fn function_call(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
+        if self.tx.open().is_some_and(|o| o.spread) && self.may_leave() && self.barriers(cx) {
+            self.leave_reader(cx);
+        }
         let on_reader = self.tx.target() == Some(Target::Reader);
         if !(self.barrier(Target::Lane, cx) & self.barrier(Target::Reader, cx)) || !(on_reader || self.has_lane(cx)) {
             return false;

@@ -13,6 +13,10 @@ impl Session {
     /// ReadyForQuery: the only place that sends one. What was asked has been answered.
     pub(super) fn ready(&mut self, cx: &mut Cx<'_>) {
         self.conflict_over();
+        if self.retry.take().is_some() {
+            // Nothing was executed.
+            self.out.release();
+        }
         let earlier = self.registry.answering() < self.tx_since;
         let status = if earlier { TxStatus::Idle } else { self.status() };
         self.registry.batch_answered(status == TxStatus::Idle);

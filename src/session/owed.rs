@@ -198,10 +198,10 @@ impl OwedQueue {
         self.queue.iter().any(|o| matches!(o.whose, Whose::Own(Own::Replay | Own::Check | Own::Default)))
     }
 
-    /// The snapshot of a READ ONLY block is being taken.
+    /// The snapshot of a block is being taken.
     #[must_use]
     pub fn takes_cut(&self) -> bool {
-        self.queue.iter().any(|o| matches!(o.whose, Whose::Own(Own::Cut)))
+        self.queue.iter().any(|o| matches!(o.whose, Whose::Own(Own::Cut)) && o.asked != Asked::Sync)
     }
 
     /// The client's part of it is of no interest any more: the request will be run elsewhere.

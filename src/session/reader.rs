@@ -170,7 +170,12 @@ impl Session {
         cx.io.ask(Question::Stands { node: link.node });
         link.end_backend(cx.io);
         self.forget_look();
-        if self.retry.is_some() && (self.in_cut() || self.tx.target() != Some(Target::Reader)) {
+        let twin = self.tx.open().is_some_and(|o| o.twin && !o.failed);
+        if twin && !link.owed.owes_client() {
+            self.leave_reader(cx);
+            return self.pump_requests(cx);
+        }
+        if self.retry.is_some() && (self.in_cut() || twin || self.tx.target() != Some(Target::Reader)) {
             // Nothing of the answer has left.
             self.out.drop_held();
             self.registry.drop_all_unconfirmed();

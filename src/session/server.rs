@@ -413,7 +413,7 @@ impl Session {
                         self.link(target).into_iter().for_each(|l| tag.clone_into(&mut l.own_tag));
                     } else if own == Own::Types && matches!(piece.tag, b'T' | b'n') {
                         self.types_complete(cx);
-                    } else if own == Own::Cut && owed.asked == Asked::Execute {
+                    } else if own == Own::Cut && owed.asked == Asked::Execute && !self.owes_cut() {
                         let token = self.cut_taken();
                         self.tx.open_mut().into_iter().for_each(|o| o.token = token);
                     } else if own == Own::Seen && owed.asked == Asked::Execute {
@@ -485,7 +485,6 @@ impl Session {
                             // The transaction ended on the server without the session's doing.
                             self.tx = Tx::Idle;
                         }
-                        self.retry = None;
                         if self.will_run_again() {
                             return self.roll_back_lane(AfterRollback::Sync, cx);
                         }
@@ -532,6 +531,7 @@ impl Session {
                     None => self.settings = std::sync::Arc::new(Settings::new(rows)),
                     Some(_) => self.settings_dirty = true,
                 }
+                self.pump_requests(cx);
             }
             Own::Replay if target == Target::Lane => self.lane_replayed(error, cx),
             Own::Replay => {

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use super::commit::After;
 use super::extended::unreadable;
 use super::io::Cx;
-use super::leave::{OnReader, needs_main};
+use super::leave::{OnReader, needs_main, stays_spread};
 use super::note::{Note, without_nul};
 use super::owed::{Asked, Own, Whose};
 use super::reader::ReaderIs;
@@ -275,7 +275,7 @@ impl Session {
                 let main = || Self::single_read(verdict.class == Class::Show, s.again, cx) == Single::Main;
                 s.is_several() || !self.may_spread(cx) || main()
             }
-            (Plan::Plain(_), Tx::Begun(modes)) => !self.read_only_spread(modes, cx),
+            (Plan::Plain(_), Tx::Begun(modes)) => self.may_have_twin(modes, cx) || !self.read_only_spread(modes, cx),
             _ => true,
         }
     }
@@ -331,15 +331,26 @@ impl Session {
             None => {}
         }
         match &self.tx {
-            Tx::Open(_) => {}
+            Tx::Open(o) => {
+                if o.twin {
+                    self.may_leave_again();
+                }
+            }
             Tx::Begun(modes) => {
-                let spread = verdict.is_read() && !force_main && self.read_only_spread(&modes.clone(), cx);
+                let modes = modes.clone();
+                let twin = single && !force_main && stays_spread(verdict, false) && self.may_have_twin(&modes, cx);
+                let spread = twin || (verdict.is_read() && !force_main && self.read_only_spread(&modes, cx));
                 let target = if spread { self.reader_is(cx) } else { ReaderIs::None };
                 if target == ReaderIs::Coming || (target == ReaderIs::None && !self.has_lane(cx)) {
                     return self.step_waits();
                 }
-                if target == ReaderIs::Ready && !self.has_gate(cx) {
+                if target == ReaderIs::Ready && ((twin && !self.is_ready_for_twin(cx)) || !self.has_gate(cx)) {
                     return self.step_waits();
+                }
+                if twin && target == ReaderIs::Ready {
+                    self.open_twin(modes, cx);
+                    self.may_leave_again();
+                    return self.send_named(note, &verdict.class, None, cx);
                 }
                 self.enter_block(if target == ReaderIs::Ready { Target::Reader } else { Target::Lane }, cx);
             }
@@ -369,6 +380,12 @@ impl Session {
         self.mark_unpreparable(&verdict.class);
         self.pin(&verdict.class, false);
         self.send_named(note, &verdict.class, None, cx)
+    }
+
+    /// A read of a block that main has too: kept back until its first row, so that main can still do it.
+    fn may_leave_again(&mut self) {
+        self.retry = Some(Retry::default());
+        self.out.hold();
     }
 
     /// A statement that may name prepared statements of the session's.
@@ -574,6 +591,9 @@ impl Session {
     pub(super) fn retry_on_main(&mut self, cx: &mut Cx<'_>) {
         let Some(retry) = self.retry.take() else { return };
         self.give_up_cut(cx);
+        if self.tx.open().is_some_and(|o| o.twin) {
+            self.leave_reader(cx);
+        }
         if matches!(self.request, Request::ImplicitEnd) {
             self.request = Request::None;
         }

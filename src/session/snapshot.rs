@@ -237,6 +237,12 @@ impl Session {
         }
     }
 
+    /// A tiny statement has not been answered, by the reader or by main.
+    pub(super) fn owes_cut(&self) -> bool {
+        let owes = |t| self.link_ref(t).is_some_and(|l| l.owed.takes_cut());
+        owes(Target::Reader) || owes(Target::Lane)
+    }
+
     /// The tiny statement is answered, or will not be: the gate is left.
     pub(super) fn cut_taken(&mut self) -> Option<SnapshotToken> {
         match std::mem::take(&mut self.snapshots.cut) {
@@ -258,7 +264,7 @@ impl Session {
         let stays = match &self.snapshots.cut {
             Cut::None => return,
             Cut::Waiting(..) => !over,
-            Cut::In(..) => self.link_ref(Target::Reader).is_some_and(|l| l.owed.takes_cut()),
+            Cut::In(..) => self.owes_cut(),
         };
         if !stays {
             self.snapshots.cut = Cut::None;
@@ -273,9 +279,11 @@ impl Session {
             return cx.io.arm(limit.saturating_sub(held), TimerKind::Cut);
         }
         self.snapshots.cut = Cut::None;
-        let Some(conn) = self.link_ref(Target::Reader).map(|l| l.conn) else { return };
-        cx.io.abort(conn);
-        self.server_gone(conn, "it took no snapshot within commit_timeout", cx);
+        for target in [Target::Reader, Target::Lane] {
+            let Some(conn) = self.link_ref(target).filter(|l| l.owed.takes_cut()).map(|l| l.conn) else { continue };
+            cx.io.abort(conn);
+            self.server_gone(conn, "it took no snapshot within commit_timeout", cx);
+        }
     }
 
     /// Modes of the transaction around one keyed write outside a block. Nobody can see its snapshot, and at READ COMMITTED

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::Session;
 use super::io::Cx;
+use super::leave::stays_spread;
 use super::registry::Prepared;
 use super::route::{Given, Plan};
 use super::tokens::{shown, waits};
@@ -46,6 +47,9 @@ pub(super) struct Survey {
     pub(super) leaves: bool,
     /// Something of it reads or writes rows, perhaps.
     pub(super) waits: bool,
+    /// It may stand in a block that may write and reads on a replica: nothing but reads, none of which is fetched in parts or
+    /// later.
+    pub(super) stays_spread: bool,
     /// A Flush stands in it: the client waits for what comes before.
     flushes: bool,
     /// Modes of the BEGIN that the batch begins with.
@@ -80,6 +84,11 @@ fn stays(known: &Known) -> bool {
     (v.fits_read_only() && !known.own_types) || v.class.is_block_control() || v.is_refused_read_only()
 }
 
+/// May stand in a block that may write and reads on a replica.
+fn may_stay_spread(known: &Known) -> bool {
+    stays_spread(&known.verdict, known.own_types) || known.verdict.class.is_block_control()
+}
+
 impl Survey {
     /// As far as it has come, it is a statement that must not stand in a block (VACUUM, DISCARD ALL), and nobody waits for
     /// its answer yet: with its Sync it is run alone, with another statement before that it is refused.
@@ -104,7 +113,7 @@ impl Survey {
 impl Session {
     /// Looks ahead to the next Sync.
     pub(super) fn survey(&mut self, cx: &mut Cx<'_>) -> Survey {
-        let mut s = Survey { plain_messages: true, ..Survey::default() };
+        let mut s = Survey { plain_messages: true, stays_spread: true, ..Survey::default() };
         let mut parsed: Vec<(String, Known)> = Vec::new();
         let mut bound: Vec<(String, Option<Known>)> = Vec::new();
         let frames: Vec<Frame> = self.inbox.iter().cloned().collect();
@@ -123,6 +132,7 @@ impl Session {
                         let rows = self.rows_of(&sql, &verdict);
                         let known = Known { verdict, sql, own_types, rows };
                         s.leaves |= !stays(&known);
+                        s.stays_spread &= may_stay_spread(&known);
                         parsed.push((p.name.to_owned(), known));
                     }
                 }
@@ -132,6 +142,7 @@ impl Session {
                     let of = of.or_else(|| self.registry.statement(b.statement).map(|p| self.known(p, cx)));
                     s.touches |= of.as_ref().is_none_or(|k| !k.verdict.class.is_block_control());
                     s.leaves |= of.as_ref().is_some_and(|k| !stays(k));
+                    s.stays_spread &= of.as_ref().is_some_and(may_stay_spread);
                     s.waits |= of.as_ref().is_none_or(|k| waits(&k.verdict.class));
                     s.parses_alone = of.as_ref().is_some_and(|k| stands_alone(&k.verdict.class));
                     let selects = of.as_ref().is_some_and(|k| matches!(k.verdict.class, Class::Select { .. }));
@@ -140,7 +151,8 @@ impl Session {
                 }
                 b'E' => {
                     s.executes += 1;
-                    let Some((portal, _)) = read_execute(f.body()) else { continue };
+                    let Some((portal, rows)) = read_execute(f.body()) else { continue };
+                    s.stays_spread &= rows == 0;
                     let here = bound.iter().rev().find(|(n, _)| n == portal).and_then(|(_, v)| v.clone());
                     let of = here.or_else(|| self.registry.portal(portal).map(|p| self.known(&p.statement, cx)));
                     if let Some(Class::Begin(modes)) = of.as_ref().map(|k| &k.verdict.class).filter(|_| s.executes == 1)
@@ -162,6 +174,7 @@ impl Session {
                 }
             }
         }
+        s.stays_spread &= s.complete && s.plain_messages && s.binds.0 == s.executes;
         s.read = s.complete && s.plain_messages && s.executes == 1 && s.read;
         s.by_bind = s.binds == (1, true);
         s

@@ -75,6 +75,10 @@ pub struct Open {
     pub unpreparable: bool,
     /// On a reader it has something that main has not: a savepoint, a SET, a portal.
     pub pinned: bool,
+    /// On a reader, of a block that may write (`transaction_reads = "spread"`): nothing but reads stands in it so far.
+    pub spread: bool,
+    /// Main has it too, with the same snapshot, and nothing of it has been run there.
+    pub twin: bool,
     /// Cursors that were declared on a reader and not closed.
     pub cursors: u32,
     /// Queries that write as their rows are fetched, and were not fetched to their end: portal, entry.
@@ -111,6 +115,8 @@ impl Open {
             logins: false,
             unpreparable: false,
             pinned: false,
+            spread: false,
+            twin: false,
             cursors: 0,
             unfinished: Vec::new(),
             torn: Vec::new(),

@@ -247,7 +247,7 @@ const LOAD_BALANCE: &[Key] = &[
         Kind::Choice(&["main", "spread"]),
         r#""main""#,
         "",
-        "snapshot_isolation: where transactions read that are not READ ONLY: on main, or on a reader until their first write. spread is not built yet, and `run` refuses it.",
+        "snapshot_isolation: where transactions read that are not READ ONLY: on main, or (spread) on a reader until their first statement that is no read, from one snapshot. It takes a backend of main as well, and pays off where transactions read much before they write.",
     ),
     key(
         "read_only_function_list",

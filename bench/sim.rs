@@ -48,7 +48,7 @@ struct Arguments {
     #[arg(long, default_value_t = Options::default().faults)]
     faults: usize,
     /// A kind of fault that happens more often than all others together, and in every run: applier, backend, cut, crash,
-    /// hang, slow, cancel, vanish, tamper, lose, lag.
+    /// hang, slow, cancel, vanish, tamper, lose, lag, stall.
     #[arg(long)]
     favour: Option<Kind>,
     /// Statements that name rows by a range (not held yet: the proxy replicates them by their text).

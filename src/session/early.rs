@@ -91,7 +91,7 @@ impl Session {
     /// Does an early applier make anybody wait?
     pub(super) fn right_of_way(&mut self, cx: &mut Cx<'_>) {
         self.right_of_way_armed = false;
-        if self.commit.is_some() || self.replicas.is_empty() {
+        if !self.may_give_way() || self.replicas.is_empty() {
             return;
         }
         for r in &mut self.replicas {
@@ -102,11 +102,17 @@ impl Session {
         self.arm_right_of_way(cx);
     }
 
+    /// Main does not hold all of the transaction's locks yet: also in SET CONSTRAINTS it may wait for somebody, who would
+    /// then wait for the early appliers.
+    fn may_give_way(&self) -> bool {
+        self.commit.as_ref().is_none_or(|c| c.checks_constraints())
+    }
+
     /// The answer to [`Question::Blocks`].
     pub(super) fn blocks(&mut self, token: u64, blocks: bool, cx: &mut Cx<'_>) {
         let Some(i) = self.replicas.iter().position(|r| r.asked == Some(token)) else { return };
         self.replicas[i].asked = None;
-        if blocks && self.commit.is_none() {
+        if blocks && self.may_give_way() {
             tracing::debug!(node = %self.replicas[i].node, "early start gives way");
             self.give_up_early(cx);
         }

@@ -274,7 +274,9 @@ impl Session {
             }
             Request::None | Request::Function | Request::ImplicitEnd | Request::ExecuteEnd => {
                 let implicit = open.is_some() && self.lost.is_none();
-                self.registry.drop_all_unconfirmed();
+                if owes || open.is_some() {
+                    self.registry.drop_all_unconfirmed();
+                } // else they are a reader's, which answers yet
                 let goes_on = link.as_mut().is_some_and(|l| self.lose_batches(l, implicit && !failed, failed, cx));
                 match self.batch.lose(open.is_some() && !goes_on) {
                     LostBatch::GoesOn => {}

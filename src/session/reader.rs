@@ -181,8 +181,9 @@ impl Session {
             self.registry.drop_all_unconfirmed();
             return self.retry_on_main(cx);
         }
-        if link.owed.is_empty() && self.tx.target() != Some(Target::Reader) {
-            return;
+        if !link.owed.owes_client() && self.tx.target() != Some(Target::Reader) {
+            // It was being prepared at most: what waits for it chooses anew.
+            return self.pump_requests(cx);
         }
         let e = PgError::fatal("57P01", "terminating connection: the node that served a read is gone")
             .detail(why.to_owned());

@@ -122,6 +122,16 @@ impl Session {
     /// The backend of replica `i` is idle: settings first, then the work.
     fn applier_ready(&mut self, i: usize, cx: &mut Cx<'_>) {
         let r = &mut self.replicas[i];
+        if self.commit.as_ref().is_some_and(|c| c.checks_constraints()) {
+            // It was opened early. Nothing is applied before main holds all locks: main may wait for one here, and who has
+            // it would wait for this applier.
+            r.step = Step::Later;
+            if let Some(a) = r.applier.take() {
+                let key = a.key.clone();
+                cx.io.give_applier(&key, a);
+            }
+            return;
+        }
         let Some(applier) = &mut r.applier else { return };
         r.sent = cx.io.now();
         if applier.settings != Some(self.settings.id()) {

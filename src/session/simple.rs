@@ -21,7 +21,7 @@ use super::snapshot::Single;
 use super::strings::Syntax;
 use super::tokens::{Holds, shown, waits};
 use super::transaction::{OPAQUE, Target, Tx};
-use super::{AfterRollback, Request, Session};
+use super::{AfterRollback, Request, Session, Stage};
 use crate::sql::cache::Verdict;
 use crate::sql::class::{Class, TxModes};
 use crate::sql::lexer::split_bytes;
@@ -209,6 +209,10 @@ impl Session {
 
     /// The backend that a step waited for is there, or will not come.
     pub(super) fn resume_step(&mut self, cx: &mut Cx<'_>) {
+        // Nobody would close a backend that is opened for a session that is over.
+        if matches!(self.stage, Stage::Over) {
+            return;
+        }
         let Request::Simple(s) = &mut self.request else { return };
         if std::mem::take(&mut s.waiting) {
             self.run_steps(cx);

@@ -5,11 +5,11 @@
 //! what decides: when a node is lost ([`Watch`]) and when all shards have confirmed that ([`Handover`]).
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::node::txn::Fate as XactFate;
-use super::node::{BackendInfo, Node};
+use super::node::{BackendId, BackendInfo, Node, Step};
 use crate::cluster::control::{
     ControlQueue, Reply, Request, RoleRow, Rows, ShardHandle, ShardMessage, Standing, Ticket, ToControl,
 };
@@ -39,9 +39,27 @@ pub struct SimNode {
     pub restarts: u32,
     /// Its steps happen this seldom (percent of the turns in which one could be chosen); 100: no fault.
     pub pace: usize,
+    /// Processes that get no processor until then (simulated microseconds).
+    pub stalled: BTreeMap<BackendId, i64>,
 }
 
 impl SimNode {
+    /// What can happen on it now.
+    #[must_use]
+    pub fn runnable(&self, now_us: i64) -> Vec<Step> {
+        let mut steps = self.node.runnable(now_us);
+        let stalls = |s: &Step| matches!(s, Step::Backend(b, _) if self.stalled.get(b).is_some_and(|t| *t > now_us));
+        steps.retain(|s| !stalls(s));
+        steps
+    }
+
+    /// When time alone will make something possible on it.
+    #[must_use]
+    pub fn next_wakeup(&self, now_us: i64) -> Option<i64> {
+        let ends = self.stalled.values().copied().filter(|t| *t > now_us);
+        ends.chain(self.node.next_wakeup(now_us)).min()
+    }
+
     fn answers(&self) -> bool {
         self.node.is_up() && !self.hung
     }

@@ -70,6 +70,8 @@ pub struct Conn {
     pub torn: bool,
     /// Until then (simulated microseconds) nothing of it gets through, while other connections' bytes do.
     pub lags_until: i64,
+    /// Until then nothing of what the shard has queued does.
+    pub rest_until: i64,
     was_high: bool,
 }
 
@@ -106,12 +108,13 @@ impl Doorbell for Bell {
 impl Port {
     /// No connection lags any more.
     pub fn end_lags(&mut self) {
-        self.conns.iter_mut().for_each(|c| c.lags_until = 0);
+        self.conns.iter_mut().for_each(|c| (c.lags_until, c.rest_until) = (0, 0));
     }
 
     /// When the next connection that lags does so no longer.
     pub fn next_lag(&self, now_us: i64) -> Option<i64> {
-        self.conns.iter().filter(|c| c.life != Life::Free).map(|c| c.lags_until).filter(|t| *t > now_us).min()
+        let used = self.conns.iter().filter(|c| c.life != Life::Free);
+        used.flat_map(|c| [c.lags_until, c.rest_until]).filter(|t| *t > now_us).min()
     }
 
     /// A port without connections.
@@ -143,6 +146,7 @@ impl Port {
             paused: false,
             torn: false,
             lags_until: 0,
+            rest_until: 0,
             was_high: false,
         };
         if let Some(index) = self.free.pop() {

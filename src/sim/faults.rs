@@ -9,7 +9,7 @@ use bytes::BytesMut;
 
 use super::control::SimNode;
 use super::driver::{Conn, End, Far, Life};
-use super::node::{BackendId, BackendInfo, Gone};
+use super::node::{BackendId, BackendInfo, Gone, Step};
 use super::run::Options;
 use super::schedule::Random;
 use super::world::World;
@@ -27,6 +27,8 @@ pub enum Fault {
     Lose(usize, u32),
     /// Nothing of the connection gets through until then, while others' bytes do (simulated microseconds).
     Lag(usize, u32, i64),
+    /// A backend's process gets no processor until then (simulated microseconds).
+    Stall(usize, BackendId, i64),
     /// A node crashes.
     Crash(usize),
     /// A node that has crashed comes up again.
@@ -68,6 +70,8 @@ pub enum Kind {
     Lose,
     /// [`Fault::Lag`].
     Lag,
+    /// [`Fault::Stall`].
+    Stall,
 }
 
 impl std::str::FromStr for Kind {
@@ -94,6 +98,7 @@ impl Kind {
         Kind::Tamper,
         Kind::Lose,
         Kind::Lag,
+        Kind::Stall,
     ];
 
     /// Its name on the command line.
@@ -103,17 +108,17 @@ impl Kind {
     }
 }
 
-/// A connection lags for at most this long.
+/// A connection lags, and a backend stalls, for at most this long.
 const LAG_MAX_US: i64 = 20_000;
 
 /// What appliers are called.
-const APPLIER: &str = "pglockstep applier";
+pub(super) const APPLIER: &str = "pglockstep applier";
 
 /// How many there are.
-const KINDS: usize = Kind::Lag as usize + 1;
+const KINDS: usize = Kind::Stall as usize + 1;
 
 /// What they are called in reports: with a number of times, 0 too.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 13] = [
     "applier terminated",
     "backend terminated",
     "connection cut",
@@ -126,6 +131,7 @@ const NAMES: [&str; 12] = [
     "rows deleted on a replica",
     "connection lost unnoticed",
     "connection lags",
+    "backend stalls",
 ];
 
 /// How much goes wrong in a run.
@@ -182,6 +188,7 @@ impl Faults {
             Fault::Cut(..) => "connection cut",
             Fault::Lose(..) => "connection lost unnoticed",
             Fault::Lag(..) => "connection lags",
+            Fault::Stall(..) => "backend stalls",
             Fault::Crash(_) => "node crashed",
             Fault::Restart(_) => "node restarted",
             Fault::Hang(_) => "node hung",
@@ -215,6 +222,7 @@ impl World {
                 let (s, i) = aimed.or_else(|| self.choose_connection())?;
                 Some(Fault::Lag(s, i, self.now_us + self.random.between(500, LAG_MAX_US)))
             }
+            11 => self.choose_stalled(n),
             3 if !self.nodes[n].node.is_up() => Some(Fault::Restart(n)),
             3 if !self.nodes[n].hung && self.may_lose(n) => Some(Fault::Crash(n)),
             4 if self.nodes[n].node.is_up() && !self.nodes[n].hung && self.may_lose(n) && self.random.percent(30) => {
@@ -315,6 +323,17 @@ impl World {
         all.get(self.random.below(all.len())).copied()
     }
 
+    /// A backend that has something to do: mostly one that has answered a part of what it was sent at once.
+    fn choose_stalled(&mut self, n: usize) -> Option<Fault> {
+        let steps = self.nodes[n].runnable(self.now_us);
+        let ready = |b: &BackendInfo| steps.iter().any(|s| matches!(s, Step::Backend(id, _) if *id == b.id));
+        let all: Vec<_> = self.nodes[n].node.backends().into_iter().filter(ready).collect();
+        let midway: Vec<_> = all.iter().filter(|b| b.midway && b.application_name != APPLIER).cloned().collect();
+        let found = if self.random.percent(70) { midway } else { all };
+        let b = found.get(self.random.below(found.len()))?;
+        Some(Fault::Stall(n, b.id, self.now_us + self.random.between(500, LAG_MAX_US)))
+    }
+
     /// A connection to a node of which a part of what it was sent has arrived: what one unit of messages says in its
     /// beginning may be old when its end arrives.
     fn choose_torn(&mut self) -> Option<(usize, u32)> {
@@ -369,6 +388,7 @@ impl World {
             }
             Fault::Lose(s, i) => self.cut_connection(s, i, Gone::Never),
             Fault::Lag(s, i, until) => self.shards[s].port.borrow_mut().conn(i).lags_until = until,
+            Fault::Stall(n, b, until) => drop(self.nodes[n].stalled.insert(b, until)),
             Fault::Crash(n) => {
                 self.nodes[n].node.crash();
                 let cut: Vec<(BackendId, (usize, u32))> =
@@ -437,6 +457,7 @@ impl World {
         }
         for n in 0..self.nodes.len() {
             self.nodes[n].pace = 100;
+            self.nodes[n].stalled.clear();
             self.relieve_node(n);
         }
     }

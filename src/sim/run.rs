@@ -8,8 +8,8 @@ use super::workload::maker::Only;
 use super::world::World;
 use crate::config::Mode;
 
-/// Steps after which a run counts as stuck.
-const STEPS_MAX: u64 = 60_000;
+/// Steps for each transaction that there may be, after which a run counts as stuck.
+const STEPS_MAX: usize = 1000;
 /// Simulated microseconds after which it does.
 const TIME_MAX_US: i64 = 1_000_000_000;
 
@@ -92,7 +92,8 @@ pub fn run_seed(seed: u64, options: &Options) -> Result<Report, Box<Failure>> {
         Err(what) => return Err(Box::new(Failure { what, report })),
     };
     let begun_us = world.now_us;
-    let found = play(&mut world, &mut report);
+    let most = STEPS_MAX * options.clients.max(1) * options.transactions.max(1);
+    let found = play(&mut world, &mut report, most as u64);
     report.trace_hash = world.trace.value();
     report.time_us = world.now_us - begun_us;
     report.faults = world.faults.counts.clone();
@@ -133,7 +134,7 @@ fn counted(world: &World) -> BTreeMap<&'static str, u64> {
     all
 }
 
-fn play(world: &mut World, report: &mut Report) -> Result<(), String> {
+fn play(world: &mut World, report: &mut Report, most: u64) -> Result<(), String> {
     let end = world.now_us + TIME_MAX_US;
     loop {
         if world.clients_done() {
@@ -143,7 +144,7 @@ fn play(world: &mut World, report: &mut Report) -> Result<(), String> {
             }
         }
         report.steps += 1;
-        if !world.step() || report.steps > STEPS_MAX || world.now_us > end {
+        if !world.step() || report.steps > most || world.now_us > end {
             return Err(format!("stuck: {}", world.summary()));
         }
         world.after_step();

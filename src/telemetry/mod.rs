@@ -99,12 +99,8 @@ pub struct Recorder {
 impl Default for Recorder {
     fn default() -> Recorder {
         // Three significant digits up to ten minutes: about 200 KiB each, and the bounds are constants that fit.
-        let one =
-            || Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("constant bounds that HdrHistogram accepts");
-        Recorder {
-            histograms: (0..CLASSES.len() * PHASES.len() + GATES.len()).map(|_| one()).collect(),
-            counters: Counters::default(),
-        }
+        let one = Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("constant bounds that HdrHistogram accepts");
+        Recorder { histograms: vec![one; CLASSES.len() * PHASES.len() + GATES.len()], counters: Counters::default() }
     }
 }
 

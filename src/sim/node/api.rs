@@ -105,6 +105,8 @@ pub struct BackendInfo {
     pub application_name: String,
     /// As pg_stat_activity has it: `idle`, `active`, `idle in transaction`, `idle in transaction (aborted)`.
     pub state: &'static str,
+    /// Of the answer to what was sent up to a Sync or Query a part has left it.
+    pub midway: bool,
     /// Its transaction's id, if it has one.
     pub xid: Option<Xid>,
     /// What it waits for.

@@ -207,6 +207,12 @@ impl Node {
         output
     }
 
+    /// How many snapshots the backend has taken for its statements; 0 if there is none such.
+    #[must_use]
+    pub fn snapshots(&self, id: BackendId) -> u64 {
+        self.server.borrow().backends.get(&id.0).map_or(0, |b| b.snapshots)
+    }
+
     /// When time alone will make something runnable, if that is later than `now_us`.
     #[must_use]
     pub fn next_wakeup(&self, now_us: i64) -> Option<i64> {
@@ -268,6 +274,7 @@ impl Node {
             pid: b.pid,
             application_name: b.application_name.clone(),
             state: b.state,
+            midway: b.midway,
             xid: b.xid,
             waits_for: s.locks.waits_for(*id),
             locks: s.locks.held_by(*id),

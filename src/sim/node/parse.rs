@@ -4,7 +4,10 @@
 //! compared with that of a bare statement after the parts that are understood were taken out. Statements that control
 //! transactions and settings are few and fixed, and read from the tokens ([`Words`]).
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt::Display;
+use std::rc::Rc;
 
 use sqlparser::ast;
 use sqlparser::dialect::PostgreSqlDialect;
@@ -18,6 +21,29 @@ use crate::wire::PgError;
 
 /// [`crate::session::transaction::OPAQUE`], as this node can answer it: no transaction changes its catalogues.
 const OPAQUE_ANSWER: &str = "SELECT pg_catalog.txid_current_if_assigned(), false";
+
+/// Statement texts kept parsed; beyond it all are forgotten.
+const PARSED_MAX: usize = 2000;
+
+thread_local! {
+    /// Parsing takes longer than most statements: all nodes of all runs on this thread share what was parsed.
+    static PARSED: RefCell<HashMap<String, Rc<Vec<Statement>>>> = RefCell::default();
+}
+
+/// [`parse`], once for each text.
+pub fn parsed(text: &str) -> Res<Rc<Vec<Statement>>> {
+    if let Some(p) = PARSED.with_borrow(|all| all.get(text).cloned()) {
+        return Ok(p);
+    }
+    let p = Rc::new(parse(text)?);
+    PARSED.with_borrow_mut(|all| {
+        if all.len() >= PARSED_MAX {
+            all.clear();
+        }
+        all.insert(text.to_owned(), p.clone());
+    });
+    Ok(p)
+}
 
 /// Reads a whole query string: nothing of it is run if any of it is malformed (pg_parse_query in postgres.c).
 pub fn parse(text: &str) -> Res<Vec<Statement>> {

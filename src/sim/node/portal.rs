@@ -7,6 +7,7 @@ use std::rc::Rc;
 use bytes::{BufMut, BytesMut};
 
 use super::exec::Outcome;
+use super::parse;
 use super::plan::{self, Field, Plan, Planned, SelectPlan};
 use super::session::{Block, Session};
 use super::sql::Statement;
@@ -121,7 +122,7 @@ impl Session {
         self.start();
         self.statements.remove("");
         self.portals.remove("");
-        let list = self.server().parse(text)?;
+        let list = parse::parsed(text)?;
         if list.is_empty() {
             self.finish().await?;
             self.send(back::EMPTY_QUERY);
@@ -188,7 +189,7 @@ impl Session {
         if name.is_empty() {
             self.statements.remove("");
         }
-        let list = self.server().parse(text)?;
+        let list = parse::parsed(text)?;
         if list.len() > 1 {
             let e = PgError::error("42601", "cannot insert multiple commands into a prepared statement");
             return Err(PgError { routine: Some("exec_parse_message"), ..e });

@@ -170,7 +170,9 @@ impl Session {
             Block::Open => TxStatus::InBlock,
             Block::Failed => TxStatus::Failed,
         }));
-        self.me().flush();
+        let mut me = self.me();
+        me.flush();
+        me.midway = false;
     }
 
     fn report(&self, name: &str, value: &str) {

@@ -8,7 +8,6 @@ use bytes::BytesMut;
 
 use super::lock::Locks;
 use super::sequence::Sequence;
-use super::sql::Statement;
 use super::table::{Heap, Oid, Table};
 use super::txn::{Transactions, Xid};
 use super::value::Res;
@@ -17,8 +16,6 @@ use super::{Gone, NodeConfig, Why};
 /// The server as its backends hold it. Only one of them runs at a time, and none keeps a borrow while it waits.
 pub type Shared = Rc<RefCell<Server>>;
 
-/// Statement texts kept parsed; beyond it all are forgotten.
-const PARSED_MAX: usize = 2000;
 /// PqSendBuffer's size (pqcomm.c): replies leave when it is full, or when the backend flushes.
 const SEND_BUFFER: usize = 8192;
 
@@ -50,6 +47,8 @@ pub struct BackendState {
     pub xid: Option<Xid>,
     /// Ids from here on may be running for some snapshot that it holds.
     pub xmin: Option<Xid>,
+    /// Snapshots that statements have been given so far; one that a transaction goes on with counts once.
+    pub snapshots: u64,
     pub wait: Wait,
     /// The client has gone, to be noticed so.
     pub gone: Option<Gone>,
@@ -60,6 +59,8 @@ pub struct BackendState {
     pub input: BytesMut,
     held: Vec<u8>,
     pub output: Vec<u8>,
+    /// Something has been sent since the last ReadyForQuery.
+    pub midway: bool,
     /// The process has ended.
     pub ended: bool,
 }
@@ -94,6 +95,7 @@ impl BackendState {
         if self.held.is_empty() {
             return;
         }
+        self.midway = true;
         match self.gone {
             None => self.output.append(&mut self.held),
             Some(noticed) => {
@@ -147,7 +149,6 @@ pub struct Server {
     pub backends: BTreeMap<u32, BackendState>,
     /// When the log writer flushes asynchronous commits.
     pub flush_at: Option<i64>,
-    parsed: BTreeMap<String, Rc<Vec<Statement>>>,
 }
 
 /// The first OID that a user's table gets (FirstNormalObjectId).
@@ -206,19 +207,6 @@ impl Server {
         let horizon = self.backends.values().filter_map(|b| b.xmin).fold(oldest, Xid::min);
         let (heap, txns) = self.heap_mut(table);
         heap.prune(txns, horizon);
-    }
-
-    /// The statements of a query string.
-    pub fn parse(&mut self, text: &str) -> Res<Rc<Vec<Statement>>> {
-        if let Some(p) = self.parsed.get(text) {
-            return Ok(p.clone());
-        }
-        let p = Rc::new(super::parse::parse(text)?);
-        if self.parsed.len() >= PARSED_MAX {
-            self.parsed.clear();
-        }
-        self.parsed.insert(text.to_owned(), p.clone());
-        Ok(p)
     }
 
     /// What the backend waits for has come. `None`: it has not; else why it may go on.

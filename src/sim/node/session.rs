@@ -258,9 +258,11 @@ impl Session {
         let single = self.one_snapshot();
         let tx = self.tx();
         tx.began = true;
+        let goes_on = single && tx.snapshot.is_some();
         let snapshot = if single { tx.snapshot.get_or_insert(fresh).at(tx.command) } else { fresh };
         let mut me = self.me();
         me.xmin = Some(me.xmin.unwrap_or(snapshot.xmin).min(snapshot.xmin));
+        me.snapshots += u64::from(!goes_on);
         snapshot
     }
 

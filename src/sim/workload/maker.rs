@@ -68,7 +68,7 @@ impl Mix {
             weights = [0; USUAL.len()];
             match only {
                 Only::Lists => (weights[APPEND], weights[SNAPSHOT]) = (2, 3),
-                Only::Views => (weights[APPEND], weights[VIEW]) = (2, 3),
+                Only::Views => (weights[APPEND], weights[VIEW]) = (1, 2),
                 Only::Reads => (weights[ONE_READ], weights[READ_ONLY]) = (3, 1),
             }
         } else if random.percent(50) {
@@ -78,7 +78,7 @@ impl Mix {
                 weights = few;
             }
         }
-        let flushes = [8, 8, 50][random.below(3)];
+        let flushes = [8, 8, 50][if only == Some(Only::Views) { 2 } else { random.below(3) }];
         Mix { weights, ranges, hot, flushes }
     }
 }

@@ -59,7 +59,8 @@ impl World {
                     Life::Closing => {}
                     Life::Aborted => acts.push(Act::Ended(s, i)),
                 }
-                if !c.outward.is_empty() && c.end.is_none() && c.life != Life::Aborted {
+                let comes_later = c.rest_until > self.now_us;
+                if !c.outward.is_empty() && c.end.is_none() && c.life != Life::Aborted && !comes_later {
                     acts.push(Act::Carry(s, i));
                 }
             }
@@ -67,7 +68,7 @@ impl World {
         for (n, node) in self.nodes.iter().enumerate() {
             let slow = node.pace < 100 && !self.random.percent(node.pace);
             if !slow {
-                acts.extend(node.node.runnable(self.now_us).into_iter().map(|step| Act::Node(n, step)));
+                acts.extend(node.runnable(self.now_us).into_iter().map(|step| Act::Node(n, step)));
             }
         }
         acts.extend(self.control.ready(self.now_us, &self.nodes).map(Act::Answer));
@@ -94,6 +95,8 @@ impl World {
         self.acts = acts;
         self.trace.numbers(&[u64::try_from(self.now_us).unwrap_or(0), possible as u64]);
         self.trace.chosen(chosen.map_or(0, |i| i + 1), possible);
+        // The others move bytes, or are a node's or a client's own.
+        self.may_have_moved = matches!(act, Act::Turn(_) | Act::Answer(_) | Act::Health(_) | Act::Fault | Act::Time);
         match act {
             Act::Turn(s) => self.turn(s),
             Act::Deliver(s, i) => self.deliver(s, i),
@@ -124,9 +127,9 @@ impl World {
             self.trace.line(self.now_us, || "time      passes".into());
             return true;
         }
-        let nodes = self.nodes.iter().filter_map(|n| n.node.next_wakeup(self.now_us));
+        let nodes = self.nodes.iter().filter_map(|n| n.next_wakeup(self.now_us));
         // A slow node's steps are possible at any time.
-        let slow = self.nodes.iter().any(|n| n.pace < 100 && !n.node.runnable(self.now_us).is_empty());
+        let slow = self.nodes.iter().any(|n| n.pace < 100 && !n.runnable(self.now_us).is_empty());
         let timers =
             self.shards.iter().filter_map(|s| s.until).map(|t| i64::try_from(t.0.div_ceil(1000)).unwrap_or(i64::MAX));
         let control = self.control.next_wakeup(self.now_us, &self.nodes);

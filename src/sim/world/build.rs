@@ -114,6 +114,8 @@ impl World {
             largest: Largest::default(),
             gate: GateWatch::default(),
             whole: [100, 80, 30][random.below(3)],
+            may_have_moved: true,
+            gaps: [0, 20, 100][random.below(3)],
             late: [0, 5, 50][random.below(3)],
             acts: Vec::new(),
             random,
@@ -236,5 +238,5 @@ fn node(i: usize, random: &mut Random) -> Result<SimNode, String> {
     if let Some(at) = told.bytes.windows(2).position(|w| w == b"VE") {
         return Err(format!("the schema is refused: {}", readable(&told.bytes[at..])));
     }
-    Ok(SimNode { node, hung: false, restarts: 0, pace: 100 })
+    Ok(SimNode { node, hung: false, restarts: 0, pace: 100, stalled: BTreeMap::new() })
 }

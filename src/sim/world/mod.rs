@@ -84,6 +84,10 @@ pub struct World {
     pub(super) gate: GateWatch,
     /// How unevenly bytes are cut: percent of deliveries that are whole.
     whole: usize,
+    /// The last step was one in which sessions, or the gate, could change, or time passed.
+    pub(super) may_have_moved: bool,
+    /// In so many of a hundred cases the rest of what was cut comes later.
+    gaps: usize,
     late: usize,
     acts: Vec<Act>,
 }

@@ -5,8 +5,13 @@ use bytes::BytesMut;
 use super::World;
 use crate::sequencer::NodeId;
 use crate::sim::driver::{End, Far, Life};
-use crate::sim::node::{Gone, Step};
+use crate::sim::faults::APPLIER;
+use crate::sim::node::{BackendInfo, Gone, Step};
 use crate::sim::schedule::readable;
+use crate::wire::front;
+
+/// The rest of what a reader was sent in part comes at most so much later, if it does not come next.
+const GAP_MAX_US: i64 = 10_000;
 
 impl World {
     pub(super) fn cut(&mut self, length: usize) -> usize {
@@ -24,15 +29,33 @@ impl World {
     }
 
     pub(super) fn carry(&mut self, s: usize, i: u32) {
-        let length = self.shards[s].port.borrow_mut().conn(i).outward.len();
-        let n = self.cut(length);
+        let (length, flush) = {
+            let mut port = self.shards[s].port.borrow_mut();
+            let outward = &port.conn(i).outward;
+            (outward.len(), outward.windows(front::FLUSH.len()).position(|w| w == front::FLUSH))
+        };
+        // What is flushed is meant to arrive before the rest.
+        let n = match flush {
+            Some(at) if self.random.percent(100 - self.whole) => at + front::FLUSH.len(),
+            _ => self.cut(length),
+        };
         let mut port = self.shards[s].port.borrow_mut();
         let bytes = port.carry(i, n);
         let far = port.conn(i).far;
+        if n < length && self.is_reader(far) && self.random.percent(self.gaps) {
+            port.conn(i).rest_until = self.now_us + self.random.between(1, GAP_MAX_US);
+        }
         drop(port);
         self.trace.hash(&bytes);
         self.trace.line(self.now_us, || format!("shard {s} #{i} -> {}: {}", name(far), readable(&bytes)));
         self.arrives(far, &bytes);
+    }
+
+    /// It serves reads on a replica.
+    fn is_reader(&self, far: Far) -> bool {
+        let Far::Node(n, Some(b)) = far else { return false };
+        let applier = |i: &BackendInfo| i.id == b && i.application_name == APPLIER;
+        n != self.main_number() && !self.nodes[n].node.backends().iter().any(applier)
     }
 
     pub(super) fn arrives(&mut self, far: Far, bytes: &BytesMut) {
@@ -89,9 +112,17 @@ impl World {
     }
 
     pub(super) fn node_step(&mut self, n: usize, step: Step) {
+        let backend = if let Step::Backend(id, _) = step { Some(id) } else { None };
+        let snapshots = |world: &World| backend.map_or(0, |id| world.nodes[n].node.snapshots(id));
+        let before = snapshots(self);
         self.nodes[n].node.step(step, self.now_us);
         self.trace.line(self.now_us, || format!("node {n}    {step:?}"));
-        let Step::Backend(id, _) = step else { return };
+        let Some(id) = backend else { return };
+        if snapshots(self) > before {
+            // Main's snapshots are free, and in native_replication all are.
+            let free = !self.isolates() || n == self.main_number();
+            self.witness.looked(n, id, free || self.sequencer.look().is_quiet());
+        }
         let output = self.nodes[n].node.take_output(id);
         let is_up = self.membership.load().is_up(NodeId(u8::try_from(n).unwrap_or(u8::MAX)));
         self.witness.sent(n, id, &output.bytes, output.closed, is_up);

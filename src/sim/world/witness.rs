@@ -1,4 +1,4 @@
-//! Which node has answered which statement: seen in the rows that leave it, by their last column.
+//! Which node has answered which statement, and from what snapshot: seen in the rows that leave it, by their last column.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,9 +16,22 @@ pub(in crate::sim) struct Witness {
     places: BTreeMap<i64, BTreeSet<usize>>,
     /// Statements to which a node sent rows when it was out.
     late: BTreeSet<i64>,
+    /// Backends of replicas whose last snapshot was taken while a commit was between main and the last node.
+    unsettled: BTreeSet<(usize, BackendId)>,
+    /// Statements that such a backend has sent rows to.
+    overtaken: BTreeSet<i64>,
 }
 
 impl Witness {
+    /// A backend has taken a snapshot. `settled`: one that any node could have taken.
+    pub fn looked(&mut self, node: usize, backend: BackendId, settled: bool) {
+        if settled {
+            self.unsettled.remove(&(node, backend));
+        } else {
+            self.unsettled.insert((node, backend));
+        }
+    }
+
     /// A backend has sent something. `is_up`: its node is one of those in force.
     pub fn sent(&mut self, node: usize, backend: BackendId, bytes: &[u8], closed: bool, is_up: bool) {
         let buffer = self.torn.entry((node, backend)).or_default();
@@ -36,11 +49,20 @@ impl Witness {
                 if !is_up {
                     self.late.insert(token);
                 }
+                if self.unsettled.contains(&(node, backend)) {
+                    self.overtaken.insert(token);
+                }
             }
         }
         if closed {
             self.torn.remove(&(node, backend));
+            self.unsettled.remove(&(node, backend));
         }
+    }
+
+    /// Rows of this statement came from a snapshot of a replica that a commit had overtaken, and from no other node.
+    pub fn is_overtaken(&self, token: i64) -> bool {
+        self.overtaken.contains(&token) && self.place(token).is_some()
     }
 
     /// Rows of this statement came from a node that was out, and from no other.
@@ -80,6 +102,11 @@ mod tests {
         w.sent(2, BackendId(3), &bytes, true, false);
         assert_eq!((w.place(17), w.is_late(17)), (None, false));
         w.sent(2, BackendId(4), &row(&["18"]), true, false);
-        assert!(w.is_late(18));
+        assert!(w.is_late(18) && !w.is_overtaken(18));
+        w.looked(2, BackendId(5), false);
+        w.sent(2, BackendId(5), &row(&["19"]), false, true);
+        w.looked(2, BackendId(5), true);
+        w.sent(2, BackendId(5), &row(&["20"]), false, true);
+        assert!(w.is_overtaken(19) && !w.is_overtaken(20));
     }
 }

@@ -106,6 +106,9 @@ impl Session {
             }
         }
         let leaves = match self.tx.open() {
+            Some(o) if o.singles && !survey.ends_block() => {
+                !(survey.stays_spread && survey.executes <= 1) || self.must_leave(cx)
+            }
             Some(o) if o.spread => !survey.stays_spread,
             _ => survey.leaves,
         };
@@ -166,9 +169,10 @@ impl Session {
         if twin && target == Target::Reader && !self.is_ready_for_twin(cx) {
             return false;
         }
+        let singly = !twin && Self::isolates(cx) && matches!(&self.tx, Tx::Begun(modes) if self.reads_singly(modes));
         // Last of all: nobody waits for anything else in the gate.
         let cut = target == Target::Reader && read == Single::Cut && matches!(self.tx, Tx::Idle);
-        if (cut || (opens && target == Target::Reader)) && !self.has_gate(cx) {
+        if (cut || (opens && target == Target::Reader && !singly)) && !self.has_gate(cx) {
             return false;
         }
         if read == Single::Main && !self.batch.again {
@@ -181,7 +185,8 @@ impl Session {
         self.began.get_or_insert(cx.io.now());
         let has_twin = target == Target::Reader && (twin || self.tx.open().is_some_and(|o| o.twin));
         let touches = survey.touches || survey.executes > 0;
-        let may_leave = has_twin && touches && !survey.control;
+        let singles = target == Target::Reader && (singly || self.tx.open().is_some_and(|o| o.singles && !o.failed));
+        let may_leave = (has_twin || singles) && touches && !survey.control;
         if target == Target::Reader && (may_leave || matches!(self.tx, Tx::Idle)) {
             let until_sync = self.inbox.iter().position(|f| f.tag == b'S').unwrap_or(0);
             let frames = self.inbox.iter().take(until_sync + 1).cloned().collect();
@@ -201,7 +206,7 @@ impl Session {
             self.batch.sent = true;
             return true;
         }
-        if target == Target::Reader && matches!(self.tx, Tx::Idle) {
+        if target == Target::Reader && (matches!(self.tx, Tx::Idle) || (singles && may_leave)) {
             self.note_look(survey.by_bind, cx);
         }
         match &self.tx {

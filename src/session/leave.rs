@@ -6,13 +6,16 @@
 //! a SET, a cursor), and not at REPEATABLE READ, whose one snapshot was the replica's: then it fails with 40001, and
 //! the session's next READ ONLY block begins on main.
 //!
+//! In `snapshot_isolation` each read of a READ ONLY block at READ COMMITTED is a single read (`snapshot`): if a commit
+//! overtakes it, or is under way before it is sent, the block goes on on main.
+//!
 //! A block that may write (`transaction_reads = "spread"`) has a *twin*: main began it too, and took its snapshot in the same
 //! pass through the gate, so both are of one state. It reads on the replica, and from the first statement on that is no
 //! read, or if the replica is lost, it goes on on main, where its snapshot shows what it has seen.
 
 use super::io::Cx;
 use super::owed::Own;
-use super::snapshot::TINY;
+use super::snapshot::{Single, TINY};
 use super::transaction::{Target, Tx, begin_statement};
 use super::{Request, Session};
 use crate::config::TransactionReads;
@@ -42,9 +45,9 @@ impl Session {
     pub(super) fn on_reader(&self, verdict: &Verdict, own_types: bool) -> OnReader {
         let Some(open) = self.tx.open().filter(|o| o.on == Target::Reader) else { return OnReader::Stays };
         let ends = verdict.class.is_block_control();
-        if open.spread && !ends && !open.failed {
+        if open.only_reads() && !ends && !open.failed {
             let several = matches!(&self.request, Request::Simple(s) if s.is_several());
-            return match (stays_spread(verdict, own_types) && !several, open.twin) {
+            return match (stays_spread(verdict, own_types) && !several, open.twin || open.singles) {
                 (true, _) => OnReader::Stays,
                 (false, true) => OnReader::Moves,
                 (false, false) => OnReader::Cannot,
@@ -62,8 +65,8 @@ impl Session {
 
     /// The block on the reader can go on on main.
     pub(super) fn may_leave(&self) -> bool {
-        if let Some(open) = self.tx.open().filter(|o| o.spread) {
-            return open.twin && !open.failed;
+        if let Some(open) = self.tx.open().filter(|o| o.only_reads()) {
+            return (open.twin || open.singles) && !open.failed;
         }
         let Some(open) = self.tx.open().filter(|o| !o.failed && !o.pinned && o.cursors == 0 && !o.implicit) else {
             return false;
@@ -80,8 +83,11 @@ impl Session {
             return self.go_to_twin(cx);
         }
         let Tx::Open(open) = std::mem::take(&mut self.tx) else { return };
-        self.send_own(Target::Reader, ("_pgls_r", "ROLLBACK"), Own::Leave, cx);
-        self.sync_own(Target::Reader, Own::Leave, cx);
+        if self.link_ref(Target::Reader).is_some() {
+            self.send_own(Target::Reader, ("_pgls_r", "ROLLBACK"), Own::Leave, cx);
+            self.sync_own(Target::Reader, Own::Leave, cx);
+        }
+        self.forget_look();
         self.registry.drop_portals();
         self.block_on_main = true;
         self.tx = Tx::Begun(open.modes);
@@ -108,6 +114,12 @@ impl Session {
             self.send_own(Target::Lane, ("_pgls_r", "ROLLBACK"), Own::Leave, cx);
             self.sync_own(Target::Lane, Own::Leave, cx);
         }
+    }
+
+    /// The block on the reader is at READ COMMITTED, and a commit is under way: what comes next goes to main.
+    pub(super) fn must_leave(&self, cx: &Cx<'_>) -> bool {
+        self.tx.open().is_some_and(|o| o.singles && !o.failed)
+            && Self::single_read(false, false, cx) != Single::Optimistic
     }
 
     /// A block of these modes may read on a replica until it writes.

@@ -17,6 +17,7 @@ impl Session {
             // Nothing was executed.
             self.out.release();
         }
+        self.forget_look();
         let earlier = self.registry.answering() < self.tx_since;
         let status = if earlier { TxStatus::Idle } else { self.status() };
         self.registry.batch_answered(status == TxStatus::Idle);

@@ -170,7 +170,7 @@ impl Session {
         cx.io.ask(Question::Stands { node: link.node });
         link.end_backend(cx.io);
         self.forget_look();
-        let twin = self.tx.open().is_some_and(|o| o.twin && !o.failed);
+        let twin = self.tx.open().is_some_and(|o| o.only_reads()) && self.may_leave();
         if twin && !link.owed.owes_client() {
             self.leave_reader(cx);
             return self.pump_requests(cx);

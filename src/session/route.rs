@@ -10,6 +10,7 @@ use super::io::{Cx, Question};
 use super::note::{Forgets, Note, PendingSetting, PendingWrite};
 use super::owed::Own;
 use super::prepared::{is_reserved, reserved};
+use super::snapshot::Single;
 use super::tokens::{is_ours, refuses_set};
 use super::transaction::{INFO, Open, Target, Tx, begin_statement};
 use crate::auth::{DEFAULT_ITERATIONS, ScramVerifier};
@@ -295,7 +296,11 @@ impl Session {
     /// A transaction that may run on a reader: READ ONLY, and not SERIALIZABLE (which main judges).
     pub(super) fn read_only_spread(&self, modes: &TxModes, cx: &Cx<'_>) -> bool {
         let fits = modes.read_only == Some(true) && modes.isolation != Some(Isolation::Serializable);
-        fits && !self.block_on_main && self.may_spread(cx) && (!Self::isolates(cx) || self.cuts(modes))
+        fits && !self.block_on_main
+            && self.may_spread(cx)
+            && (!Self::isolates(cx)
+                || self.cuts(modes)
+                || (self.reads_singly(modes) && Self::single_read(false, false, cx) == Single::Optimistic))
     }
 
     /// Opens a transaction on a link: settings first if they may have changed, then BEGIN, both in front of the
@@ -309,7 +314,8 @@ impl Session {
                 self.ask_settings(cx);
             }
         }
-        let cut = target == Target::Reader && Self::isolates(cx);
+        let singles = target == Target::Reader && Self::isolates(cx) && !implicit && self.reads_singly(&modes);
+        let cut = target == Target::Reader && Self::isolates(cx) && !singles;
         let isolation = if cut { Some(Isolation::RepeatableRead) } else { modes.isolation };
         self.send_own(target, begin_statement(&TxModes { isolation, ..modes.clone() }), Own::Begin, cx);
         match target {
@@ -322,7 +328,8 @@ impl Session {
             let simple = matches!(self.request, super::Request::Simple(_));
             self.tx_since = if simple { self.registry.answering() } else { self.registry.batch() };
         }
-        self.tx = Tx::Open(Box::new(Open::new(target, implicit, modes)));
+        let open = Open::new(target, implicit, modes);
+        self.tx = Tx::Open(Box::new(Open { singles, ..open }));
     }
 
     /// A statement of which nobody knows what it does may have changed the session's state: reads stay on main, and main

@@ -142,7 +142,9 @@ impl Session {
             // BindComplete had shown that it was overtaken.
             retry.why = Some(Why::Refuted);
         }
-        if target == Target::Reader && !refuses() && self.is_overtaken(piece.tag, cx) {
+        // Of the session's own requests in front of the read only an error is its answer.
+        let answers = for_client || piece.tag == b'E';
+        if target == Target::Reader && answers && !refuses() && self.is_overtaken(piece.tag, cx) {
             self.answer_elsewhere(chunk);
         } else if target == Target::Reader
             && for_client

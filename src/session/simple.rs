@@ -242,6 +242,10 @@ impl Session {
         self.notice_custom(&given, &verdict);
         let plan = self.plan(&given, &verdict, cx);
         match self.on_reader(&verdict, false) {
+            OnReader::Stays if !verdict.class.is_block_control() && self.must_leave(cx) => {
+                self.leave_reader(cx);
+                return self.step(cx);
+            }
             OnReader::Stays => {}
             OnReader::Refuses => return self.send_step(Note::Nothing, None, cx),
             OnReader::Moves => {
@@ -336,7 +340,11 @@ impl Session {
         }
         match &self.tx {
             Tx::Open(o) => {
-                if o.twin {
+                let (twin, singles) = (o.twin, o.singles && !o.failed);
+                if singles {
+                    self.note_look(false, cx);
+                }
+                if twin || singles {
                     self.may_leave_again();
                 }
             }
@@ -348,7 +356,9 @@ impl Session {
                 if target == ReaderIs::Coming || (target == ReaderIs::None && !self.has_lane(cx)) {
                     return self.step_waits();
                 }
-                if target == ReaderIs::Ready && ((twin && !self.is_ready_for_twin(cx)) || !self.has_gate(cx)) {
+                let cut = twin || !Self::isolates(cx) || !self.reads_singly(&modes);
+                let enters = |s: &mut Session, cx: &mut Cx<'_>| (!twin || s.is_ready_for_twin(cx)) && s.has_gate(cx);
+                if target == ReaderIs::Ready && cut && !enters(self, cx) {
                     return self.step_waits();
                 }
                 if twin && target == ReaderIs::Ready {
@@ -357,6 +367,10 @@ impl Session {
                     return self.send_named(note, &verdict.class, None, cx);
                 }
                 self.enter_block(if target == ReaderIs::Ready { Target::Reader } else { Target::Lane }, cx);
+                if self.tx.open().is_some_and(|o| o.singles) {
+                    self.note_look(false, cx);
+                    self.may_leave_again();
+                }
             }
             Tx::Idle if single => {
                 let spreads = verdict.is_read() && !force_main && self.may_spread(cx);
@@ -595,7 +609,7 @@ impl Session {
     pub(super) fn retry_on_main(&mut self, cx: &mut Cx<'_>) {
         let Some(retry) = self.retry.take() else { return };
         self.give_up_cut(cx);
-        if self.tx.open().is_some_and(|o| o.twin) {
+        if self.tx.open().is_some_and(|o| o.twin || o.singles) {
             self.leave_reader(cx);
         }
         if matches!(self.request, Request::ImplicitEnd) {

@@ -11,7 +11,7 @@
 //!   sent inside the gate, which is left as soon as that statement is answered. The Flush behind it sees to it that the
 //!   answer does not wait in the server's buffer for the client's own statement (hazard 26).
 //!
-//! Blocks at READ COMMITTED, where each statement has a snapshot of its own, and SERIALIZABLE ones run on main.
+//! READ ONLY blocks at READ COMMITTED are made of single reads, other ones at that level and SERIALIZABLE ones run on main.
 //!
 //! **Levels.** Who states no level gets REPEATABLE READ: [`DEFAULT`] makes that the backend's own default, unless the
 //! role, the database, the client's start-up packet or a SET has said another. So `SHOW` tells the truth, a BEGIN
@@ -182,6 +182,12 @@ impl Session {
     pub(super) fn cuts(&self, modes: &TxModes) -> bool {
         // A default that nobody has told yet is told before a reader is used.
         modes.isolation.or(self.snapshots.default).is_none_or(|level| level == Isolation::RepeatableRead)
+    }
+
+    /// Each read of a READ ONLY block of these modes has a snapshot of its own.
+    pub(super) fn reads_singly(&self, modes: &TxModes) -> bool {
+        let level = modes.isolation.or(self.snapshots.default.filter(|_| !self.snapshots.stale));
+        level.is_some_and(|level| matches!(level, Isolation::ReadCommitted | Isolation::ReadUncommitted))
     }
 
     /// The session is in the gate, or goes there. False: it must wait until [`Self::gate_moved`] says so.

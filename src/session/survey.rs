@@ -103,6 +103,11 @@ impl Survey {
         self.complete && self.plain_messages && self.executes == 1 && !self.control && self.begin.is_none()
     }
 
+    /// Nothing but COMMIT or ROLLBACK stands in it.
+    pub(super) fn ends_block(&self) -> bool {
+        !self.touches && self.executes <= usize::from(self.control)
+    }
+
     /// A transaction begins with the batch, or what goes to every node.
     pub(super) fn may_begin(&self) -> bool {
         let more = !self.complete || self.executes > 1;

@@ -77,6 +77,8 @@ pub struct Open {
     pub pinned: bool,
     /// On a reader, of a block that may write (`transaction_reads = "spread"`): nothing but reads stands in it so far.
     pub spread: bool,
+    /// On a reader, READ ONLY at READ COMMITTED in `snapshot_isolation`: each of its reads is a single one.
+    pub singles: bool,
     /// Main has it too, with the same snapshot, and nothing of it has been run there.
     pub twin: bool,
     /// Cursors that were declared on a reader and not closed.
@@ -116,6 +118,7 @@ impl Open {
             unpreparable: false,
             pinned: false,
             spread: false,
+            singles: false,
             twin: false,
             cursors: 0,
             unfinished: Vec::new(),
@@ -130,6 +133,12 @@ impl Open {
     #[must_use]
     pub fn xid(&self) -> Option<u64> {
         self.info.as_ref().map(|i| i.xid).or(self.assigned)
+    }
+
+    /// It is on a reader only as long as it does nothing but read.
+    #[must_use]
+    pub fn only_reads(&self) -> bool {
+        self.spread || self.singles
     }
 
     /// There is something for the replicas to do.

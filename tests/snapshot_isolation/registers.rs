@@ -24,6 +24,8 @@ pub enum Reading {
     ReadOnlyByDefault,
     /// Two in a transaction at the default level that might write.
     Block,
+    /// Two of both registers in a READ ONLY transaction at READ COMMITTED, each with a snapshot of its own.
+    Committed,
 }
 
 const BOTH: &str = "SELECT sum(v) FILTER (WHERE id = 1)::bigint, sum(v) FILTER (WHERE id = 2)::bigint, \
@@ -38,6 +40,7 @@ impl Reading {
             Reading::ReadOnly => Some("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
             Reading::ReadOnlyByDefault => Some("BEGIN READ ONLY"),
             Reading::Block => Some("BEGIN"),
+            Reading::Committed => Some("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"),
         }
     }
 
@@ -45,6 +48,14 @@ impl Reading {
     pub async fn read(self, session: &Session, who: &str, seen: &RefCell<Seen>) -> Result<(), Error> {
         if let Some(begin) = self.begin() {
             session.run(begin).await?;
+        }
+        if self == Reading::Committed {
+            for _ in 0..2 {
+                let floor = seen.borrow().floor.clone();
+                let row = session.numbers(BOTH).await?[0].clone();
+                seen.borrow_mut().observe(self, who, [row[0], row[1]], row[2], &floor);
+            }
+            return session.run("COMMIT").await;
         }
         // The snapshot is taken no earlier than by the first statement.
         let floor = seen.borrow().floor.clone();

@@ -92,6 +92,7 @@ class Cluster:
     def start(self):
         """Starts the sandbox and waits for its line that begins with `ready`."""
         command = [self.program, "sandbox", "--dir", self.root, "--nodes", "3", "--io-driver", self.io_driver]
+        command += ["--mode", "native_replication"]
         command += ["--listen", f"127.0.0.1:{free_port()}", "--pcp-port", str(free_port())]
         if os.path.exists(self.log):
             os.remove(self.log)

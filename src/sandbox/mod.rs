@@ -74,7 +74,7 @@ pub struct SandboxArgs {
     #[arg(long)]
     pub nodes: Option<usize>,
     /// How the nodes are kept identical
-    #[arg(long, value_enum, default_value = "native_replication")]
+    #[arg(long, value_enum, default_value = "snapshot_isolation")]
     pub mode: SandboxMode,
     /// Where the proxy listens, HOST:PORT
     #[arg(long, default_value = "127.0.0.1:9999")]

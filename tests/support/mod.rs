@@ -56,6 +56,8 @@ impl Sandbox {
         let nodes = if options.nodes == 0 { 3 } else { options.nodes };
         let mut command = Command::new(env!("CARGO_BIN_EXE_pglockstep"));
         command.arg("sandbox").args(["--nodes", &nodes.to_string(), "--listen", &format!("127.0.0.1:{}", ports[0])]);
+        // What most tests were written for; their own configuration says so where it is another.
+        command.args(["--mode", "native_replication"]);
         command.args(["--pcp-port", &ports[1].to_string()]).arg("--dir").arg(directory.path().join("sandbox"));
         if !options.config.is_empty() {
             let file = directory.path().join("over.toml");

@@ -6,7 +6,7 @@
 //! several times in one run: compare them with each other, not with another run.
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -73,7 +73,7 @@ fn main() -> Result<()> {
     measured
 }
 
-fn measure(arguments: &Arguments, sandbox: &Sandbox, file: &PathBuf) -> Result<()> {
+fn measure(arguments: &Arguments, sandbox: &Sandbox, file: &Path) -> Result<()> {
     let target = sandbox.summary().proxy();
     let end = Instant::now() + READY_TIMEOUT;
     while let Err(error) = Client::connect(&target, "postgres").and_then(|client| client.value("SELECT 1")) {

@@ -18,6 +18,7 @@
 
 use super::atomics::{AtomicU64, Ordering, fence};
 use super::token::Epoch;
+use crate::sim::planted::{Planted, is};
 
 const OPENED: u32 = 32;
 const EPOCH: u32 = 16;
@@ -83,6 +84,9 @@ impl Window {
     /// Epochs only rise; several threads may set them at once.
     pub(super) fn set_epoch(&self, epoch: Epoch) {
         self.epoch.fetch_max(epoch.0, Ordering::AcqRel);
+        if is(Planted::EpochApart) {
+            return;
+        }
         let mut now = self.word.load(Ordering::Acquire);
         loop {
             // Read after the word: if another thread has changed the word to a newer epoch since, the exchange fails.

@@ -347,3 +347,28 @@ pub(super) fn concerns_default(sql: &[u8]) -> bool {
     let text = String::from_utf8_lossy(sql).to_ascii_lowercase();
     ["isolation", "characteristics", "reset", "all", "default"].iter().any(|word| text.contains(word))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::planted::plant;
+
+    /// Hazard 25: which replies come only after the statement's snapshot was taken.
+    #[test]
+    fn a_snapshot_is_proved_by_what_only_comes_after_it() {
+        let told = |asked, by_bind| -> String {
+            let tags = b"123CDEGHINSTVZcdnst".iter();
+            tags.filter(|tag| proves(asked, **tag, by_bind)).map(|tag| char::from(*tag)).collect()
+        };
+        assert_eq!(told(Asked::Query, false), "CDEHITd");
+        assert_eq!(told(Asked::Parse, true), "E");
+        assert_eq!((told(Asked::Bind, true), told(Asked::Bind, false)), ("2E".into(), "E".into()), "COPY and EXPLAIN");
+        assert_eq!((told(Asked::DescribeStatement, true), told(Asked::DescribePortal, true)), ("E".into(), "E".into()));
+        assert_eq!(told(Asked::Execute, false), "CDEHIds");
+        // The simulator hardly ever sees this one: between Parse and Bind a server flushes only what fills its buffer.
+        plant(Some(Planted::LookAtParse));
+        let planted = told(Asked::Parse, true);
+        plant(None);
+        assert_eq!(planted, "1E");
+    }
+}

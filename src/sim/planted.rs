@@ -40,6 +40,8 @@ pub(crate) enum Planted {
     DeafToRings,
     /// A new main is used before it has all commits that the lost one was sent.
     NewMainAtOnce,
+    /// The epoch is not part of the window word.
+    EpochApart,
     /// A read on a replica takes ParseComplete for a proof of its snapshot.
     LookAtParse,
     /// A READ ONLY block takes its snapshot on a replica outside the gate.

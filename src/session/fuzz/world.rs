@@ -16,7 +16,7 @@ use super::{Bytecode, MESSAGE_MAX};
 use crate::auth::{Role, Secret};
 use crate::cluster::control::Standing;
 use crate::cluster::membership::{Membership, NodeStatus, View};
-use crate::config::{ClientAuth, Config};
+use crate::config::{BusyReads, ClientAuth, Config, Mode, TransactionReads};
 use crate::script::Spill;
 use crate::script::store::MemorySpill;
 use crate::sequencer::{NodeId, Sequencer};
@@ -79,6 +79,14 @@ fn config(shape: u8) -> Config {
         3 => ClientAuth::Password,
         _ => ClientAuth::Trust,
     };
+    // Who logs in without a word does it in both modes, and in the second with all that reads on replicas may do.
+    if matches!(shape & 3, 1 | 2) {
+        config.cluster.backend_clustering_mode = Mode::SnapshotIsolation;
+    }
+    if shape & 3 == 2 {
+        config.load_balance.busy_reads = BusyReads::Wait;
+        config.load_balance.transaction_reads = TransactionReads::Spread;
+    }
     config.limits.max_message_size = MESSAGE_MAX as u64;
     config.limits.prepared_statements = 3;
     config.replication.script_limit = SCRIPT_LIMIT;
@@ -105,12 +113,13 @@ impl World {
         let spill = || Ok(Box::<MemorySpill>::default() as Box<dyn Spill>);
         let core = Core::new(Net(net.clone()), (0..NODES).map(node_address).collect(), Box::new(spill));
         let up = Membership { epoch: 1, main: NodeId(0), status: vec![NodeStatus::Up; NODES] };
+        let config = config(shape);
         let env = Env {
-            config: Arc::new(config(shape)),
+            gated: config.cluster.backend_clustering_mode == Mode::SnapshotIsolation,
+            config: Arc::new(config),
             membership: View::new(up),
             sequencer: Arc::new(Sequencer::new(NODES, 64, 0)),
             shard: 0,
-            gated: false,
             verdicts: VerdictCache::new(100).into(),
             catalogues: RefCell::new(HashMap::new()),
             catalogue_versions: Arc::default(),

@@ -94,7 +94,8 @@ impl Session {
 
     /// Decides where the batch goes. False: it must wait.
     pub(super) fn open_batch(&mut self, cx: &mut Cx<'_>) -> bool {
-        if !self.has_catalogue(cx) {
+        // The one before it is run again first.
+        if self.will_run_again() || !self.has_catalogue(cx) {
             return false;
         }
         let survey = self.survey(cx);
@@ -139,7 +140,10 @@ impl Session {
                 read != Single::Main
             }
             Tx::Idle => false,
-            Tx::Begun(modes) => twin || (spreads && self.read_only_spread(&modes.clone(), cx)),
+            Tx::Begun(modes) => {
+                let singly = Self::isolates(cx) && self.reads_singly(modes);
+                twin || (spreads && (!singly || survey.stays_spread) && self.read_only_spread(&modes.clone(), cx))
+            }
             Tx::Open(_) => false,
         };
         let target = match &self.tx {
@@ -249,7 +253,7 @@ impl Session {
 
     pub(super) fn sync(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
         // A Sync alone is answered here, and not before what a reader still owes to the batch before it.
-        if !self.batch.open && !self.barrier(Target::Reader, cx) {
+        if !self.batch.open && (self.will_run_again() || !self.barrier(Target::Reader, cx)) {
             return false;
         }
         let target = self.target();

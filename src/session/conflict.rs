@@ -42,7 +42,9 @@ impl Session {
     /// An extended batch of one statement begins outside a block, or is a block's first: what is needed to run it again is
     /// kept.
     pub(super) fn keep_for_conflict(&mut self, cx: &Cx<'_>) {
-        if !Self::isolates(cx) || cx.env.config.replication.conflict_retries == 0 {
+        // What is still to be answered would be taken for this batch's answer.
+        let quiet = self.link_ref(Target::Lane).is_some_and(|l| l.owed.is_empty());
+        if !quiet || !Self::isolates(cx) || cx.env.config.replication.conflict_retries == 0 {
             return;
         }
         let until_sync = self.inbox.iter().position(|f| f.tag == b'S').unwrap_or(0);

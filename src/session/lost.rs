@@ -452,7 +452,8 @@ impl Session {
                     let before = || Some(self.registry.portal(portal)?.statement.verdict.class.clone());
                     return Some(here.or_else(before).unwrap_or(Class::Empty));
                 }
-                b'S' | b'H' => return Some(Class::Empty),
+                // A Query or FunctionCall without a Sync before it ends the batch too.
+                b'S' | b'H' | b'Q' | b'F' => return Some(Class::Empty),
                 _ => {}
             }
         }

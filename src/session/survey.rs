@@ -147,7 +147,7 @@ impl Session {
                     let of = of.or_else(|| self.registry.statement(b.statement).map(|p| self.known(p, cx)));
                     s.touches |= of.as_ref().is_none_or(|k| !k.verdict.class.is_block_control());
                     s.leaves |= of.as_ref().is_some_and(|k| !stays(k));
-                    s.stays_spread &= of.as_ref().is_some_and(may_stay_spread);
+                    s.stays_spread &= b.portal.is_empty() && of.as_ref().is_some_and(may_stay_spread);
                     s.waits |= of.as_ref().is_none_or(|k| waits(&k.verdict.class));
                     s.parses_alone = of.as_ref().is_some_and(|k| stands_alone(&k.verdict.class));
                     let selects = of.as_ref().is_some_and(|k| matches!(k.verdict.class, Class::Select { .. }));

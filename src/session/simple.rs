@@ -612,8 +612,10 @@ impl Session {
         }
         for f in retry.frames.into_iter().rev() {
             if let Some(p) = front::Parse::read(f.body()).filter(|_| f.tag == b'P') {
-                // Main is asked whether it can be prepared; that the reader could does not count.
+                // Who runs it is asked whether it can be prepared; that the reader could does not count, even if it is the
+                // reader again.
                 self.registry.remove(p.name);
+                self.disown(None, p.name);
             }
             self.inbox_bytes += f.raw.len();
             self.inbox.push_front(f);

@@ -100,6 +100,8 @@ struct Failed {
 struct Sum {
     runs: u64,
     steps: u64,
+    /// Steps of the longest run that held.
+    longest: u64,
     time_us: i64,
     outcomes: [u64; 3],
     faults: BTreeMap<&'static str, Times>,
@@ -183,6 +185,7 @@ fn run_all(arguments: &Arguments, options: &Options) -> Sum {
                     let Ok(mut sum) = sum.lock() else { return };
                     let what = match run {
                         Ok(Ok(report)) => {
+                            sum.longest = sum.longest.max(report.steps);
                             sum.add(&report);
                             continue;
                         }
@@ -219,7 +222,7 @@ fn per_second(n: u64, took: Duration) -> f64 {
 fn say(sum: &Sum, took: Duration) {
     let (runs, steps) = (per_second(sum.runs, took), per_second(sum.steps, took));
     println!("{} runs in {:.1} s: {runs:.1} runs/s, {steps:.0} steps/s", sum.runs, took.as_secs_f64());
-    println!("{} s of simulated time", sum.time_us / 1_000_000);
+    println!("{} s of simulated time; the longest run that held took {} steps", sum.time_us / 1_000_000, sum.longest);
     let [acknowledged, failed, unknown] = sum.outcomes;
     println!("transactions: {acknowledged} acknowledged, {failed} failed, {unknown} of unknown outcome");
     for (title, counts) in [("faults", &sum.faults), ("what happened", &sum.counted)] {
@@ -251,6 +254,7 @@ fn json(sum: &Sum, seeds: &Range<u64>, took: Duration) -> serde_json::Value {
         "seconds": took.as_secs_f64(),
         "runs_per_second": per_second(sum.runs, took),
         "steps": sum.steps,
+        "longest_run_steps": sum.longest,
         "simulated_seconds": sum.time_us / 1_000_000,
         "transactions": {"acknowledged": acknowledged, "failed": refused, "unknown": unknown},
         "faults": counts(&sum.faults),

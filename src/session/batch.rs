@@ -194,7 +194,7 @@ impl Session {
         if target == Target::Reader && (may_leave || matches!(self.tx, Tx::Idle)) {
             let until_sync = self.inbox.iter().position(|f| f.tag == b'S').unwrap_or(0);
             let frames = self.inbox.iter().take(until_sync + 1).cloned().collect();
-            self.retry = Some(Retry { why: None, frames });
+            self.retry = Some(Retry { why: None, frames, since: self.registry.newest_version() });
             self.out.hold();
         }
         if has_twin {

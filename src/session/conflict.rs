@@ -47,6 +47,10 @@ impl Session {
         if !quiet || !Self::isolates(cx) || cx.env.config.replication.conflict_retries == 0 {
             return;
         }
+        // An error that main still owes to an earlier batch is not this one's.
+        if self.link_ref(Target::Lane).is_some_and(|l| l.owed.owes_client()) {
+            return;
+        }
         let until_sync = self.inbox.iter().position(|f| f.tag == b'S').unwrap_or(0);
         let frames = || self.inbox.iter().take(until_sync + 1);
         if frames().map(|f| f.raw.len()).sum::<usize>() > KEPT_MAX {

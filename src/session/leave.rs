@@ -19,6 +19,7 @@ use super::snapshot::{Single, TINY};
 use super::transaction::{Target, Tx, begin_statement};
 use super::{Request, Session};
 use crate::config::TransactionReads;
+use crate::sim::planted::{Planted, is};
 use crate::sql::cache::Verdict;
 use crate::sql::class::{Class, Isolation, TxModes};
 use crate::wire::PgError;
@@ -101,6 +102,7 @@ impl Session {
         // It has seen its snapshot: what conflicts from now on is its client's affair.
         open.answered = true;
         open.need = open.token.map_or(0, |t| t.csn);
+        cx.env.recorder.borrow_mut().counters.blocks_moved += 1;
         if self.link_ref(Target::Reader).is_some() {
             self.send_own(Target::Reader, ("_pgls_r", "ROLLBACK"), Own::Leave, cx);
             self.sync_own(Target::Reader, Own::Leave, cx);
@@ -143,7 +145,9 @@ impl Session {
     /// The block begins on main and on the reader, in the gate.
     pub(super) fn open_twin(&mut self, modes: TxModes, cx: &mut Cx<'_>) {
         self.open_transaction(Target::Lane, false, modes, cx);
-        self.send_own(Target::Lane, ("_pgls_s", TINY), Own::Cut, cx);
+        if !is(Planted::TwinOutside) {
+            self.send_own(Target::Lane, ("_pgls_s", TINY), Own::Cut, cx);
+        }
         self.sync_own(Target::Lane, Own::Cut, cx);
         let reads = TxModes { isolation: Some(Isolation::RepeatableRead), read_only: Some(true), deferrable: None };
         self.send_own(Target::Reader, begin_statement(&reads), Own::Begin, cx);

@@ -95,6 +95,12 @@ impl Registry {
         self.next
     }
 
+    /// The last one that was given out.
+    #[must_use]
+    pub fn newest_version(&self) -> u64 {
+        self.next
+    }
+
     /// The statement of that name.
     #[must_use]
     pub fn statement(&self, name: &str) -> Option<&Arc<Prepared>> {

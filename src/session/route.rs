@@ -28,6 +28,8 @@ pub(super) struct Retry {
     pub why: Option<Why>,
     /// The batch, if it came by the extended protocol.
     pub frames: Vec<Frame>,
+    /// Version of the newest statement that the client had prepared before it.
+    pub since: u64,
 }
 
 /// Why a read is run again on main.

@@ -625,9 +625,14 @@ impl Session {
             self.refute_batch(&retry.frames, cx);
         }
         for f in retry.frames.into_iter().rev() {
-            if let Some(p) = front::Parse::read(f.body()).filter(|_| f.tag == b'P') {
-                // Main is asked whether it can be prepared; that the reader could does not count.
+            let parsed = front::Parse::read(f.body()).filter(|_| f.tag == b'P');
+            // One that the client had before is refused again.
+            let is_new = |p: &front::Parse<'_>| self.registry.statement(p.name).is_none_or(|s| s.version > retry.since);
+            if let Some(p) = parsed.filter(is_new) {
+                // Who runs it is asked whether it can be prepared; that the reader could does not count, even if it is the
+                // reader again.
                 self.registry.remove(p.name);
+                self.disown(None, p.name);
             }
             self.inbox_bytes += f.raw.len();
             self.inbox.push_front(f);

@@ -46,6 +46,8 @@ pub(crate) enum Planted {
     LookAtParse,
     /// A READ ONLY block takes its snapshot on a replica outside the gate.
     NoGate,
+    /// A block that reads on a replica takes its snapshot on main with its first statement there, outside the gate.
+    TwinOutside,
 }
 
 #[cfg(test)]

@@ -122,6 +122,8 @@ fn counted(world: &World) -> BTreeMap<&'static str, u64> {
             ("reads run again on main", c.reads_again),
             ("reads sent to main", c.reads_busy),
             ("reads in the gate", c.reads_in_gate),
+            ("blocks that went to main", c.blocks_moved),
+            ("statements run again", c.conflicts),
             ("clients held back", held_back[0]),
             ("nodes held back", held_back[1]),
         ];

@@ -40,6 +40,7 @@ fn backends_that_never_learn_that_their_client_is_gone_hold_nobody_up() {
 fn seeds_that_once_failed_hold() {
     let usual = Options::default();
     let native = Options { mode: Some(Mode::NativeReplication), ..usual };
+    let snapshot = Options { mode: Some(Mode::SnapshotIsolation), ..usual };
     let views = Options {
         favour: Some(Kind::Stall),
         faults: 30,
@@ -52,6 +53,8 @@ fn seeds_that_once_failed_hold() {
     let failed = [
         (501_499, native, "an applier opened early applied all before SET CONSTRAINTS was answered: a deadlock"),
         (500_268, native, "what a reader was about to confirm was forgotten when main was lost"),
+        (610_361, Options { favour: Some(Kind::Stall), ..snapshot }, "a block's first conflict ran a later batch again"),
+        (600_069, snapshot, "a batch that a reader ran again prepared a statement that the reader had"),
         (200_101, views, "a session that was over opened a reader"),
     ];
     for (seed, options, why) in failed {
@@ -107,6 +110,7 @@ const BOUNDS: [Bound; 20] = [
     isolation(Planted::NoGate, 400, Kind::Lag).from(1),
     isolation(Planted::ArrivalsJoin, 400, Kind::Lag).from(41),
     isolation(Planted::DeafToRings, 400, Kind::Lag).from(5),
+    Bound { only: Some(Only::Lists), ..isolation(Planted::TwinOutside, 400, Kind::Lag) },
     Bound { rough: false, ..isolation(Planted::NewMainAtOnce, 400, Kind::Crash).from(5) },
     Bound { rough: false, ..isolation(Planted::AckBeforeAll, 400, Kind::Crash) },
     Bound { rough: false, ..isolation(Planted::EpochApart, 400, Kind::Hang) },

@@ -70,6 +70,8 @@ pub struct Counters {
     pub reads_busy: u64,
     /// Single reads that got their snapshot on a replica in the gate, at once or run again.
     pub reads_in_gate: u64,
+    /// Blocks that began to read on a replica and went on on main, in the same snapshot.
+    pub blocks_moved: u64,
     /// Single statements that were run again after a write conflict (40001).
     pub conflicts: u64,
 }
@@ -85,6 +87,7 @@ impl Counters {
         self.reads_again += other.reads_again;
         self.reads_busy += other.reads_busy;
         self.reads_in_gate += other.reads_in_gate;
+        self.blocks_moved += other.blocks_moved;
         self.conflicts += other.conflicts;
     }
 }
@@ -156,7 +159,7 @@ impl Recorder {
         }
         let c = &self.counters;
         lines.push(format!(
-            "sessions {} commits {} retries {} divergences {} early_starts {} reads_at_once {} reads_again {} reads_busy {} reads_in_gate {} conflicts {}",
+            "sessions {} commits {} retries {} divergences {} early_starts {} reads_at_once {} reads_again {} reads_busy {} reads_in_gate {} blocks_moved {} conflicts {}",
             c.sessions,
             c.commits,
             c.retries,
@@ -166,6 +169,7 @@ impl Recorder {
             c.reads_again,
             c.reads_busy,
             c.reads_in_gate,
+            c.blocks_moved,
             c.conflicts
         ));
         lines

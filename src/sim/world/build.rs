@@ -13,7 +13,7 @@ use super::witness::Witness;
 use super::{Largest, SimShard, World};
 use crate::cluster::control::{ControlHandle, ShardHandle};
 use crate::cluster::membership::{Membership, NodeStatus, SharedMembership, View};
-use crate::config::{Config, Mode};
+use crate::config::{BusyReads, Config, Mode, TransactionReads};
 use crate::script::Spill;
 use crate::script::store::MemorySpill;
 use crate::sequencer::{NodeId, Sequencer};
@@ -46,6 +46,8 @@ const APPLY_RETRIES: [u32; 2] = [8, 60];
 const SCRIPT_LIMITS: [u64; 2] = [300, 64 << 20];
 /// Makes the mode a choice of its own: with another one forced, a seed's run is the same otherwise.
 const MODE_SEED: u64 = 0x736e_6170;
+/// Makes where reads go in `snapshot_isolation` a choice of its own too.
+const READS_SEED: u64 = 0x7265_6164;
 /// Simulated time at which a run begins: late enough for every clock's skew.
 const START_US: i64 = 5_000_000;
 
@@ -59,7 +61,7 @@ impl World {
         let isolates = Random::new(seed ^ MODE_SEED).percent(50);
         let by_seed = if isolates { Mode::SnapshotIsolation } else { Mode::NativeReplication };
         let mode = options.mode.unwrap_or(by_seed);
-        let config = Arc::new(config(mode, &mut random)?);
+        let config = Arc::new(config(mode, &mut Random::new(seed ^ READS_SEED), &mut random)?);
         let nodes = (0..config.nodes.len()).map(|i| node(i, &mut random)).collect::<Result<Vec<_>, _>>()?;
         let count = 1 + random.below(3);
         let sequencer = Arc::new(Sequencer::new(nodes.len(), WINDOWS[random.below(3)], 0));
@@ -171,7 +173,8 @@ impl Shared {
     }
 }
 
-fn config(mode: Mode, random: &mut Random) -> Result<Config, String> {
+/// `reads` chooses only where reads go.
+fn config(mode: Mode, reads: &mut Random, random: &mut Random) -> Result<Config, String> {
     let early = random.percent(30);
     let word = match mode {
         Mode::NativeReplication => "native_replication",
@@ -195,6 +198,14 @@ fn config(mode: Mode, random: &mut Random) -> Result<Config, String> {
         config.pool.server_check_delay = Duration::ZERO;
     }
     config.load_balance.statement_level_load_balance = random.percent(30);
+    if mode == Mode::SnapshotIsolation {
+        if reads.percent(40) {
+            config.load_balance.busy_reads = BusyReads::Wait;
+        }
+        if reads.percent(40) {
+            config.load_balance.transaction_reads = TransactionReads::Spread;
+        }
+    }
     // Reads are for the others, or for all.
     config.nodes[0].backend_weight = [0.0, 1.0][random.below(2)];
     config.pool.max_pool = [1, 64][random.below(2)];

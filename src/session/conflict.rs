@@ -42,9 +42,7 @@ impl Session {
     /// An extended batch of one statement begins outside a block, or is a block's first: what is needed to run it again is
     /// kept.
     pub(super) fn keep_for_conflict(&mut self, cx: &Cx<'_>) {
-        // What is still to be answered would be taken for this batch's answer.
-        let quiet = self.link_ref(Target::Lane).is_some_and(|l| l.owed.is_empty());
-        if !quiet || !Self::isolates(cx) || cx.env.config.replication.conflict_retries == 0 {
+        if !Self::isolates(cx) || cx.env.config.replication.conflict_retries == 0 {
             return;
         }
         // An error that main still owes to an earlier batch is not this one's.

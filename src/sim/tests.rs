@@ -53,7 +53,11 @@ fn seeds_that_once_failed_hold() {
     let failed = [
         (501_499, native, "an applier opened early applied all before SET CONSTRAINTS was answered: a deadlock"),
         (500_268, native, "what a reader was about to confirm was forgotten when main was lost"),
-        (610_361, Options { favour: Some(Kind::Stall), ..snapshot }, "a block's first conflict ran a later batch again"),
+        (
+            610_361,
+            Options { favour: Some(Kind::Stall), ..snapshot },
+            "a block's first conflict ran a later batch again",
+        ),
         (600_069, snapshot, "a batch that a reader ran again prepared a statement that the reader had"),
         (200_101, views, "a session that was over opened a reader"),
     ];

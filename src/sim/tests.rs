@@ -96,7 +96,7 @@ const fn isolation(bug: Planted, most: u64, favour: Kind) -> Bound {
 
 /// Not among them: [`Planted::LookAtParse`]. Parse and what proves a snapshot are mostly answered together, so a commit has
 /// hardly any time between the two; it takes too many seeds for a test so far.
-const BOUNDS: [Bound; 20] = [
+const BOUNDS: [Bound; 21] = [
     // First: this one is seen by a run that is stuck, which takes longest.
     bound(Planted::BelieveNever, 400, None).from(84),
     Bound { rough: true, ..bound(Planted::PoolTooEarly, 500, Some(Kind::Backend)).from(8) },

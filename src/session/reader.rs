@@ -10,7 +10,7 @@ use super::io::{Cx, Question};
 use super::link::{Link, Login};
 use super::owed::{Asked, Own, Whose};
 use super::recycle::Had;
-use super::transaction::Target;
+use super::transaction::{Target, Tx};
 use crate::sequencer::NodeId;
 use crate::shard::driver::ConnId;
 use crate::wire::{PgError, front};
@@ -170,6 +170,11 @@ impl Session {
         cx.io.ask(Question::Stands { node: link.node });
         link.end_backend(cx.io);
         self.forget_look();
+        if self.after_rollback.is_some() && self.tx.target() == Some(Target::Reader) {
+            // It was being ended, and had nothing to commit.
+            self.tx = Tx::Idle;
+            return self.rolled_back(cx);
+        }
         let twin = self.tx.open().is_some_and(|o| o.only_reads()) && self.may_leave();
         if twin && !link.owed.owes_client() {
             self.leave_reader(cx);

@@ -124,8 +124,10 @@ impl Session {
                 }
             }
         }
-        // Whether it may stand alone only the rest of the batch tells, which the network may have cut off.
-        if survey.may_stand_alone() && matches!(self.tx, Tx::Idle) && !self.is_crowded(cx) {
+        // Whether it may stand alone only the rest of the batch tells, which the network may have cut off. Behind a message
+        // that cannot be read there is none.
+        let more = !self.is_crowded(cx) && self.broken.is_none();
+        if survey.may_stand_alone() && matches!(self.tx, Tx::Idle) && more {
             return false;
         }
         let spreads = survey.read && !self.batch.force_main;

@@ -385,7 +385,8 @@ impl Session {
             b'Q' => self.first_class(&without_nul(&frame.raw.slice(HEADER..))),
             b'P' | b'B' | b'D' | b'E' | b'C' if !self.batch.skips() => match self.first_executed() {
                 Some(class) => class,
-                None => return Some(false),
+                None if self.broken.is_none() => return Some(false),
+                None => Class::Empty,
             },
             _ => return None,
         };

@@ -8,8 +8,10 @@ use super::workload::maker::Only;
 use super::world::World;
 use crate::config::Mode;
 
-/// Steps for each transaction that there may be, after which a run counts as stuck.
-const STEPS_MAX: usize = 1000;
+/// Steps after which a run counts as stuck: so many, and so many more for each of its transactions. Three times what
+/// the longest of those took that hold.
+const STEPS_MAX: usize = 15_000;
+const STEPS_MAX_EACH: usize = 400;
 /// Simulated microseconds after which it does.
 const TIME_MAX_US: i64 = 1_000_000_000;
 
@@ -92,7 +94,7 @@ pub fn run_seed(seed: u64, options: &Options) -> Result<Report, Box<Failure>> {
         Err(what) => return Err(Box::new(Failure { what, report })),
     };
     let begun_us = world.now_us;
-    let most = STEPS_MAX * options.clients.max(1) * options.transactions.max(1);
+    let most = STEPS_MAX + STEPS_MAX_EACH * world.clients.iter().map(|c| c.left).sum::<usize>();
     let found = play(&mut world, &mut report, most as u64);
     report.trace_hash = world.trace.value();
     report.time_us = world.now_us - begun_us;

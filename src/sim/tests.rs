@@ -114,9 +114,9 @@ const BOUNDS: [Bound; 21] = [
     isolation(Planted::NoGate, 400, Kind::Lag).from(1),
     isolation(Planted::ArrivalsJoin, 400, Kind::Lag).from(41),
     isolation(Planted::DeafToRings, 400, Kind::Lag).from(5),
-    Bound { only: Some(Only::Lists), ..isolation(Planted::TwinOutside, 400, Kind::Lag) },
+    Bound { only: Some(Only::Lists), ..isolation(Planted::TwinOutside, 200, Kind::Lag).from(100_024) },
     Bound { rough: false, ..isolation(Planted::NewMainAtOnce, 400, Kind::Crash).from(5) },
-    Bound { rough: false, ..isolation(Planted::AckBeforeAll, 400, Kind::Crash) },
+    Bound { rough: false, ..isolation(Planted::AckBeforeAll, 400, Kind::Crash).from(57) },
     Bound { rough: false, ..isolation(Planted::EpochApart, 400, Kind::Hang) },
     Bound { rough: false, ..isolation(Planted::ForgetSent, 400, Kind::Crash) },
 ];

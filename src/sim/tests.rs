@@ -118,7 +118,7 @@ const BOUNDS: [Bound; 21] = [
     Bound { rough: false, ..isolation(Planted::NewMainAtOnce, 400, Kind::Crash).from(5) },
     Bound { rough: false, ..isolation(Planted::AckBeforeAll, 400, Kind::Crash).from(57) },
     Bound { rough: false, ..isolation(Planted::EpochApart, 400, Kind::Hang) },
-    Bound { rough: false, ..isolation(Planted::ForgetSent, 400, Kind::Crash) },
+    Bound { rough: false, ..isolation(Planted::ForgetSent, 400, Kind::Crash).from(162) },
 ];
 
 /// How a bug was found.
@@ -186,14 +186,15 @@ fn how_many_seeds_each_planted_bug_needs() {
     const FIRST: [u64; 5] = [0, 100_000, 200_000, 300_000, 400_000];
     let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<usize>().ok());
     let (most, starts) = (number("MOST").unwrap_or(2000) as u64, number("STARTS").unwrap_or(FIRST.len()));
-    // PLANTED=NAME,NAME: only these. MOST=N: at most so many. STARTS=N: from so many places.
+    let later = number("FROM").unwrap_or(0) as u64;
+    // PLANTED=NAME,NAME: only these. MOST=N: at most so many. STARTS=N: from so many places. FROM=N: all of them so much later.
     let only = std::env::var("PLANTED").unwrap_or_default();
     let only: Vec<&str> = only.split(',').filter(|n| !n.is_empty()).collect();
     for_each_bound(|b| {
         if !only.is_empty() && !only.contains(&format!("{:?}", b.bug).as_str()) {
             return;
         }
-        let found: Vec<_> = FIRST.iter().take(starts).map(|first| b.find(*first, most)).collect();
+        let found: Vec<_> = FIRST.iter().take(starts).map(|first| b.find(*first + later, most)).collect();
         let needed: Vec<String> =
             found.iter().map(|f| f.as_ref().map_or("-".into(), |f| f.seeds.to_string())).collect();
         let shortest = found.iter().flatten().min_by_key(|f| f.steps);

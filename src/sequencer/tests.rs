@@ -228,6 +228,7 @@ mod passes {
 
 mod windows {
     use super::*;
+    use crate::sim::planted::{Planted, plant};
 
     #[test]
     fn a_look_holds_until_a_window_is_opened_even_if_it_is_closed_again() {
@@ -250,6 +251,12 @@ mod windows {
         assert!(s.still(look) && s.epoch() == Epoch(65_543), "an older one changes nothing");
         s.set_epoch(Epoch(65_536 + 8));
         assert!(!s.still(look) && s.look().is_quiet());
+        plant(Some(Planted::EpochApart));
+        let look = s.look();
+        s.set_epoch(Epoch(65_536 + 9));
+        let outlives = s.still(look);
+        plant(None);
+        assert!(outlives, "the bug does nothing");
     }
 }
 

@@ -94,9 +94,10 @@ const fn isolation(bug: Planted, most: u64, favour: Kind) -> Bound {
     Bound { rough: true, only: Some(Only::Views), mode: Some(Mode::SnapshotIsolation), ..seen }
 }
 
-/// Not among them: [`Planted::LookAtParse`]. Parse and what proves a snapshot are mostly answered together, so a commit has
-/// hardly any time between the two; it takes too many seeds for a test so far.
-const BOUNDS: [Bound; 21] = [
+/// Not among them: [`Planted::LookAtParse`], since Parse and what proves a snapshot are mostly answered together, so that a
+/// commit has hardly any time between the two; and [`Planted::EpochApart`], since a read that a node answers while it is
+/// taken out is seldom wrong. Both take too many seeds; unit tests find them (`session::snapshot`, `sequencer`).
+const BOUNDS: [Bound; 20] = [
     // First: this one is seen by a run that is stuck, which takes longest.
     bound(Planted::BelieveNever, 400, None).from(84),
     Bound { rough: true, ..bound(Planted::PoolTooEarly, 500, Some(Kind::Backend)).from(8) },
@@ -117,7 +118,6 @@ const BOUNDS: [Bound; 21] = [
     Bound { only: Some(Only::Lists), ..isolation(Planted::TwinOutside, 200, Kind::Lag).from(100_024) },
     Bound { rough: false, ..isolation(Planted::NewMainAtOnce, 400, Kind::Crash).from(5) },
     Bound { rough: false, ..isolation(Planted::AckBeforeAll, 400, Kind::Crash).from(57) },
-    Bound { rough: false, ..isolation(Planted::EpochApart, 400, Kind::Hang) },
     Bound { rough: false, ..isolation(Planted::ForgetSent, 400, Kind::Crash).from(162) },
 ];
 

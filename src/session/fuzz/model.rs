@@ -140,7 +140,13 @@ impl Model {
         while !self.broken {
             let Some(length) = self.input.get(1..5).and_then(read_u32).map(|n| n as usize) else { return };
             let small = matches!(self.input[0], b'C' | b'D' | b'E' | b'H' | b'S' | b'X' | b'c' | b'f');
-            if length < 4 || length > if small { 10_000 } else { super::MESSAGE_MAX } {
+            let limit = match self.input[0] {
+                // It is passed on as it comes; what is no part of a COPY is ignored (`PostgresMain`).
+                b'd' if self.admitted => crate::wire::frame::COPY_DATA_MAX,
+                _ if small => 10_000,
+                _ => super::MESSAGE_MAX,
+            };
+            if length < 4 || length > limit {
                 self.broken = true;
                 return;
             }

@@ -99,7 +99,7 @@ impl Session {
             return false;
         }
         let survey = self.survey(cx);
-        if self.min_csn.heard && survey.waits {
+        if self.min_csn.heard && survey.waits && self.min_csn.fails.is_none() {
             match self.min_csn_holds(cx) {
                 Holds::Yes => {}
                 Holds::Waits => return false,

@@ -12,6 +12,12 @@ pub const V3_0: u32 = 3 << 16;
 /// How long a message may be in coming; longer than anything that the tests make the proxy wait for.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A gigabyte takes its time to be parsed and stored on all nodes (`tests/large_memory.rs`).
+fn patience() -> Duration {
+    let megabytes = std::env::var("PGLOCKSTEP_TEST_LARGE_MB").ok().and_then(|mb| mb.parse().ok()).unwrap_or(0u64);
+    PATIENCE + Duration::from_secs(megabytes / 5)
+}
+
 /// One connection. Dropping it closes the socket without a Terminate, as a client does that vanishes.
 pub struct Raw {
     pub socket: TcpStream,
@@ -26,7 +32,7 @@ impl Raw {
     /// A TCP connection on which nothing was said.
     pub fn open(target: &Target) -> Raw {
         let socket = TcpStream::connect((target.host.as_str(), target.port)).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(patience())).unwrap();
         Raw { socket, key: (0, 0) }
     }
 

@@ -94,9 +94,10 @@ const fn isolation(bug: Planted, most: u64, favour: Kind) -> Bound {
     Bound { rough: true, only: Some(Only::Views), mode: Some(Mode::SnapshotIsolation), ..seen }
 }
 
-/// Not among them: [`Planted::LookAtParse`], since Parse and what proves a snapshot are mostly answered together, so that a
-/// commit has hardly any time between the two; and [`Planted::EpochApart`], since a read that a node answers while it is
-/// taken out is seldom wrong. Both take too many seeds; unit tests find them (`session::snapshot`, `sequencer`).
+/// Not among them: [`Planted::LookAtParse`], since a server answers Parse and what proves a snapshot together unless its buffer
+/// is full in between; and [`Planted::EpochApart`], since a shard gives up its readers of a node before any commit is
+/// acknowledged without that node, so the epoch in the window word is a second lock on the same door. Unit tests find both
+/// (`session::snapshot`, `sequencer`).
 const BOUNDS: [Bound; 20] = [
     // First: this one is seen by a run that is stuck, which takes longest.
     bound(Planted::BelieveNever, 400, None).from(84),

@@ -248,6 +248,10 @@ impl Session {
 
     /// What the lane was at work on is run again, or answered with an error.
     fn lose_requests(&mut self, link: Option<Link>, open: Option<Box<Open>>, cx: &mut Cx<'_>) {
+        // The error that it met was not told: it is run again all the same.
+        if self.will_run_again() && self.run_again() {
+            return;
+        }
         self.conflict_over();
         let mut link = link;
         let owes = link.as_ref().is_some_and(|l| l.owed.owes_client());

@@ -59,6 +59,7 @@ fn seeds_that_once_failed_hold() {
             "a block's first conflict ran a later batch again",
         ),
         (600_069, snapshot, "a batch that a reader ran again prepared a statement that the reader had"),
+        (902_583, snapshot, "main was lost between a conflict that was not told and its ReadyForQuery"),
         (200_101, views, "a session that was over opened a reader"),
     ];
     for (seed, options, why) in failed {

@@ -585,7 +585,10 @@ impl Session {
         };
         self.rows.take();
         self.row_entries = super::rows::Told::default();
+        // The block was opened only to fail on the server as it has failed for the client, who has been told.
+        let told = own == Some(Own::Begin) && self.tx.open().is_some_and(|o| o.failed);
         match own {
+            _ if told => {}
             // Taken when the ReadyForQuery of the session's own Sync (or Query) comes.
             Some(Own::Commit | Own::Constraints | Own::Rollback | Own::Settings | Own::Replay | Own::Syntax) => {
                 let error = Bytes::copy_from_slice(bytes_of(chunk, piece));
@@ -626,7 +629,11 @@ impl Session {
         } else {
             self.registry.drop_unconfirmed()
         }
-        if skipped.query {
+        if told {
+            if !skipped.sync_sent {
+                self.sync_own(target, Own::Tidy, cx);
+            }
+        } else if skipped.query {
             self.forward(target, Bytes::from_static(front::SYNC), Asked::Sync, Whose::Client(Note::Nothing), cx);
         } else if !skipped.sync_sent {
             self.batch_failed();

@@ -455,6 +455,8 @@ impl World {
                 let last = self.env.membership.load().without(node).is_err();
                 let out = !self.env.membership.load().is_up(node);
                 if out || (how % 4 != 3 && !last) {
+                    // One change of the membership after the other, as the control plane makes them.
+                    self.go()?;
                     self.confirm(usize::from(node.0))?;
                     self.go()?;
                     Answer::Detached(Ok(()))

@@ -197,6 +197,10 @@ const SPREAD_BLOCKS: &str = "transaction_reads = \"spread\"\n[[node]]\nid = 0\nb
 #[test]
 fn transactions_that_may_write_read_on_replicas_until_they_do() {
     let cluster = Cluster::start(Mode::SnapshotIsolation, SPREAD_BLOCKS);
+    cluster.sandbox.psql_ok(&["-q", "-c", "SELECT lo_from_bytea(4242, 'abc')"]);
+    for begin in ["BEGIN", "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"] {
+        spread::calls_a_function(&cluster, begin);
+    }
     run(async {
         let (seen, answered) = between(&cluster, Reading::Block, 4).await;
         println!("between two nodes' commits: {answered} answered, {}", seen.summary());

@@ -4,6 +4,7 @@ mod support;
 
 use std::time::Duration;
 
+use pglockstep::sandbox::process::Signal;
 use support::{Options, Sandbox};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
@@ -195,4 +196,18 @@ async fn min_csn_is_what_the_server_says_it_is() {
     assert_eq!(state(&e), SqlState::CANT_CHANGE_RUNTIME_PARAM);
     let e = a.batch_execute("SHOW pglockstep.nonsense").await.unwrap_err();
     assert_eq!(state(&e), SqlState::UNDEFINED_OBJECT);
+}
+
+#[test]
+fn a_restart_gives_no_number_again() {
+    let mut sandbox = start("snapshot_isolation");
+    let commit = |s: &Sandbox| {
+        let told =
+            s.psql_ok(&["-qAt", "-c", "UPDATE t SET v = v + 1 WHERE id = 1", "-c", "SHOW pglockstep.last_commit"]);
+        told.trim().parse::<u64>().unwrap()
+    };
+    let before = commit(&sandbox);
+    sandbox.restart_proxy(Signal::TERM);
+    let after = commit(&sandbox);
+    assert!(before > 0 && after > before, "{before} before the restart, {after} after it");
 }

@@ -21,7 +21,7 @@ use super::registry::Prepared;
 use super::route::{Given, Plan, changes_logins};
 use super::rows::{Asks, bind_for, end_of};
 use super::survey::has_own_types;
-use super::tokens::shown;
+use super::tokens::{Holds, shown};
 use super::transaction::{Target, Tx};
 use crate::sql::cache::Verdict;
 use crate::sql::class::Class;
@@ -339,8 +339,10 @@ impl Session {
                 true
             }
             Plan::Plain(note) => {
-                if shown(&given.sql, &verdict.class).is_some_and(|shown| !self.sets_shown(shown, true, cx)) {
-                    return false;
+                match shown(&given.sql, &verdict.class).map_or(Holds::Yes, |shown| self.sets_shown(shown, true, cx)) {
+                    Holds::Yes => {}
+                    Holds::Waits => return false,
+                    Holds::Never(e) => return self.refuse_in_batch(&e, cx),
                 }
                 match self.lacks_block(&verdict, &given.sql) {
                     Some(e) if e.severity == Severity::Error => return self.refuse_in_batch(&e, cx),

@@ -146,7 +146,8 @@ fn row_of(value: &[u8]) -> Option<BytesMut> {
 impl Session {
     /// A FunctionCall. False: it must wait until all earlier replies are there.
     pub(super) fn function_call(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> bool {
-        if self.tx.open().is_some_and(|o| o.spread) && self.may_leave() && self.barriers(cx) {
+        // Only main can do it.
+        if self.tx.target() == Some(Target::Reader) && self.may_leave() && self.barriers(cx) {
             self.leave_reader(cx);
         }
         let on_reader = self.tx.target() == Some(Target::Reader);

@@ -81,9 +81,10 @@ pub enum Own {
     Default,
     /// What a SHOW of the proxy's will show, set in front of it. Its failure is SHOW's.
     Token,
-    /// The tiny statement with which a block on main takes its snapshot, whose token the client asks for.
+    /// The tiny statement with which a block on main takes its snapshot, whose token the client asks for. Its failure is
+    /// that of the SHOW that waits.
     Seen,
-    /// The session's `pglockstep.min_csn`.
+    /// The session's `pglockstep.min_csn`. Its failure is that of the statement that waits.
     MinCsn,
     /// Something whose outcome does not matter (Close of an own portal).
     Tidy,

@@ -11,7 +11,7 @@ use super::note::{Forgets, Note, PendingSetting, PendingWrite};
 use super::owed::Own;
 use super::prepared::{is_reserved, reserved};
 use super::snapshot::Single;
-use super::tokens::{is_ours, refuses_set};
+use super::tokens::refuses_set;
 use super::transaction::{INFO, Open, Target, Tx, begin_statement};
 use crate::auth::{DEFAULT_ITERATIONS, ScramVerifier};
 use crate::script::{Expect, Statement};
@@ -155,10 +155,10 @@ impl Session {
             Class::Truncate => self.dml_uncounted(given, verdict),
             // Alone it does nothing but warn, so no transaction is opened for it.
             Class::SetConstraints => Plan::Plain(Note::Write(self.pending(given, verdict, false, false))),
-            Class::Set { name, .. } if is_ours(name) && refuses_set(&given.sql, name).is_some() => {
-                refuses_set(&given.sql, name).map_or(plain, Plan::Refused)
-            }
-            Class::Set { local, name } => self.setting(given, name, *local),
+            Class::Set { local, name } => match refuses_set(&given.sql, name) {
+                Some(e) => Plan::Refused(e),
+                None => self.setting(given, name, *local),
+            },
             Class::Reset(name) => self.setting(given, name, false),
             Class::SetSessionCharacteristics => self.setting(given, "", false),
             Class::Discard(DiscardWhat::All) => Plan::Plain(Note::Forgets(Forgets::All)),

@@ -418,8 +418,6 @@ impl Session {
                     } else if own == Own::Cut && owed.asked == Asked::Execute && !self.owes_cut() {
                         let token = self.cut_taken();
                         self.tx.open_mut().into_iter().for_each(|o| o.token = token);
-                    } else if own == Own::Seen && owed.asked == Asked::Execute {
-                        self.seen(cx);
                     }
                 }
                 Whose::Local(..) => {}
@@ -548,7 +546,7 @@ impl Session {
             Own::Modes => self.modes_set(cx),
             Own::Check => self.lane_lives(cx),
             Own::Default => self.pump_requests(cx),
-            Own::MinCsn => self.min_csn_answered(cx),
+            Own::MinCsn | Own::Seen => self.question_answered(own, error.as_deref(), cx),
             Own::Leave => self.pump_requests(cx),
             Own::Tidy if target == Target::Reader => {
                 if self.retry.as_ref().is_some_and(|r| r.why.is_some()) {
@@ -590,12 +588,21 @@ impl Session {
         match own {
             _ if told => {}
             // Taken when the ReadyForQuery of the session's own Sync (or Query) comes.
-            Some(Own::Commit | Own::Constraints | Own::Rollback | Own::Settings | Own::Replay | Own::Syntax) => {
+            Some(
+                Own::Commit
+                | Own::Constraints
+                | Own::Rollback
+                | Own::Settings
+                | Own::Replay
+                | Own::Syntax
+                | Own::MinCsn
+                | Own::Seen,
+            ) => {
                 let error = Bytes::copy_from_slice(bytes_of(chunk, piece));
                 self.link(target).into_iter().for_each(|l| l.own_error = Some(error.clone()));
             }
             // Nobody waits for it: kept, it would be taken for the answer to something else.
-            Some(Own::Tidy | Own::Types | Own::Check | Own::Leave | Own::Default | Own::MinCsn) => {}
+            Some(Own::Tidy | Own::Types | Own::Check | Own::Leave | Own::Default) => {}
             // What it was asked about has failed, and the client knows.
             Some(Own::Opaque) if self.tx.open().is_some_and(|o| o.failed) => {}
             None if target == Target::Lane && piece.last && self.is_run_again(bytes_of(chunk, piece), cx) => {
@@ -603,15 +610,7 @@ impl Session {
                 self.step_failed();
             }
             Some(
-                Own::Begin
-                | Own::Prepare
-                | Own::Info
-                | Own::Opaque
-                | Own::Modes
-                | Own::Level
-                | Own::Cut
-                | Own::Token
-                | Own::Seen,
+                Own::Begin | Own::Prepare | Own::Info | Own::Opaque | Own::Modes | Own::Level | Own::Cut | Own::Token,
             )
             | None => self.relay_error(target, chunk, piece),
         }

@@ -392,8 +392,10 @@ impl Session {
             }
             Tx::Idle => self.enter_block(Target::Lane, cx),
         }
-        if shown.is_some_and(|shown| !self.sets_shown(shown, false, cx)) {
-            return self.step_waits();
+        match shown.map_or(Holds::Yes, |shown| self.sets_shown(shown, false, cx)) {
+            Holds::Yes => {}
+            Holds::Waits => return self.step_waits(),
+            Holds::Never(e) => return self.refuse(&e, cx),
         }
         self.mark_unpreparable(&verdict.class);
         self.pin(&verdict.class, false);

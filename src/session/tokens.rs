@@ -23,6 +23,8 @@ use crate::sequencer::SnapshotToken;
 use crate::shard::driver::Time;
 use crate::sql::class::{Class, Isolation};
 use crate::sql::lexer::{Kind, Lexer, identifiers};
+use crate::wire::error::ErrorFields;
+use crate::wire::front::BIND_NOTHING;
 use crate::wire::{PgError, TxStatus};
 
 /// Names of ours begin with it.
@@ -170,6 +172,8 @@ pub(super) struct MinCsn {
     csn: u64,
     /// What it is instead of a number.
     invalid: Option<String>,
+    /// The question has failed: so has the statement that waits for the answer.
+    refused: Option<PgError>,
     /// The error that the batch is about to be told.
     pub(super) fails: Option<PgError>,
     /// A statement waits.
@@ -197,21 +201,24 @@ pub(super) enum Holds {
 }
 
 impl Session {
-    /// What the SHOW will show is set on the server, in front of it. False: that has to wait.
-    pub(super) fn sets_shown(&mut self, shown: Shown, extended: bool, cx: &mut Cx<'_>) -> bool {
+    /// What the SHOW will show is set on the server, in front of it.
+    pub(super) fn sets_shown(&mut self, shown: Shown, extended: bool, cx: &mut Cx<'_>) -> Holds {
         if self.tx.open().is_some_and(|o| o.failed) {
-            return true;
+            return Holds::Yes;
         }
         let target = self.tx.target().unwrap_or(if extended { self.target() } else { Target::Lane });
-        if shown == Shown::Snapshot && !self.has_token(cx) {
-            return false;
+        if shown == Shown::Snapshot {
+            match self.has_token(cx) {
+                Holds::Yes => {}
+                other => return other,
+            }
         }
         let value = match shown {
             Shown::Snapshot => self.token(cx).to_string(),
             Shown::LastCommit => self.last_commit.to_string(),
         };
         self.set_shown(target, shown, &value, cx);
-        true
+        Holds::Yes
     }
 
     /// The server describes what it has heard of.
@@ -232,24 +239,35 @@ impl Session {
         self.send_own_in(target, shown.statement(), Own::Token, portal, &bind, cx);
     }
 
-    /// The block on main has its snapshot, or there is none. False: it is being taken.
-    fn has_token(&mut self, cx: &mut Cx<'_>) -> bool {
-        let Some(open) = self.tx.open_mut().filter(|o| o.on == Target::Lane && !o.implicit) else { return true };
+    /// The block on main has its snapshot, or there is none.
+    fn has_token(&mut self, cx: &mut Cx<'_>) -> Holds {
+        if let Some(e) = self.min_csn.refused.take() {
+            return Holds::Never(e);
+        }
+        let Some(open) = self.tx.open_mut().filter(|o| o.on == Target::Lane && !o.implicit) else {
+            return Holds::Yes;
+        };
         if open.token.is_some() {
-            return true;
+            return Holds::Yes;
         }
         if !std::mem::replace(&mut open.token_asked, true) {
             let portal = if matches!(self.request, Request::Simple(_)) { "" } else { "_pgls" };
-            self.send_own_in(Target::Lane, ("_pgls_s", TINY), Own::Seen, portal, crate::wire::front::BIND_NOTHING, cx);
+            self.send_own_in(Target::Lane, ("_pgls_s", TINY), Own::Seen, portal, BIND_NOTHING, cx);
+            self.sync_own(Target::Lane, Own::Seen, cx);
         }
-        self.barrier(Target::Lane, cx);
-        false
+        Holds::Waits
     }
 
-    /// The tiny statement of [`Self::has_token`] is answered.
-    pub(super) fn seen(&mut self, cx: &mut Cx<'_>) {
-        let token = SnapshotToken { epoch: cx.env.sequencer.epoch(), csn: cx.env.sequencer.newest() };
-        if let Some(open) = self.tx.open_mut() {
+    /// What the session has asked the server in front of a client's statement has been answered. If it failed (the client
+    /// has cancelled what it waits for), so has the statement.
+    pub(super) fn question_answered(&mut self, own: Own, error: Option<&[u8]>, cx: &mut Cx<'_>) {
+        self.min_csn.asked &= own != Own::MinCsn;
+        self.min_csn.refused = error.map(|raw| {
+            let fields = ErrorFields::parse(raw.get(5..).unwrap_or_default());
+            PgError::error(if fields.sqlstate == "57014" { "57014" } else { "XX000" }, fields.message)
+        });
+        if let Some(open) = self.tx.open_mut().filter(|_| own == Own::Seen && error.is_none()) {
+            let token = SnapshotToken { epoch: cx.env.sequencer.epoch(), csn: cx.env.sequencer.newest() };
             open.token = Some(token);
             open.need = open.need.max(token.csn);
         }
@@ -280,6 +298,9 @@ impl Session {
     pub(super) fn min_csn_holds(&mut self, cx: &mut Cx<'_>) -> Holds {
         if self.status() == TxStatus::Failed {
             return Holds::Yes;
+        }
+        if let Some(e) = self.min_csn.refused.take() {
+            return Holds::Never(e);
         }
         let block = self.tx.open().is_some();
         if self.min_csn.in_block && !block {
@@ -349,15 +370,9 @@ impl Session {
         self.min_csn.invalid = parsed.is_err().then_some(text);
     }
 
-    /// The question has been answered, or failed.
-    pub(super) fn min_csn_answered(&mut self, cx: &mut Cx<'_>) {
-        self.min_csn.asked = false;
-        self.pump_requests(cx);
-    }
-
     /// The lane is another: the question may have gone with it.
     pub(super) fn min_csn_unasked(&mut self) {
-        self.min_csn.asked = false;
+        (self.min_csn.asked, self.min_csn.refused) = (false, None);
         self.min_csn.unknown |= self.min_csn.heard;
     }
 

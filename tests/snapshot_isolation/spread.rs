@@ -1,6 +1,7 @@
 //! Blocks that may write and read on a replica first (`transaction_reads = "spread"`), and how they come to main.
 
 use super::cluster::{Cluster, Protocol, Session, code, patiently};
+use crate::support::raw::Raw;
 
 /// Why a block leaves its replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,4 +90,24 @@ pub async fn fails_and_ends(cluster: &Cluster, protocol: Protocol) {
         .all(&["BEGIN", READ, "SAVEPOINT s", "UPDATE register SET v = v + 1 WHERE id = 2", "ROLLBACK TO s", READ])
         .await;
     session.all(&["COMMIT", READ]).await;
+}
+
+/// A FunctionCall needs main: a block that has only read so far goes there.
+pub fn calls_a_function(cluster: &Cluster, begin: &str) {
+    let mut raw = Raw::login(&cluster.sandbox.summary.proxy(), "postgres");
+    raw.run(begin);
+    raw.run(READ);
+    // lo_open(4242, INV_READ), results in binary.
+    let mut call = Vec::new();
+    call.extend(952u32.to_be_bytes());
+    call.extend([0, 1, 0, 1, 0, 2, 0, 0, 0, 4]);
+    call.extend(4242u32.to_be_bytes());
+    call.extend([0, 0, 0, 4]);
+    call.extend(0x0004_0000u32.to_be_bytes());
+    call.extend([0, 1]);
+    raw.send(b'F', &call);
+    assert_eq!(raw.until(b'V'), [0, 0, 0, 4, 0, 0, 0, 0], "{begin}");
+    assert_eq!(raw.until(b'Z'), b"T");
+    raw.run(READ);
+    raw.run("COMMIT");
 }

@@ -148,9 +148,11 @@ pub struct DriverOptions {
     pub receive_buffers: usize,
     /// Bytes of one buffer; at least 4,096.
     pub receive_buffer_size: usize,
-    /// Clients and servers together. Clients beyond are closed as soon as they are accepted, without a word: let it
-    /// exceed the sessions' own limit, which is announced properly.
+    /// Clients and servers together, those included that are being closed.
     pub connections_max: usize,
+    /// Clients among them: however many come at once, servers can still be connected to. Clients beyond wait, without
+    /// a word, until one before them is gone: let it exceed the sessions' own limit, which is announced properly.
+    pub clients_max: usize,
 }
 
 impl Default for DriverOptions {
@@ -161,6 +163,7 @@ impl Default for DriverOptions {
             receive_buffers: 64,
             receive_buffer_size: 64 * 1024,
             connections_max: 16_384,
+            clients_max: 8_192,
         }
     }
 }

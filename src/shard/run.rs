@@ -251,12 +251,14 @@ fn make_core<D: SocketDriver>(shared: &Shared, listeners: Vec<Listener>) -> Resu
     // A client has a lane, a reader and, while it commits, an applier per replica. Beside them are those that have yet to
     // log in, and those whose places they have taken.
     let limits = &config.limits;
-    let connections_max = limits.num_init_children * (3 + nodes.len()) + 2 * limits.starting_clients + 64;
+    let clients_max = limits.num_init_children + 2 * limits.starting_clients + 32;
+    let connections_max = clients_max + limits.num_init_children * (2 + nodes.len()) + 32;
     let driver = D::open(DriverOptions {
         listeners,
         receive_buffers: config.shards.receive_buffers,
         receive_buffer_size: usize::try_from(config.shards.receive_buffer_size).unwrap_or(64 * 1024),
         connections_max,
+        clients_max,
     })?;
     Ok(Core::new(driver, nodes, spill_files(config.cluster.work_dir.clone())))
 }

@@ -66,6 +66,8 @@ pub(super) struct Slot<T> {
     deadline: Option<Time>,
     /// In the list of slots that the next turn looks at.
     pub(super) dirty: bool,
+    /// A client's connection, as opposed to one that the shard has made.
+    accepted: bool,
     pub(super) own: T,
 }
 
@@ -82,6 +84,7 @@ impl<T: Own> Slot<T> {
             send_error: None,
             deadline: None,
             dirty: false,
+            accepted: false,
             own: T::default(),
         }
     }
@@ -124,6 +127,9 @@ pub(super) struct Slots<T> {
     /// Released since the last [`Self::recycle`]: the shard has not been through the events that name them yet.
     released: Vec<u32>,
     connections_max: usize,
+    clients_max: usize,
+    /// Slots of clients.
+    clients: usize,
     /// Generations of ids that never had a slot.
     phantoms: u32,
     /// When a slot's patience may end: time, slot, generation. Outdated entries are skipped.
@@ -131,13 +137,15 @@ pub(super) struct Slots<T> {
 }
 
 impl<T: Own> Slots<T> {
-    pub(super) fn new(connections_max: usize) -> Slots<T> {
+    pub(super) fn new(connections_max: usize, clients_max: usize) -> Slots<T> {
         Slots {
             slots: Vec::new(),
             free: Vec::new(),
             released: Vec::new(),
             // The last index is the phantoms'.
             connections_max: connections_max.min(u32::MAX as usize),
+            clients_max,
+            clients: 0,
             phantoms: 0,
             deadlines: BinaryHeap::new(),
         }
@@ -160,10 +168,28 @@ impl<T: Own> Slots<T> {
         Ok(index)
     }
 
+    /// Whether one more client may have a slot.
+    pub(super) fn may_admit(&self) -> bool {
+        let room = !self.free.is_empty() || self.slots.len() < self.connections_max;
+        room && self.clients < self.clients_max
+    }
+
+    /// Takes a free slot for a client; gives the driver's part back unless [`Self::may_admit`].
+    pub(super) fn admit(&mut self, own: T) -> Result<usize, T> {
+        if !self.may_admit() {
+            return Err(own);
+        }
+        let index = self.insert(Life::Open, own)?;
+        self.slots[index].accepted = true;
+        self.clients += 1;
+        Ok(index)
+    }
+
     /// Drops the driver's part and frees the slot. Only when nothing in the kernel names it.
     pub(super) fn release(&mut self, index: usize) {
         let slot = &mut self.slots[index];
         let generation = (slot.generation + 1) & ((1 << GENERATION_BITS) - 1);
+        self.clients -= usize::from(slot.accepted);
         // The queue's memory goes with the connection; `dirty` stays true to the list.
         *slot = Slot { dirty: slot.dirty, ..Slot::vacant(generation) };
         self.released.push(index as u32);
@@ -291,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_released_slot_is_used_again_only_behind_the_events_that_name_it() {
-        let mut slots = Slots::new(1);
+        let mut slots = Slots::new(1, 1);
         let first = slots.insert(Life::Open, Nothing).expect("there is room for one");
         let id = slots.id(first);
         assert_eq!(slots.insert(Life::Open, Nothing), Err(Nothing));
@@ -305,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_deadline_is_the_last_that_was_set_and_ends_with_its_connection() {
-        let mut slots = Slots::new(2);
+        let mut slots = Slots::new(2, 2);
         let at = |ms| Time::default().after(Duration::from_millis(ms));
         let [a, b] = [0, 1].map(|_| slots.insert(Life::Open, Nothing).expect("there is room for two"));
         slots.set_deadline(a, at(1));

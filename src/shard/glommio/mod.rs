@@ -64,8 +64,6 @@ const DROP_WAIT: Duration = Duration::from_secs(1);
 /// What a driver has done so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct GlommioCounters {
-    /// Clients closed because `connections_max` was reached.
-    pub clients_refused: u64,
     /// Slots in use now, those included that are being closed.
     pub connections: usize,
     /// Listeners that accept.
@@ -100,7 +98,7 @@ impl GlommioDriver {
         let executor = make_executor().map_err(|error| probe::explain("making an executor", error))?;
         let (doorbell, line) = GlommioDoorbell::new().map_err(|error| probe::explain("a pair of sockets", error))?;
         let receive_buffer_size = options.receive_buffer_size.clamp(4096, u32::MAX as usize);
-        let mut state = State::new(options.connections_max, options.receive_buffers, receive_buffer_size);
+        let mut state = State::new(&options, receive_buffer_size);
         let mut doors = Vec::new();
         for listener in &options.listeners {
             let handle = listener.blocking().and_then(|()| listener.as_fd().try_clone_to_owned());
@@ -128,7 +126,6 @@ impl GlommioDriver {
     pub fn counters(&self) -> GlommioCounters {
         let state = self.state.borrow();
         GlommioCounters {
-            clients_refused: state.clients_refused,
             connections: state.slots.len(),
             listeners: state.doors,
         }

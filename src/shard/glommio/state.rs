@@ -13,7 +13,7 @@ use glommio::net::TcpStream;
 
 use super::buffer::ReceiveBuffer;
 use super::slots::{Life, Own, Slots};
-use crate::shard::driver::{Event, Peer, Time};
+use crate::shard::driver::{DriverOptions, Event, Peer, Time};
 
 /// How often one connection may receive in one turn. More than once, because only an attempt that finds nothing makes
 /// glommio wait for more; after a receive that did not fill its buffer that attempt costs no system call.
@@ -51,13 +51,12 @@ pub(super) struct State {
     pub(super) stopping: bool,
     /// The driver is being dropped.
     pub(super) ending: bool,
-    pub(super) clients_refused: u64,
 }
 
 impl State {
-    pub(super) fn new(connections_max: usize, receive_buffers: usize, receive_buffer_size: usize) -> State {
+    pub(super) fn new(options: &DriverOptions, receive_buffer_size: usize) -> State {
         State {
-            slots: Slots::new(connections_max),
+            slots: Slots::new(options.connections_max, options.clients_max),
             events: Vec::new(),
             dirty: VecDeque::new(),
             parked: Vec::new(),
@@ -65,14 +64,13 @@ impl State {
             restless: false,
             turn: 0,
             received: 0,
-            receive_max: receive_buffers.max(1).saturating_mul(receive_buffer_size),
+            receive_max: options.receive_buffers.max(1).saturating_mul(receive_buffer_size),
             buffer: ReceiveBuffer::new(receive_buffer_size),
             started: Instant::now(),
             tasks: 0,
             doors: 0,
             stopping: false,
             ending: false,
-            clients_refused: 0,
         }
     }
 
@@ -132,19 +130,12 @@ impl State {
         }
     }
 
-    /// An accepted client gets a slot; closed at once if there is none.
+    /// An accepted client gets a slot; closed at once if there is none: see [`Slots::may_admit`].
     pub(super) fn admit(&mut self, stream: TcpStream, peer: Peer) -> Option<usize> {
-        match self.slots.insert(Life::Open, Own { stream: Some(stream), ..Own::default() }) {
-            Ok(index) => {
-                let conn = self.slots.id(index);
-                self.report(Event::Accepted { conn, peer });
-                Some(index)
-            }
-            Err(_closed) => {
-                self.clients_refused += 1;
-                None
-            }
-        }
+        let index = self.slots.admit(Own { stream: Some(stream), ..Own::default() }).ok()?;
+        let conn = self.slots.id(index);
+        self.report(Event::Accepted { conn, peer });
+        Some(index)
     }
 
     /// What came of a connect.

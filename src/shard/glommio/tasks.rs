@@ -118,6 +118,11 @@ pub(super) async fn accept(state: Shared, listener: Listener) {
     let listener = sys::listener(socket);
     let mut accepted = (0, 0);
     while !state.borrow().stopping {
+        if !state.borrow().slots.may_admit() {
+            // They wait in the listener's own queue.
+            next_turn(&state).await;
+            continue;
+        }
         match listener.shared_accept().await.map_err(io::Error::from) {
             Ok(client) => admit(&state, client, tcp),
             // A client that gave up while it waited says nothing about the next.
@@ -156,7 +161,10 @@ pub(super) async fn connection(state: Shared, index: usize, to: Option<Address>)
         connect(&state, index, to).await;
     }
     poll_fn(|cx| state.borrow_mut().drive(index, cx)).await;
-    state.borrow_mut().slots.release(index);
+    let mut state = state.borrow_mut();
+    state.slots.release(index);
+    // A client may wait for the slot.
+    state.stir();
 }
 
 /// Connects, unless the shard loses patience first.

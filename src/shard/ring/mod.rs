@@ -24,6 +24,7 @@ mod tag;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -32,7 +33,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
-use super::driver::{Address, ConnId, Doorbell, Driver, DriverOptions, Event, SocketDriver, Time};
+use super::driver::{Address, ConnId, Doorbell, Driver, DriverOptions, Event, Peer, SocketDriver, Time};
 use super::listen::{self, Listener};
 use super::unavailable::{self, Unavailable};
 use doorbell::RingDoorbell;
@@ -51,8 +52,6 @@ pub struct RingCounters {
     pub system_calls: u64,
     /// Receive buffers allocated, those of the start included.
     pub buffers_allocated: u64,
-    /// Clients closed because `connections_max` was reached.
-    pub clients_refused: u64,
     /// Slots in use now, those included that are being closed.
     pub connections: usize,
     /// Listeners that accept.
@@ -63,6 +62,17 @@ pub struct RingCounters {
 struct Door {
     listener: Listener,
     accept: Accept,
+    /// The shard takes clients; false once listening has been stopped.
+    open: bool,
+    /// Clients that the kernel has handed over although no slot is free. As many as one turn can accept: the accept is
+    /// cancelled with the first, and the others wait in the listener's own queue.
+    held: VecDeque<(OwnedFd, Peer)>,
+}
+
+impl Door {
+    fn new(listener: Listener) -> Door {
+        Door { listener, accept: Accept::Wanted, open: true, held: VecDeque::new() }
+    }
 }
 
 /// The multishot accept of a listener.
@@ -73,9 +83,11 @@ enum Accept {
     Armed,
     /// Out of descriptors or the like: wanted again from this time on.
     Retry(Time),
-    /// The listener is shut down; the next turn cancels the accept.
+    /// No slot is free: wanted again once all that are held have one.
+    Full,
+    /// No slot is free, or the listener is shut down; the next turn cancels the accept.
     Stopping,
-    /// The cancellation is in flight; the listener is closed when the accept has completed.
+    /// The cancellation is in flight; a listener that is shut down is closed when the accept has completed.
     Cancelling,
 }
 
@@ -100,7 +112,6 @@ pub struct RingDriver {
     ready: Vec<Event>,
     started: Instant,
     now: Time,
-    clients_refused: u64,
 }
 
 impl RingDriver {
@@ -120,10 +131,10 @@ impl RingDriver {
         for listener in &options.listeners {
             listener.blocking().map_err(|error| unavailable::explain(probe::RING, "preparing a listener", error))?;
         }
-        let doors = options.listeners.into_iter().map(|listener| Some(Door { listener, accept: Accept::Wanted }));
+        let doors = options.listeners.into_iter().map(|listener| Some(Door::new(listener)));
         Ok(RingDriver {
             ring,
-            slots: Slots::new(options.connections_max),
+            slots: Slots::new(options.connections_max, options.clients_max),
             dirty: Vec::new(),
             doors: doors.collect(),
             doorbell: Arc::new(doorbell),
@@ -131,7 +142,6 @@ impl RingDriver {
             ready: Vec::new(),
             started: Instant::now(),
             now: Time::default(),
-            clients_refused: 0,
         })
     }
 
@@ -140,7 +150,6 @@ impl RingDriver {
         RingCounters {
             system_calls: self.ring.enters(),
             buffers_allocated: self.ring.allocations(),
-            clients_refused: self.clients_refused,
             connections: self.slots.len(),
             listeners: self.doors.iter().flatten().count(),
         }
@@ -188,7 +197,26 @@ impl RingDriver {
                 door.accept = Accept::Cancelling;
                 self.ring.cancel(Tag { operation: Operation::Stop, ..accept }, accept);
             }
-            Accept::Armed | Accept::Cancelling => {}
+            Accept::Armed | Accept::Full | Accept::Cancelling => {}
+        }
+    }
+
+    /// Lets clients in that had to wait for a slot.
+    fn admit_held(&mut self) {
+        for place in &mut self.doors {
+            let Some(door) = place else { continue };
+            while self.slots.may_admit() {
+                let Some((socket, peer)) = door.held.pop_front() else {
+                    if door.accept == Accept::Full {
+                        door.accept = Accept::Wanted;
+                    }
+                    break;
+                };
+                let Ok(index) = self.slots.admit(Own::of(socket)) else { break };
+                self.slots[index].dirty = true;
+                self.dirty.push(index as u32);
+                self.ready.push(Event::Accepted { conn: self.slots.id(index), peer });
+            }
         }
     }
 
@@ -269,7 +297,7 @@ impl RingDriver {
     fn patience(&self, until: Option<Time>) -> Option<Duration> {
         let retries = self.doors.iter().flatten().filter_map(|door| match door.accept {
             Accept::Retry(time) => Some(time),
-            Accept::Wanted | Accept::Armed | Accept::Stopping | Accept::Cancelling => None,
+            Accept::Wanted | Accept::Armed | Accept::Full | Accept::Stopping | Accept::Cancelling => None,
         });
         let deadline = self.slots.first_deadline();
         let first = retries.chain(deadline).chain(until).min()?;
@@ -340,10 +368,12 @@ impl Driver for RingDriver {
     fn stop_listening(&mut self) {
         for place in &mut self.doors {
             let Some(door) = place else { continue };
+            door.open = false;
+            door.held.clear();
             // At once; the kernel resets clients that nobody has accepted.
             let _ = SockRef::from(&door.listener).shutdown(std::net::Shutdown::Both);
             match door.accept {
-                Accept::Wanted | Accept::Retry(_) => *place = None,
+                Accept::Wanted | Accept::Full | Accept::Retry(_) => *place = None,
                 Accept::Armed => door.accept = Accept::Stopping,
                 Accept::Stopping | Accept::Cancelling => {}
             }
@@ -368,6 +398,7 @@ impl Driver for RingDriver {
 
     fn wait(&mut self, until: Option<Time>, events: &mut Vec<Event>) -> io::Result<()> {
         self.slots.recycle();
+        self.admit_held();
         self.submit_all();
         let may_sleep = self.ready.is_empty() && self.doorbell.bell.fall_asleep();
         let timeout = if may_sleep { self.patience(until) } else { Some(Duration::ZERO) };

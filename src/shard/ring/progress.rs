@@ -32,7 +32,7 @@ impl RingDriver {
 
     fn accepted(&mut self, position: usize, socket: io::Result<OwnedFd>, more: bool, events: &mut Vec<Event>) {
         let Some(door) = self.doors.get_mut(position).and_then(Option::as_mut) else { return };
-        if matches!(door.accept, Accept::Stopping | Accept::Cancelling) {
+        if !door.open {
             // A client that was accepted meanwhile is closed with `socket`.
             if !more {
                 self.doors[position] = None;
@@ -40,11 +40,12 @@ impl RingDriver {
             return;
         }
         if !more {
-            door.accept = match socket.as_ref().map_err(io::Error::raw_os_error) {
+            door.accept = match (door.accept, socket.as_ref().map_err(io::Error::raw_os_error)) {
+                (Accept::Stopping | Accept::Cancelling, _) => Accept::Full,
                 // A client that gave up while it waited says nothing about the next.
-                Ok(_) | Err(Some(libc::ECONNABORTED | libc::EINTR)) => Accept::Wanted,
+                (_, Ok(_) | Err(Some(libc::ECONNABORTED | libc::EINTR))) => Accept::Wanted,
                 // EMFILE, ENFILE, ENOBUFS, ENOMEM; whatever else may come must not spin either.
-                Err(_) => Accept::Retry(self.now.after(ACCEPT_RETRY)),
+                (_, Err(_)) => Accept::Retry(self.now.after(ACCEPT_RETRY)),
             };
         }
         let Ok(socket) = socket else { return };
@@ -56,13 +57,18 @@ impl RingDriver {
                 Err(_) => return,
             },
         };
-        match self.slots.insert(Life::Open, Own::of(socket)) {
-            Ok(index) => {
-                self.touch(index);
-                events.push(Event::Accepted { conn: self.slots.id(index), peer });
-            }
-            Err(_closed) => self.clients_refused += 1,
+        if door.held.is_empty() && self.slots.may_admit() {
+            let Ok(index) = self.slots.admit(Own::of(socket)) else { return };
+            self.touch(index);
+            events.push(Event::Accepted { conn: self.slots.id(index), peer });
+            return;
         }
+        door.held.push_back((socket, peer));
+        door.accept = match door.accept {
+            Accept::Armed => Accept::Stopping,
+            Accept::Wanted | Accept::Retry(_) => Accept::Full,
+            Accept::Full | Accept::Stopping | Accept::Cancelling => door.accept,
+        };
     }
 
     /// The cancellation of an accept has completed. If the accept has not, the cancellation may have missed it: once

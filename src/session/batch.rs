@@ -3,15 +3,15 @@
 use bytes::Bytes;
 
 use super::commit::After;
+use super::elsewhere::Retry;
 use super::io::Cx;
 use super::note::Note;
 use super::owed::{Asked, Whose};
 use super::reader::ReaderIs;
-use super::route::Retry;
-use super::snapshot::Single;
 use super::tokens::Holds;
-use super::transaction::{Target, Tx};
+use super::transaction::{Reads, Target, Tx};
 use super::{AfterRollback, Request, Session};
+use crate::sql::class::TxModes;
 use crate::wire::frame::Frame;
 use crate::wire::front;
 
@@ -63,9 +63,9 @@ impl Batch {
         self.skipping
     }
 
-    /// A batch that is run again. `force_main`: no reader may serve it; else its snapshot could not be used.
-    pub(super) fn again(force_main: bool) -> Batch {
-        Batch { force_main, again: !force_main, ..Batch::default() }
+    /// A batch that is run again. `overtaken`: its snapshot on a replica could not be used; else main must do it.
+    pub(super) fn run_again(overtaken: bool) -> Batch {
+        Batch { force_main: !overtaken, again: overtaken, ..Batch::default() }
     }
 
     /// Main was lost. `open`: a transaction was.
@@ -106,14 +106,13 @@ impl Session {
                 Holds::Never(e) => self.min_csn.fails = Some(e),
             }
         }
-        let leaves = match self.tx.open() {
-            Some(o) if o.singles && !survey.ends_block() => {
-                !(survey.stays_spread && survey.executes <= 1) || self.must_leave(cx)
-            }
-            Some(o) if o.spread => !survey.stays_spread,
-            _ => survey.leaves,
+        let leaves = match self.tx.open().and_then(|o| o.on_replica()) {
+            None => false,
+            Some(Reads::Singly) if !survey.ends_block() => !survey.may_begin_as(Reads::Singly) || self.must_leave(cx),
+            Some(Reads::Twin | Reads::Bereft) => !survey.stays_spread,
+            Some(_) => survey.leaves,
         };
-        if leaves && self.tx.open().is_some_and(|o| o.on == Target::Reader) {
+        if leaves {
             if !self.barrier(Target::Reader, cx) {
                 return false;
             }
@@ -130,27 +129,18 @@ impl Session {
         if survey.may_stand_alone() && matches!(self.tx, Tx::Idle) && more {
             return false;
         }
-        let spreads = survey.read && !self.batch.force_main;
-        let mut read = Single::Optimistic;
-        let twin = survey.stays_spread
-            && survey.touches
-            && !self.batch.force_main
-            && matches!(&self.tx, Tx::Begun(modes) if self.may_have_twin(&modes.clone(), cx));
-        let spreads = match &self.tx {
-            Tx::Idle if spreads && self.may_spread(cx) => {
-                read = Self::single_read(survey.shows, self.batch.again, cx);
-                read != Single::Main
+        let single = survey.read && !self.batch.force_main && self.may_spread(cx);
+        let reads = match &self.tx {
+            Tx::Idle if single => Self::single_read(survey.shows, self.batch.again, cx),
+            Tx::Begun(modes) if !self.batch.force_main => {
+                self.block_reads(modes, cx).filter(|r| survey.may_begin_as(*r))
             }
-            Tx::Idle => false,
-            Tx::Begun(modes) => {
-                let singly = Self::isolates(cx) && self.reads_singly(modes);
-                twin || (spreads && (!singly || survey.stays_spread) && self.read_only_spread(&modes.clone(), cx))
-            }
-            Tx::Open(_) => false,
+            _ => None,
         };
+        let busy = single && matches!(self.tx, Tx::Idle) && reads.is_none() && !self.batch.again;
         let target = match &self.tx {
             Tx::Open(o) => o.on,
-            _ if !spreads => Target::Lane,
+            _ if reads.is_none() => Target::Lane,
             _ => match self.reader_is(cx) {
                 ReaderIs::Ready => Target::Reader,
                 ReaderIs::Coming => return false,
@@ -172,16 +162,13 @@ impl Session {
         }
         let opens = matches!(self.tx, Tx::Begun(_))
             && (survey.touches || survey.executes > usize::from(survey.control) || !survey.complete);
-        if twin && target == Target::Reader && !self.is_ready_for_twin(cx) {
+        // What begins on the reader: the client's block, or a transaction around a single read.
+        let reads = reads.filter(|_| target == Target::Reader);
+        let begins = reads.filter(|r| opens || (matches!(self.tx, Tx::Idle) && *r == Reads::Cut));
+        if begins.is_some_and(|r| !self.may_begin(r, cx)) {
             return false;
         }
-        let singly = !twin && Self::isolates(cx) && matches!(&self.tx, Tx::Begun(modes) if self.reads_singly(modes));
-        // Last of all: nobody waits for anything else in the gate.
-        let cut = target == Target::Reader && read == Single::Cut && matches!(self.tx, Tx::Idle);
-        if (cut || (opens && target == Target::Reader && !singly)) && !self.has_gate(cx) {
-            return false;
-        }
-        if read == Single::Main && !self.batch.again {
+        if busy {
             Self::count_busy(cx);
         }
         // A client that goes on before it is answered is not made to wait.
@@ -189,47 +176,45 @@ impl Session {
         // Something may have been sent before a COMMIT in the same batch, and the client's Sync is still to come.
         self.batch = Batch { open: true, target: Some(target), sent: self.batch.sent, ..Batch::default() };
         self.began.get_or_insert(cx.io.now());
-        let has_twin = target == Target::Reader && (twin || self.tx.open().is_some_and(|o| o.twin));
-        let touches = survey.touches || survey.executes > 0;
-        let singles = target == Target::Reader && (singly || self.tx.open().is_some_and(|o| o.singles && !o.failed));
-        let may_leave = (has_twin || singles) && touches && !survey.control;
-        if target == Target::Reader && (may_leave || matches!(self.tx, Tx::Idle)) {
-            let until_sync = self.inbox.iter().position(|f| f.tag == b'S').unwrap_or(0);
-            let frames = self.inbox.iter().take(until_sync + 1).cloned().collect();
-            self.retry = Some(Retry { why: None, frames, since: self.registry.newest_version() });
-            self.out.hold();
-        }
-        if has_twin {
-            if let Tx::Begun(modes) = &self.tx {
-                let modes = modes.clone();
-                self.open_twin(modes, cx);
+        if target == Target::Reader {
+            let open = self.tx.open().filter(|o| !o.failed).map(|o| o.reads);
+            let touches = (survey.touches || survey.executes > 0) && !survey.control;
+            let goes_elsewhere = match reads.or(open) {
+                _ if matches!(self.tx, Tx::Idle) => true,
+                Some(Reads::Singly | Reads::Twin) => touches,
+                _ => false,
+            };
+            if goes_elsewhere {
+                let until_sync = self.inbox.iter().position(|f| f.tag == b'S').unwrap_or(0);
+                let frames = self.inbox.iter().take(until_sync + 1).cloned().collect();
+                self.retry = Some(Retry { why: None, frames, since: self.registry.newest_version() });
+                self.out.hold();
+                if reads.or(open) == Some(Reads::Singly) {
+                    self.note_look(survey.by_bind, cx);
+                }
+            }
+            if let Some(reads) = begins {
+                let modes = if let Tx::Begun(modes) = &self.tx { modes.clone() } else { TxModes::default() };
+                self.begin_on_reader(reads, modes, cx);
                 self.batch.sent = true;
             }
             return true;
-        }
-        if cut {
-            self.open_cut(cx);
-            self.batch.sent = true;
-            return true;
-        }
-        if target == Target::Reader && (matches!(self.tx, Tx::Idle) || (singles && may_leave)) {
-            self.note_look(survey.by_bind, cx);
         }
         match &self.tx {
             // A portal lives in the transaction in which it was bound.
             Tx::Begun(modes) if opens => {
                 let modes = modes.clone();
-                if survey.is_alone() && target == Target::Lane {
+                if survey.is_alone() {
                     self.keep_for_conflict(cx);
                 }
-                self.open_transaction(target, false, modes, cx);
+                self.begin_on_main(false, modes, cx);
                 self.batch.sent = true;
             }
             // It has been parsed in a batch of its own.
-            Tx::Open(o) if o.on == Target::Lane && !o.implicit && !o.answered && !o.failed && survey.is_alone() => {
+            Tx::Open(o) if !o.implicit && !o.answered && !o.failed && survey.is_alone() => {
                 self.keep_for_conflict(cx);
             }
-            Tx::Idle if target == Target::Lane => {
+            Tx::Idle => {
                 let alone = survey.complete && survey.executes <= 1;
                 let begins = survey.begin.is_some() && survey.touches;
                 if let Some(sql) = survey.everywhere.filter(|_| alone) {
@@ -242,7 +227,7 @@ impl Session {
                     }
                     let keyed = alone && survey.keyed && survey.begin.is_none();
                     let modes = if keyed { self.modes_of_keyed(cx) } else { survey.begin.unwrap_or_default() };
-                    self.open_transaction(Target::Lane, true, modes, cx);
+                    self.begin_on_main(true, modes, cx);
                     self.batch.sent = true;
                 } else {
                     self.see_to_default(cx);

@@ -22,7 +22,7 @@ use super::route::{Given, Plan, changes_logins};
 use super::rows::{Asks, bind_for, end_of};
 use super::survey::has_own_types;
 use super::tokens::{Holds, shown};
-use super::transaction::{Target, Tx};
+use super::transaction::{Reads, Target, Tx};
 use crate::sql::cache::Verdict;
 use crate::sql::class::Class;
 use crate::wire::fault::fault;
@@ -482,7 +482,10 @@ impl Session {
         self.batch_failed();
         if let Tx::Begun(modes) = &self.tx {
             let modes = modes.clone();
-            self.open_transaction(self.target(), false, modes, cx);
+            match self.target() {
+                Target::Lane => self.begin_on_main(false, modes, cx),
+                Target::Reader => self.begin_on_reader(Reads::AsItIs, modes, cx),
+            }
         }
         let status = self.tx.open().map(|o| (o.failed, o.on));
         if let Some((false, on)) = status {

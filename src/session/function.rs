@@ -167,7 +167,7 @@ impl Session {
             return true;
         };
         self.began = Some(cx.io.now());
-        self.enter_block(Target::Lane, cx);
+        self.enter_block(cx);
         self.registry.batch_ends();
         if *does != Does::Moves {
             self.ask_info(false, cx);

@@ -15,17 +15,11 @@
 
 use super::io::Cx;
 use super::owed::Own;
-use super::snapshot::{Single, TINY};
-use super::transaction::{Target, Tx, begin_statement};
+use super::transaction::{Reads, Target, Tx};
 use super::{Request, Session};
-use crate::config::TransactionReads;
-use crate::sim::planted::{Planted, is};
 use crate::sql::cache::Verdict;
-use crate::sql::class::{Class, Isolation, TxModes};
+use crate::sql::class::{Class, Isolation};
 use crate::wire::PgError;
-
-/// Asked with the first block of a reader that does not say its level.
-const LEVEL: &str = "SELECT pg_catalog.current_setting('transaction_isolation')";
 
 /// What becomes of a statement, and of the READ ONLY block that it stands in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,7 +42,7 @@ impl Session {
         let ends = verdict.class.is_block_control();
         if open.only_reads() && !ends && !open.failed {
             let several = matches!(&self.request, Request::Simple(s) if s.is_several());
-            return match (stays_spread(verdict, own_types) && !several, open.twin || open.singles) {
+            return match (stays_spread(verdict, own_types) && !several, self.may_leave()) {
                 (true, _) => OnReader::Stays,
                 (false, true) => OnReader::Moves,
                 (false, false) => OnReader::Cannot,
@@ -66,21 +60,20 @@ impl Session {
 
     /// The block on the reader can go on on main.
     pub(super) fn may_leave(&self) -> bool {
-        if let Some(open) = self.tx.open().filter(|o| o.only_reads()) {
-            return (open.twin || open.singles) && !open.failed;
-        }
-        let Some(open) = self.tx.open().filter(|o| !o.failed && !o.pinned && o.cursors == 0 && !o.implicit) else {
-            return false;
-        };
-        match open.modes.isolation {
-            Some(level) => matches!(level, Isolation::ReadCommitted | Isolation::ReadUncommitted),
-            None => self.link_ref(Target::Reader).is_some_and(|l| l.read_committed == Some(true)),
+        let Some(open) = self.tx.open().filter(|o| !o.failed && !o.implicit) else { return false };
+        match open.on_replica() {
+            Some(Reads::Singly | Reads::Twin) => true,
+            Some(Reads::AsItIs) if !open.pinned && open.cursors == 0 => match open.modes.isolation {
+                Some(level) => matches!(level, Isolation::ReadCommitted | Isolation::ReadUncommitted),
+                None => self.link_ref(Target::Reader).is_some_and(|l| l.read_committed == Some(true)),
+            },
+            Some(Reads::AsItIs | Reads::Cut | Reads::Bereft) | None => false,
         }
     }
 
     /// The block is rolled back on the reader and has only begun again: what comes next opens it on main.
     pub(super) fn leave_reader(&mut self, cx: &mut Cx<'_>) {
-        if self.tx.open().is_some_and(|o| o.twin) {
+        if self.tx.open().is_some_and(|o| o.on_replica() == Some(Reads::Twin)) {
             return self.go_to_twin(cx);
         }
         let Tx::Open(open) = std::mem::take(&mut self.tx) else { return };
@@ -97,8 +90,7 @@ impl Session {
     /// The block goes on on main, where it has stood since it began.
     fn go_to_twin(&mut self, cx: &mut Cx<'_>) {
         let Some(open) = self.tx.open_mut() else { return };
-        open.on = Target::Lane;
-        (open.spread, open.twin, open.failed) = (false, false, false);
+        (open.on, open.failed) = (Target::Lane, false);
         // It has seen its snapshot: what conflicts from now on is its client's affair.
         open.answered = true;
         open.need = open.token.map_or(0, |t| t.csn);
@@ -112,58 +104,22 @@ impl Session {
 
     /// The block is about to end on the reader: it ends on main too, where it has done nothing.
     pub(super) fn end_twin(&mut self, cx: &mut Cx<'_>) {
-        if self.tx.open_mut().is_some_and(|o| std::mem::take(&mut o.twin)) {
+        if self.lose_twin() {
             self.send_own(Target::Lane, ("_pgls_r", "ROLLBACK"), Own::Leave, cx);
             self.sync_own(Target::Lane, Own::Leave, cx);
         }
     }
 
-    /// The block on the reader is at READ COMMITTED, and a commit is under way: what comes next goes to main.
+    /// The block has no part on main any more. False: it had none.
+    pub(super) fn lose_twin(&mut self) -> bool {
+        let twin = self.tx.open_mut().filter(|o| o.on_replica() == Some(Reads::Twin));
+        twin.map(|o| o.reads = Reads::Bereft).is_some()
+    }
+
+    /// Each read of the block has a snapshot of its own, and a commit is under way: what comes next goes to main.
     pub(super) fn must_leave(&self, cx: &Cx<'_>) -> bool {
-        self.tx.open().is_some_and(|o| o.singles && !o.failed)
-            && Self::single_read(false, false, cx) != Single::Optimistic
-    }
-
-    /// A block of these modes may read on a replica until it writes.
-    pub(super) fn may_have_twin(&self, modes: &TxModes, cx: &Cx<'_>) -> bool {
-        let spreads = cx.env.config.load_balance.transaction_reads == TransactionReads::Spread && Self::isolates(cx);
-        spreads && modes.read_only != Some(true) && !self.block_on_main && self.may_spread(cx) && self.cuts(modes)
-    }
-
-    /// What the session has to ask main for is asked before the gate is entered. False: an answer is awaited.
-    pub(super) fn is_ready_for_twin(&mut self, cx: &mut Cx<'_>) -> bool {
-        if !self.has_lane(cx) {
-            return false;
-        }
-        self.see_to_default(cx);
-        if self.settings_dirty {
-            self.ask_settings(cx);
-        }
-        self.barrier(Target::Lane, cx)
-    }
-
-    /// The block begins on main and on the reader, in the gate.
-    pub(super) fn open_twin(&mut self, modes: TxModes, cx: &mut Cx<'_>) {
-        self.open_transaction(Target::Lane, false, modes, cx);
-        if !is(Planted::TwinOutside) {
-            self.send_own(Target::Lane, ("_pgls_s", TINY), Own::Cut, cx);
-        }
-        self.sync_own(Target::Lane, Own::Cut, cx);
-        let reads = TxModes { isolation: Some(Isolation::RepeatableRead), read_only: Some(true), deferrable: None };
-        self.send_own(Target::Reader, begin_statement(&reads), Own::Begin, cx);
-        self.take_cut(cx);
-        if let Some(open) = self.tx.open_mut() {
-            open.on = Target::Reader;
-            (open.spread, open.twin) = (true, true);
-        }
-    }
-
-    /// Behind BEGIN on a reader: at which level, if the client has not said it?
-    pub(super) fn ask_level(&mut self, modes: &TxModes, cx: &mut Cx<'_>) {
-        let asked = self.link_ref(Target::Reader).is_none_or(|l| l.read_committed.is_some());
-        if modes.isolation.is_none() && !asked {
-            self.send_own(Target::Reader, ("_pgls_l", LEVEL), Own::Level, cx);
-        }
+        let singly = self.tx.open().is_some_and(|o| !o.failed && o.on_replica() == Some(Reads::Singly));
+        singly && Self::single_read(false, false, cx) != Some(Reads::Singly)
     }
 
     /// The reader has something of the block that main would lack.

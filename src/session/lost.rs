@@ -231,7 +231,7 @@ impl Session {
             return self.rolled_back(cx);
         }
         if on_reader {
-            self.tx.open_mut().into_iter().for_each(|o| o.twin = false);
+            self.lose_twin();
             return;
         }
         let open = match std::mem::take(&mut self.tx) {

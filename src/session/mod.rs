@@ -9,18 +9,22 @@
 //!   backends are had and given back;
 //! - `inbox`: the client's messages until their turn comes; `send`: what leaves for a backend;
 //! - [`simple`], [`extended`]: what the client asks, by either protocol; [`strings`]: several statements at once;
-//!   `batch`: what a batch is and where it goes, `survey`: what it holds; `blocks`: BEGIN, COMMIT and ROLLBACK; `copy`: COPY data; [`function`]: calls by
-//!   OID; [`route`]: where it goes;
+//!   `batch`: what a batch is and where it goes, `survey`: what it holds; `copy`: COPY data; [`function`]: calls by OID;
+//!   [`route`]: where a statement goes;
 //! - [`server`]: what the lane and the reader answer, held against [`owed`]; `done`: what a statement leaves behind;
+//! - `blocks`: BEGIN, COMMIT and ROLLBACK of the client's; `begin`: on which server a transaction begins, and how it
+//!   reads on a replica;
 //! - [`transaction`], [`commit`]: the client's transaction, its script, and the commit on all nodes; [`replica`],
 //!   [`applier`]: one replica's part in it; `fate`: main did not answer COMMIT; `ended`: what follows a commit;
 //!   [`early`]: large ones start before COMMIT;
 //! - [`lifecycle`]: how requests and sessions end; `lost`: what becomes of them when the lane is lost, or main;
 //! - [`registry`], [`settings`]: what the session has prepared and set; `names`: which backend knows it; [`prepared`]:
 //!   by SQL;
-//! - `rows`: writes that reach the replicas by the rows that main tells of; `conflict`: single statements that are run again after 40001;
-//! - `snapshot`: `snapshot_isolation`'s reads on replicas, and isolation levels; `tokens`: what clients can ask about it; `leave`: READ ONLY blocks that begin on a
-//!   replica and need main;
+//! - `rows`: writes that reach the replicas by the rows that main tells of; `conflict`: single statements that are run
+//!   again after 40001;
+//! - `snapshot`: `snapshot_isolation`'s reads on replicas, and isolation levels; `tokens`: what clients can ask about it;
+//! - `elsewhere`: reads that a replica could not serve are run again; `leave`: blocks that began on a replica and need
+//!   main;
 //! - [`held`]: how much a session keeps in memory;
 //! - `logging`: log_connections and log_disconnections;
 //! - `fuzz`: all of it under arbitrary interleavings.
@@ -31,6 +35,7 @@
 
 pub mod applier;
 mod batch;
+mod begin;
 mod blocks;
 pub mod catalogue;
 pub mod commit;
@@ -38,6 +43,7 @@ mod conflict;
 mod copy;
 mod done;
 pub mod early;
+mod elsewhere;
 mod ended;
 pub mod extended;
 mod fate;
@@ -261,7 +267,7 @@ pub struct Session {
     rows: RowHasher,
     /// Of the message that passes to the client only a part has come.
     torn: bool,
-    retry: Option<route::Retry>,
+    retry: Option<elsewhere::Retry>,
     draining: bool,
     /// The session counts as one of num_init_children.
     counted: bool,

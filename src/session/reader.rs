@@ -175,16 +175,16 @@ impl Session {
             self.tx = Tx::Idle;
             return self.rolled_back(cx);
         }
-        let twin = self.tx.open().is_some_and(|o| o.only_reads()) && self.may_leave();
-        if twin && !link.owed.owes_client() {
+        let moves = self.tx.open().is_some_and(|o| o.only_reads()) && self.may_leave();
+        if moves && !link.owed.owes_client() {
             self.leave_reader(cx);
             return self.pump_requests(cx);
         }
-        if self.retry.is_some() && (self.in_cut() || twin || self.tx.target() != Some(Target::Reader)) {
+        if self.retry.is_some() && (self.in_cut() || moves || self.tx.target() != Some(Target::Reader)) {
             // Nothing of the answer has left.
             self.out.drop_held();
             self.registry.drop_all_unconfirmed();
-            return self.retry_on_main(cx);
+            return self.run_elsewhere(cx);
         }
         if !link.owed.owes_client() && self.tx.target() != Some(Target::Reader) {
             // It was being prepared at most: what waits for it chooses anew.

@@ -10,36 +10,14 @@ use super::io::{Cx, Question};
 use super::note::{Forgets, Note, PendingSetting, PendingWrite};
 use super::owed::Own;
 use super::prepared::{is_reserved, reserved};
-use super::snapshot::Single;
 use super::tokens::refuses_set;
-use super::transaction::{INFO, Open, Target, Tx, begin_statement};
+use super::transaction::{INFO, Target};
 use crate::auth::{DEFAULT_ITERATIONS, ScramVerifier};
 use crate::script::{Expect, Statement};
 use crate::sql::cache::Verdict;
-use crate::sql::class::{Class, DiscardWhat, Isolation, TxModes, written_relation};
+use crate::sql::class::{Class, DiscardWhat, TxModes, written_relation};
 use crate::sql::proof::{Form, Rows};
-use crate::wire::frame::Frame;
 use crate::wire::{PgError, front};
-
-/// What can be run again on main if a reader refuses it or is lost, as long as nothing of its answer has left.
-#[derive(Debug, Default)]
-pub(super) struct Retry {
-    /// It will be, when the reader's last ReadyForQuery is here.
-    pub why: Option<Why>,
-    /// The batch, if it came by the extended protocol.
-    pub frames: Vec<Frame>,
-    /// Version of the newest statement that the client had prepared before it.
-    pub since: u64,
-}
-
-/// Why a read is run again on main.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Why {
-    /// The reader has said that the statement writes.
-    Refuted,
-    /// A commit was under way on some node while its snapshot was taken.
-    Overtaken,
-}
 
 /// What is to be done with a statement.
 #[derive(Debug)]
@@ -293,45 +271,6 @@ impl Session {
     pub(super) fn may_spread(&self, cx: &Cx<'_>) -> bool {
         let config = &cx.env.config;
         config.load_balance.load_balance_mode && !self.main_only && !self.temporary
-    }
-
-    /// A transaction that may run on a reader: READ ONLY, and not SERIALIZABLE (which main judges).
-    pub(super) fn read_only_spread(&self, modes: &TxModes, cx: &Cx<'_>) -> bool {
-        let fits = modes.read_only == Some(true) && modes.isolation != Some(Isolation::Serializable);
-        fits && !self.block_on_main
-            && self.may_spread(cx)
-            && (!Self::isolates(cx)
-                || self.cuts(modes)
-                || (self.reads_singly(modes) && Self::single_read(false, false, cx) == Single::Optimistic))
-    }
-
-    /// Opens a transaction on a link: settings first if they may have changed, then BEGIN, both in front of the
-    /// statement that needs it, in one packet.
-    pub(super) fn open_transaction(&mut self, target: Target, implicit: bool, modes: TxModes, cx: &mut Cx<'_>) {
-        // What was sent early in a transaction that has just ended is no part of this one.
-        self.drop_replicas(cx);
-        if target == Target::Lane {
-            self.see_to_default(cx);
-            if self.settings_dirty {
-                self.ask_settings(cx);
-            }
-        }
-        let singles = target == Target::Reader && Self::isolates(cx) && !implicit && self.reads_singly(&modes);
-        let cut = target == Target::Reader && Self::isolates(cx) && !singles;
-        let isolation = if cut { Some(Isolation::RepeatableRead) } else { modes.isolation };
-        self.send_own(target, begin_statement(&TxModes { isolation, ..modes.clone() }), Own::Begin, cx);
-        match target {
-            Target::Reader if cut => self.take_cut(cx),
-            Target::Reader => self.ask_level(&modes, cx),
-            Target::Lane => self.block_on_main &= modes.read_only != Some(true),
-        }
-        if matches!(self.tx, Tx::Idle) {
-            // A Query begins when everything before it has been answered.
-            let simple = matches!(self.request, super::Request::Simple(_));
-            self.tx_since = if simple { self.registry.answering() } else { self.registry.batch() };
-        }
-        let open = Open::new(target, implicit, modes);
-        self.tx = Tx::Open(Box::new(Open { singles, ..open }));
     }
 
     /// A statement of which nobody knows what it does may have changed the session's state: reads stay on main, and main

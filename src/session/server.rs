@@ -2,17 +2,16 @@
 
 use bytes::Bytes;
 
+use super::elsewhere::Why;
 use super::io::Cx;
 use super::link::{parameter, violation};
 use super::note::Note;
 use super::owed::{Asked, Fits, Own, Whose};
 use super::reader::Reader;
-use super::route::Why;
 use super::rows::told_or_no_data;
 use super::settings::Settings;
 use super::transaction::{Columns, Target, Tx, read_info};
 use super::{AfterRollback, Request, Session, Stage};
-use crate::sim::planted::{Planted, is};
 use crate::wire::error::ErrorFields;
 use crate::wire::frame::Piece;
 use crate::wire::{TxStatus, back, front};
@@ -199,60 +198,6 @@ impl Session {
                 }
             }
         }
-    }
-
-    /// The reader answers a read of which nothing has left, and which it has not been found unable to answer.
-    fn may_still_go_elsewhere(&self) -> bool {
-        self.retry.as_ref().is_some_and(|r| r.why.is_none())
-    }
-
-    /// A read on a reader may still be run again on main. True: the message has been dealt with.
-    fn first_answer(&mut self, chunk: &Bytes, piece: &Piece) -> bool {
-        match piece.tag {
-            b'D' | b'C' | b'I' | b's' | b'd' | b'H' => {}
-            b'E' => {
-                let fields = ErrorFields::parse(&bytes_of(chunk, piece)[5..]);
-                if fields.sqlstate == "25006" {
-                    self.out.end_run(chunk);
-                    self.refuted();
-                    return true;
-                }
-            }
-            _ => return false,
-        }
-        self.out.end_run(chunk);
-        self.out.release();
-        if !is(Planted::ResendAnswered) {
-            self.retry = None;
-        }
-        false
-    }
-
-    /// A commit was under way while the reader took its snapshot: nothing of the answer leaves, main runs the read.
-    fn answer_elsewhere(&mut self, chunk: &Bytes) {
-        self.out.end_run(chunk);
-        self.out.drop_held();
-        self.link(Target::Reader).into_iter().for_each(|l| l.owed.disown_all());
-        self.retry.iter_mut().for_each(|r| r.why = Some(Why::Overtaken));
-        self.registry.drop_all_unconfirmed();
-    }
-
-    /// The reader says that the statement writes: nothing of its answer has left, main runs it.
-    fn refuted(&mut self) {
-        self.out.drop_held();
-        tracing::info!("a statement taken for a read writes; it runs on main");
-        let Some(link) = self.link(Target::Reader) else { return };
-        let skip = link.owed.head().is_some_and(|h| h.asked != Asked::Query && h.asked != Asked::Sync);
-        if skip {
-            link.owed.skip_to_sync();
-            link.forget_fresh();
-        }
-        if let Some(head) = link.owed.head_mut() {
-            head.whose = Whose::Own(Own::Tidy);
-        }
-        self.retry.iter_mut().for_each(|r| r.why = Some(Why::Refuted));
-        self.forget_look();
-        self.registry.drop_all_unconfirmed();
     }
 
     fn asynchronous(&mut self, target: Target, chunk: &Bytes, piece: &Piece) {
@@ -550,7 +495,7 @@ impl Session {
             Own::Leave => self.pump_requests(cx),
             Own::Tidy if target == Target::Reader => {
                 if self.retry.as_ref().is_some_and(|r| r.why.is_some()) {
-                    self.retry_on_main(cx);
+                    self.run_elsewhere(cx);
                 }
             }
             _ => self.own_answered(cx),
@@ -698,7 +643,7 @@ fn is_ready(message: &[u8]) -> bool {
     matches!(message.get(5..), Some([status]) if TxStatus::from_byte(*status).is_some())
 }
 
-fn bytes_of<'a>(chunk: &'a Bytes, piece: &'a Piece) -> &'a [u8] {
+pub(super) fn bytes_of<'a>(chunk: &'a Bytes, piece: &'a Piece) -> &'a [u8] {
     match &piece.place {
         crate::wire::frame::Place::Chunk(r) => &chunk[r.clone()],
         crate::wire::frame::Place::Carried(b) => b,

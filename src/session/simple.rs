@@ -8,19 +8,18 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 
 use super::commit::After;
+use super::elsewhere::Retry;
 use super::extended::unreadable;
 use super::io::Cx;
-use super::leave::{OnReader, needs_main, stays_spread};
+use super::leave::{OnReader, needs_main};
 use super::note::{Note, without_nul};
 use super::owed::{Asked, Own, Whose};
 use super::reader::ReaderIs;
-use super::registry::Prepared;
-use super::route::{Given, Plan, Retry, Why, Writes, changes_logins, only_in_blocks};
+use super::route::{Given, Plan, Writes, changes_logins, only_in_blocks};
 use super::rows::end_of;
-use super::snapshot::Single;
 use super::strings::Syntax;
 use super::tokens::{Holds, shown, waits};
-use super::transaction::{OPAQUE, Target, Tx};
+use super::transaction::{OPAQUE, Reads, Target, Tx};
 use super::{AfterRollback, Request, Session, Stage};
 use crate::sql::cache::Verdict;
 use crate::sql::class::{Class, TxModes};
@@ -51,6 +50,11 @@ pub struct Simple {
 }
 
 impl Simple {
+    /// It is run again. `overtaken`: its snapshot on a replica could not be used; else main must do it.
+    pub(super) fn is_run_again(&mut self, overtaken: bool) {
+        (self.force_main, self.again) = (!overtaken, overtaken);
+    }
+
     /// The client is sending COPY data.
     pub(super) fn in_copy(&self) -> bool {
         self.copy
@@ -280,10 +284,10 @@ impl Session {
             (Plan::Begin(_), _) | (Plan::Commit { .. } | Plan::Rollback { .. }, Tx::Begun(_)) => false,
             (Plan::Plain(_), _) if !verdict.is_read() || s.force_main || asks_us => true,
             (Plan::Plain(_), Tx::Idle) => {
-                let main = || Self::single_read(verdict.class == Class::Show, s.again, cx) == Single::Main;
+                let main = || Self::single_read(verdict.class == Class::Show, s.again, cx).is_none();
                 s.is_several() || !self.may_spread(cx) || main()
             }
-            (Plan::Plain(_), Tx::Begun(modes)) => self.may_have_twin(modes, cx) || !self.read_only_spread(modes, cx),
+            (Plan::Plain(_), Tx::Begun(modes)) => self.block_reads(modes, cx).is_none_or(|r| r == Reads::Twin),
             _ => true,
         }
     }
@@ -301,7 +305,7 @@ impl Session {
     pub(super) fn fail_transaction(&mut self, cx: &mut Cx<'_>) {
         if let Tx::Begun(modes) = &self.tx {
             let modes = modes.clone();
-            self.open_transaction(Target::Lane, false, modes, cx);
+            self.begin_on_main(false, modes, cx);
         }
         let Some(open) = self.tx.open_mut().filter(|o| !o.failed) else { return };
         open.failed = true;
@@ -322,7 +326,7 @@ impl Session {
                 self.ask_settings(cx);
             }
         } else {
-            self.enter_block(Target::Lane, cx);
+            self.enter_block(cx);
         }
         self.send_step(Note::Nothing, None, cx)
     }
@@ -339,59 +343,39 @@ impl Session {
             None => {}
         }
         match &self.tx {
-            Tx::Open(o) => {
-                let (twin, singles) = (o.twin, o.singles && !o.failed);
-                if singles {
-                    self.note_look(false, cx);
-                }
-                if twin || singles {
-                    self.may_leave_again();
-                }
-            }
+            Tx::Open(_) => {}
             Tx::Begun(modes) => {
                 let modes = modes.clone();
-                let twin = single && !force_main && stays_spread(verdict, false) && self.may_have_twin(&modes, cx);
-                let spread = twin || (verdict.is_read() && !force_main && self.read_only_spread(&modes, cx));
-                let target = if spread { self.reader_is(cx) } else { ReaderIs::None };
-                if target == ReaderIs::Coming || (target == ReaderIs::None && !self.has_lane(cx)) {
-                    return self.step_waits();
-                }
-                let cut = twin || !Self::isolates(cx) || !self.reads_singly(&modes);
-                let enters = |s: &mut Session, cx: &mut Cx<'_>| (!twin || s.is_ready_for_twin(cx)) && s.has_gate(cx);
-                if target == ReaderIs::Ready && cut && !enters(self, cx) {
-                    return self.step_waits();
-                }
-                if twin && target == ReaderIs::Ready {
-                    self.open_twin(modes, cx);
-                    self.may_leave_again();
-                    return self.send_named(note, &verdict.class, None, cx);
-                }
-                self.enter_block(if target == ReaderIs::Ready { Target::Reader } else { Target::Lane }, cx);
-                if self.tx.open().is_some_and(|o| o.singles) {
-                    self.note_look(false, cx);
-                    self.may_leave_again();
+                let reads = self.block_reads(&modes, cx).filter(|r| !force_main && r.may_begin_with(verdict, single));
+                match reads.map(|reads| (reads, self.reader_is(cx))) {
+                    Some((_, ReaderIs::Coming)) => return self.step_waits(),
+                    Some((reads, ReaderIs::Ready)) if !self.may_begin(reads, cx) => return self.step_waits(),
+                    Some((reads, ReaderIs::Ready)) => self.begin_on_reader(reads, modes, cx),
+                    _ if !self.has_lane(cx) => return self.step_waits(),
+                    _ => self.enter_block(cx),
                 }
             }
             Tx::Idle if single => {
                 let spreads = verdict.is_read() && !force_main && self.may_spread(cx);
-                let read =
-                    if spreads { Self::single_read(verdict.class == Class::Show, again, cx) } else { Single::Main };
-                if spreads && read == Single::Main && !again {
+                let shows = verdict.class == Class::Show;
+                let reads = if spreads { Self::single_read(shows, again, cx) } else { None };
+                if spreads && reads.is_none() && !again {
                     Self::count_busy(cx);
                 }
-                match if read == Single::Main { ReaderIs::None } else { self.reader_is(cx) } {
-                    ReaderIs::Ready if read == Single::Cut && !self.has_gate(cx) => return self.step_waits(),
-                    ReaderIs::Ready => return self.send_read(read, cx),
-                    ReaderIs::Coming => return self.step_waits(),
-                    ReaderIs::None if !self.has_lane(cx) => return self.step_waits(),
-                    ReaderIs::None => self.see_to_default(cx),
+                match reads.map(|reads| (reads, self.reader_is(cx))) {
+                    Some((_, ReaderIs::Coming)) => return self.step_waits(),
+                    Some((reads, ReaderIs::Ready)) if !self.may_begin(reads, cx) => return self.step_waits(),
+                    Some((reads, ReaderIs::Ready)) => return self.send_read(reads, cx),
+                    _ if !self.has_lane(cx) => return self.step_waits(),
+                    _ => self.see_to_default(cx),
                 }
             }
             Tx::Idle if matches!(note, Note::Savepoint(_) | Note::RollbackTo(_) | Note::Release(_)) => {
                 return self.refuse(&only_in_blocks(&verdict.class), cx);
             }
-            Tx::Idle => self.enter_block(Target::Lane, cx),
+            Tx::Idle => self.enter_block(cx),
         }
+        self.may_go_elsewhere(cx);
         match shown.map_or(Holds::Yes, |shown| self.sets_shown(shown, false, cx)) {
             Holds::Yes => {}
             Holds::Waits => return self.step_waits(),
@@ -400,12 +384,6 @@ impl Session {
         self.mark_unpreparable(&verdict.class);
         self.pin(&verdict.class, false);
         self.send_named(note, &verdict.class, None, cx)
-    }
-
-    /// A read of a block that main has too: kept back until its first row, so that main can still do it.
-    fn may_leave_again(&mut self) {
-        self.retry = Some(Retry::default());
-        self.out.hold();
     }
 
     /// A statement that may name prepared statements of the session's.
@@ -433,14 +411,14 @@ impl Session {
     }
 
     /// A single read on the reader: kept back until its first row, so that main can still do it.
-    fn send_read(&mut self, read: Single, cx: &mut Cx<'_>) -> Went {
+    fn send_read(&mut self, reads: Reads, cx: &mut Cx<'_>) -> Went {
         let Request::Simple(s) = &self.request else { return Went::Done };
         let raw = s.frame.raw.clone();
         self.retry = Some(Retry::default());
         self.out.hold();
-        match read {
-            Single::Cut => self.open_cut(cx),
-            Single::Optimistic | Single::Main => self.note_look(false, cx),
+        match reads {
+            Reads::Cut => self.begin_on_reader(reads, TxModes::default(), cx),
+            _ => self.note_look(false, cx),
         }
         self.forward_query(Target::Reader, raw, Note::Nothing, cx);
         Went::Sent
@@ -457,9 +435,9 @@ impl Session {
         match &self.tx {
             Tx::Idle if keyed && !matches!(&self.request, Request::Simple(s) if s.is_several()) => {
                 let modes = self.modes_of_keyed(cx);
-                self.open_transaction(Target::Lane, true, modes, cx);
+                self.begin_on_main(true, modes, cx);
             }
-            _ => self.enter_block(Target::Lane, cx),
+            _ => self.enter_block(cx),
         }
         if writes.rows {
             self.ask_info(false, cx);
@@ -474,15 +452,6 @@ impl Session {
             self.ran_opaque();
         }
         self.send_named(Note::Write(pending), class, opaque.then_some(()), cx)
-    }
-
-    /// Sees to it that a transaction is open: the client's, or an implicit one around this string.
-    pub(super) fn enter_block(&mut self, target: Target, cx: &mut Cx<'_>) {
-        match std::mem::take(&mut self.tx) {
-            Tx::Idle => self.open_transaction(target, true, TxModes::default(), cx),
-            Tx::Begun(modes) => self.open_transaction(target, false, modes, cx),
-            open @ Tx::Open(_) => self.tx = open,
-        }
     }
 
     /// Sends the current step. `ask_xid`: nobody knows whether it writes, so main is asked behind it.
@@ -605,70 +574,5 @@ impl Session {
         self.request = Request::None;
         self.out.release();
         self.ready(cx);
-    }
-
-    /// The reader has refused the statement or was lost: main does it.
-    pub(super) fn retry_on_main(&mut self, cx: &mut Cx<'_>) {
-        let Some(retry) = self.retry.take() else { return };
-        self.give_up_cut(cx);
-        if self.tx.open().is_some_and(|o| o.twin || o.singles) {
-            self.leave_reader(cx);
-        }
-        if matches!(self.request, Request::ImplicitEnd) {
-            self.request = Request::None;
-        }
-        let again = retry.why == Some(Why::Overtaken);
-        if let Request::Simple(s) = &mut self.request {
-            (s.force_main, s.again) = (!again, again);
-            // A reader that was lost proves nothing about the statement.
-            return if retry.why == Some(Why::Refuted) { self.run_refuted(cx) } else { self.run_steps(cx) };
-        }
-        if retry.why == Some(Why::Refuted) {
-            self.refute_batch(&retry.frames, cx);
-        }
-        for f in retry.frames.into_iter().rev() {
-            let parsed = front::Parse::read(f.body()).filter(|_| f.tag == b'P');
-            // One that the client had before is refused again.
-            let is_new = |p: &front::Parse<'_>| self.registry.statement(p.name).is_none_or(|s| s.version > retry.since);
-            if let Some(p) = parsed.filter(is_new) {
-                // Who runs it is asked whether it can be prepared; that the reader could does not count, even if it is the
-                // reader again.
-                self.registry.remove(p.name);
-                self.disown(None, p.name);
-            }
-            self.inbox_bytes += f.raw.len();
-            self.inbox.push_front(f);
-        }
-        self.registry.batch_repeated();
-        self.batch = super::batch::Batch::again(!again);
-        self.pump(cx);
-    }
-
-    /// A statement that a reader refused is a write, whatever was proved of it.
-    fn run_refuted(&mut self, cx: &mut Cx<'_>) {
-        let Request::Simple(s) = &self.request else { return };
-        let sql = s.text.slice(s.steps[s.next].clone());
-        self.refute(&sql, cx);
-        self.run_steps(cx);
-    }
-
-    fn refute(&self, sql: &[u8], cx: &Cx<'_>) {
-        cx.env.verdicts.borrow_mut().refute(&String::from_utf8_lossy(sql), self.std_strings, &self.database);
-    }
-
-    /// The same of a batch: what it parses or binds is judged anew before main runs it.
-    fn refute_batch(&mut self, frames: &[Frame], cx: &Cx<'_>) {
-        for f in frames {
-            if let Some(p) = front::Parse::read(f.body()).filter(|_| f.tag == b'P') {
-                self.refute(p.sql, cx);
-            }
-            let Some(bind) = front::Bind::read(f.body()).filter(|_| f.tag == b'B') else { continue };
-            let Some(old) = self.registry.statement(bind.statement).cloned() else { continue };
-            self.refute(&old.sql, cx);
-            let verdict = self.judge(&old.sql, cx);
-            let (version, raw, sql, types) = (old.version, old.raw.clone(), old.sql.clone(), old.types.clone());
-            let refuted = Prepared { version, raw, sql, types, verdict, asks: None };
-            self.registry.insert(bind.statement, std::sync::Arc::new(refuted), true);
-        }
     }
 }

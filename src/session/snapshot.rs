@@ -23,7 +23,7 @@ use bytes::Bytes;
 use super::held::AtGate;
 use super::io::{Cx, TimerKind};
 use super::owed::{Asked, Own};
-use super::transaction::{Target, Tx};
+use super::transaction::{Reads, Target, Tx};
 use super::{Session, Stage};
 use crate::config::{BusyReads, Mode};
 use crate::sequencer::{Entry, GateFull, Look, SnapshotPass, SnapshotToken, Waiting};
@@ -44,17 +44,6 @@ pub const DEFAULT: &str = "SELECT CASE WHEN pg_catalog.current_setting('default_
 /// The tiny statement. It needs a snapshot, as every SELECT does (`analyze_requires_snapshot` in analyze.c), and nothing
 /// else: no relation, so no lock that it could wait for.
 pub(super) const TINY: &str = "SELECT";
-
-/// How a single read gets its snapshot.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Single {
-    /// On a replica, if it turns out that no commit was under way.
-    Optimistic,
-    /// On a replica, in the gate (`busy_reads = "wait"`).
-    Cut,
-    /// Main's.
-    Main,
-}
 
 /// What a session keeps about its snapshots.
 #[derive(Debug, Default)]
@@ -107,28 +96,22 @@ impl Session {
         cx.env.config.cluster.backend_clustering_mode == Mode::SnapshotIsolation
     }
 
-    /// How a single read gets its snapshot. `shows`: it is SHOW. `again`: one on a replica could not be used.
-    pub(super) fn single_read(shows: bool, again: bool, cx: &Cx<'_>) -> Single {
+    /// How a single read reads on a replica. `None`: main does it, since a commit is under way. `shows`: it is SHOW.
+    /// `again`: a snapshot on a replica could not be used.
+    pub(super) fn single_read(shows: bool, again: bool, cx: &Cx<'_>) -> Option<Reads> {
         // SHOW needs none, and would tell of the cut's own level.
         let waits = cx.env.config.load_balance.busy_reads == BusyReads::Wait && !shows;
         let quiet = || !cx.env.gated || cx.env.sequencer.look().is_quiet();
         match (again || !quiet(), waits) {
-            (false, _) => Single::Optimistic,
-            (true, true) => Single::Cut,
-            (true, false) => Single::Main,
+            (false, _) => Some(Reads::Singly),
+            (true, true) => Some(Reads::Cut),
+            (true, false) => None,
         }
     }
 
     /// A single read goes to main since a commit is between main and the last node.
     pub(super) fn count_busy(cx: &Cx<'_>) {
         cx.env.recorder.borrow_mut().counters.reads_busy += 1;
-    }
-
-    /// A transaction around a single read, for the cut that it gets on the reader. The session is in the gate.
-    pub(super) fn open_cut(&mut self, cx: &mut Cx<'_>) {
-        cx.env.recorder.borrow_mut().counters.reads_in_gate += 1;
-        let modes = TxModes { read_only: Some(true), ..TxModes::default() };
-        self.open_transaction(Target::Reader, true, modes, cx);
     }
 
     /// The transaction around a single read is given up on the reader: main runs the read.

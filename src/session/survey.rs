@@ -11,6 +11,7 @@ use super::leave::stays_spread;
 use super::registry::Prepared;
 use super::route::{Given, Plan};
 use super::tokens::{shown, waits};
+use super::transaction::Reads;
 use crate::sql::cache::Verdict;
 use crate::sql::class::{Class, DiscardWhat, TxModes};
 use crate::sql::proof::{Form, Rows};
@@ -101,6 +102,15 @@ impl Survey {
     /// One statement that is not BEGIN, COMMIT or ROLLBACK, and nothing else.
     pub(super) fn is_alone(&self) -> bool {
         self.complete && self.plain_messages && self.executes == 1 && !self.control && self.begin.is_none()
+    }
+
+    /// A block on a replica that reads so may begin with it, or go on there.
+    pub(super) fn may_begin_as(&self, reads: Reads) -> bool {
+        match reads {
+            Reads::AsItIs | Reads::Cut => self.read,
+            Reads::Singly => self.stays_spread && self.executes <= 1,
+            Reads::Twin | Reads::Bereft => self.stays_spread && self.touches,
+        }
     }
 
     /// Nothing but COMMIT or ROLLBACK stands in it.

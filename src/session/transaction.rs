@@ -38,6 +38,22 @@ pub struct Info {
     pub isolation: String,
 }
 
+/// How a transaction reads on a replica.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reads {
+    /// READ ONLY, with the replica's own snapshots (`native_replication`).
+    AsItIs,
+    /// Each read has a snapshot of its own, which must turn out to be one that any node could have taken: a single read,
+    /// or a READ ONLY block at READ COMMITTED (`snapshot_isolation`).
+    Singly,
+    /// From one snapshot that is taken in the gate: READ ONLY, or around a single read.
+    Cut,
+    /// It may write. Main has begun it too, with the same snapshot, and has run nothing of it.
+    Twin,
+    /// The same, and main's part of it is gone.
+    Bereft,
+}
+
 /// A transaction that is open on a server.
 #[derive(Debug)]
 pub struct Open {
@@ -75,12 +91,8 @@ pub struct Open {
     pub unpreparable: bool,
     /// On a reader it has something that main has not: a savepoint, a SET, a portal.
     pub pinned: bool,
-    /// On a reader, of a block that may write (`transaction_reads = "spread"`): nothing but reads stands in it so far.
-    pub spread: bool,
-    /// On a reader, READ ONLY at READ COMMITTED in `snapshot_isolation`: each of its reads is a single one.
-    pub singles: bool,
-    /// Main has it too, with the same snapshot, and nothing of it has been run there.
-    pub twin: bool,
+    /// How it reads there, if it is on a reader.
+    pub reads: Reads,
     /// Cursors that were declared on a reader and not closed.
     pub cursors: u32,
     /// Queries that write as their rows are fetched, and were not fetched to their end: portal, entry.
@@ -117,9 +129,7 @@ impl Open {
             logins: false,
             unpreparable: false,
             pinned: false,
-            spread: false,
-            singles: false,
-            twin: false,
+            reads: Reads::AsItIs,
             cursors: 0,
             unfinished: Vec::new(),
             torn: Vec::new(),
@@ -135,10 +145,16 @@ impl Open {
         self.info.as_ref().map(|i| i.xid).or(self.assigned)
     }
 
+    /// How it reads on a reader; `None`: it is on the lane.
+    #[must_use]
+    pub fn on_replica(&self) -> Option<Reads> {
+        (self.on == Target::Reader).then_some(self.reads)
+    }
+
     /// It is on a reader only as long as it does nothing but read.
     #[must_use]
     pub fn only_reads(&self) -> bool {
-        self.spread || self.singles
+        matches!(self.on_replica(), Some(Reads::Singly | Reads::Twin | Reads::Bereft))
     }
 
     /// There is something for the replicas to do.

@@ -125,10 +125,7 @@ impl GlommioDriver {
     /// What it has done so far.
     pub fn counters(&self) -> GlommioCounters {
         let state = self.state.borrow();
-        GlommioCounters {
-            connections: state.slots.len(),
-            listeners: state.doors,
-        }
+        GlommioCounters { connections: state.slots.len(), listeners: state.doors }
     }
 
     #[cfg(test)]

@@ -310,7 +310,9 @@ fn clients_beyond_the_maximum_wait_and_do_not_keep_servers_out<D: Tested>() {
             shard.driver.abort(out);
             shard.driver.abort(open.pop_front().unwrap());
         }
-        let Event::Accepted { conn, .. } = shard.until(|event| matches!(event, Event::Accepted { .. })) else { panic!() };
+        let Event::Accepted { conn, .. } = shard.until(|event| matches!(event, Event::Accepted { .. })) else {
+            panic!()
+        };
         open.push_back(conn);
     }
     shard.until(|event| matches!(event, Event::Received { conn, bytes } if *conn == open[1] && bytes == "hello"));

@@ -27,6 +27,8 @@ pub struct Batch {
     pub(super) skipping: bool,
     /// Something was sent to a server since the last Sync (the client's, or the one behind COMMIT and ROLLBACK).
     pub(super) sent: bool,
+    /// A message of the client's in it went to a server.
+    pub(super) asks: bool,
     /// A reader has refused it, or was lost.
     pub(super) force_main: bool,
     /// Its snapshot on a replica could not be used.
@@ -71,6 +73,11 @@ impl Batch {
     /// Main was lost. `open`: a transaction was.
     pub(super) fn lose(&mut self, open: bool) -> LostBatch {
         let owes = std::mem::take(&mut self.owes);
+        if self.open && open && !(self.asks || self.begun || self.skipping || owes) {
+            // The transaction was the proxy's alone: what comes next decides anew where the batch goes.
+            (self.open, self.sent) = (false, false);
+            return LostBatch::GoesOn;
+        }
         if !self.open || self.target == Some(Target::Reader) || !(self.sent || open || owes) {
             return LostBatch::GoesOn;
         }

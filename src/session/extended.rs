@@ -442,7 +442,7 @@ impl Session {
     }
 
     fn send_client(&mut self, target: Target, raw: Bytes, asked: Asked, note: Note, cx: &mut Cx<'_>) {
-        self.batch.sent = true;
+        (self.batch.sent, self.batch.asks) = (true, true);
         self.forward(target, raw, asked, Whose::Client(note), cx);
     }
 

@@ -51,7 +51,7 @@ pub struct Batch {
 /// What the loss of main means for a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum LostBatch {
-    /// Nothing: nobody had heard of it, or it had failed already.
+    /// Nothing: no server had heard of it, or it had failed already.
     GoesOn,
     /// It fails, and the client waits for an answer.
     Fails,
@@ -73,8 +73,8 @@ impl Batch {
     /// Main was lost. `open`: a transaction was.
     pub(super) fn lose(&mut self, open: bool) -> LostBatch {
         let owes = std::mem::take(&mut self.owes);
-        if self.open && open && !(self.asks || self.begun || self.skipping || owes) {
-            // The transaction was the proxy's alone: what comes next decides anew where the batch goes.
+        if self.open && self.target == Some(Target::Lane) && !(self.asks || self.skipping || owes) {
+            // Main has heard nothing of it: what comes next decides anew where it goes.
             (self.open, self.sent) = (false, false);
             return LostBatch::GoesOn;
         }

@@ -278,11 +278,10 @@ impl Session {
             }
             Request::None | Request::Function | Request::ImplicitEnd | Request::ExecuteEnd => {
                 let implicit = open.is_some() && self.lost.is_none();
-                if owes || open.is_some() {
-                    self.registry.drop_all_unconfirmed();
-                } // else they are a reader's, which answers yet
-                let goes_on = link.as_mut().is_some_and(|l| self.lose_batches(l, implicit && !failed, failed, cx));
-                match self.batch.lose(open.is_some() && !goes_on) {
+                if let Some(link) = &mut link {
+                    self.lose_batches(link, implicit && !failed, failed, cx);
+                }
+                match self.batch.lose(open.is_some()) {
                     LostBatch::GoesOn => {}
                     LostBatch::Fails => self.tell_lost(failed),
                     LostBatch::FailsLater => self.batch.untold = Some(self.lost_error(failed)),
@@ -336,15 +335,23 @@ impl Session {
         true
     }
 
-    /// Batches whose Sync was sent: one error and one ReadyForQuery each, as a server answers when it fails. True: of
-    /// the batch that is under way no server has heard (COMMIT waits for its turn): it goes on.
-    fn lose_batches(&mut self, link: &mut Link, implicit: bool, failed: bool, cx: &mut Cx<'_>) -> bool {
+    /// Batches whose Sync was sent: one error and one ReadyForQuery each, as a server answers when it fails. Those of which
+    /// main has heard nothing (BEGIN; COMMIT that waits for its turn) are answered, and what there is of the batch that is
+    /// under way: it goes on.
+    fn lose_batches(&mut self, link: &mut Link, implicit: bool, failed: bool, cx: &mut Cx<'_>) {
         let (mut owes, mut told, mut local) = (false, failed, Vec::new());
         while let Some(owed) = link.owed.pop() {
             let note = match owed.whose {
                 Whose::Own(_) => continue,
-                Whose::Local(bytes, Note::Nothing) if owed.asked != Asked::Sync => {
-                    local.push(bytes);
+                // The block that it begins is lost: what comes next is told.
+                Whose::Local(bytes, Note::Begun(_)) if owed.asked != Asked::Sync => {
+                    local.push((bytes, Note::Nothing));
+                    continue;
+                }
+                Whose::Local(bytes, note @ (Note::Nothing | Note::Named | Note::Unnamed | Note::Bound))
+                    if owed.asked != Asked::Sync =>
+                {
+                    local.push((bytes, note));
                     continue;
                 }
                 Whose::Client(note) | Whose::Local(_, note) => note,
@@ -354,10 +361,11 @@ impl Session {
                 continue;
             }
             let ends = matches!(note, Note::ImplicitEnd) && implicit && !owed.failed;
-            let answers = std::mem::take(&mut local);
             if !owes && !ends {
-                answers.into_iter().for_each(|b| self.out.push(b));
+                self.answer_locally(&mut local, cx);
             } else {
+                local.clear();
+                self.registry.drop_unconfirmed();
                 let e = if told { is_aborted() } else { main_is_lost() };
                 self.out.push(e.encode());
                 told = true;
@@ -371,12 +379,20 @@ impl Session {
             }
             self.ready(cx);
         }
-        self.batch.owes |= owes;
-        let goes_on = !owes && !local.is_empty();
-        if goes_on {
-            local.into_iter().for_each(|b| self.out.push(b));
+        if owes {
+            self.registry.drop_unconfirmed();
+        } else {
+            self.answer_locally(&mut local, cx);
         }
-        goes_on
+        self.batch.owes |= owes;
+    }
+
+    /// Answers of the proxy's own, behind which nothing of a server's has to come any more.
+    fn answer_locally(&mut self, answers: &mut Vec<(Bytes, Note)>, cx: &mut Cx<'_>) {
+        for (bytes, note) in answers.drain(..) {
+            self.out.push(bytes);
+            self.take_note(Target::Lane, note, &[], cx);
+        }
     }
 
     /// A message of a client whose transaction block was lost with main. `None`: it is treated as any other.

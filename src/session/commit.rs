@@ -653,8 +653,10 @@ impl Session {
     fn finish_commit(&mut self, cx: &mut Cx<'_>) {
         self.measure(Measured::Commit, cx);
         let Some(mut commit) = self.commit.take() else { return };
-        // Main was lost, and then the appliers of all that stayed: no node that is up has it.
-        commit.unknown |= !commit.main_has && !self.replicas.iter().any(|r| matches!(r.step, Step::Done));
+        // Main was lost, and then the appliers of all that stayed, or those that had it: no node that is up has it.
+        let membership = cx.env.membership.load();
+        let has = |r: &Replica| matches!(r.step, Step::Done) && membership.is_up(r.node);
+        commit.unknown |= !commit.main_has && !self.replicas.iter().any(has);
         self.replicas.clear();
         commit.leave_gate(cx);
         let total = cx.io.now().since(commit.started);

@@ -79,7 +79,8 @@ impl Session {
         let mut after = None;
         if let Some(c) = &self.commit {
             if c.outlives_main() {
-                // Finished by its own means; the client hears of it when that is done.
+                // Finished by its own means; the client hears of it when that is done, and not of the lane.
+                self.farewell = None;
                 return self.main_lost(&link, cx);
             }
             after = Some(c.after());

@@ -429,11 +429,12 @@ impl Session {
     }
 }
 
-/// A backend whose transaction did not end in an answered COMMIT or ROLLBACK is closed, never reused; one that is
-/// busy or waits for a lock would not notice, so it is ended by the control plane too.
+/// A backend whose transaction did not end in an answered COMMIT or ROLLBACK is closed, never reused. It may not notice:
+/// since it is busy, since it waits for a lock, or since its connection was lost on the way. So it is ended by the control
+/// plane too.
 pub(super) fn discard(applier: &Applier, cx: &mut Cx<'_>) {
     cx.io.abort(applier.link.conn);
-    if !matches!(applier.doing, Doing::Idle | Doing::Applied) {
+    if applier.doing != Doing::Idle {
         applier.link.end_backend(cx.io);
     }
 }

@@ -54,6 +54,21 @@ fn seeds_that_once_failed_hold() {
         Options { favour: Some(Kind::Lag), only: Some(Only::Views), mode: Some(Mode::SnapshotIsolation), ..usual };
     let failed = [
         (720_553, lag, "BEGIN failed when main was lost, although no server had been asked anything"),
+        (
+            731_174,
+            Options { favour: Some(Kind::Crash), ..snapshot },
+            "main was lost, then the replica that had committed: acknowledged, and no node that is up had it",
+        ),
+        (
+            731_432,
+            Options { favour: Some(Kind::Lose), ..snapshot },
+            "an applier that had applied did not notice that it was given up",
+        ),
+        (
+            731_127,
+            Options { favour: Some(Kind::Lose), ..native },
+            "words of a backend that was lost earlier kept the next one from being ended",
+        ),
         (501_499, native, "an applier opened early applied all before SET CONSTRAINTS was answered: a deadlock"),
         (500_268, native, "what a reader was about to confirm was forgotten when main was lost"),
         (

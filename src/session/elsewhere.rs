@@ -127,7 +127,10 @@ impl Session {
         if retry.why == Some(Why::Refuted) {
             self.refute_batch(&retry.frames, cx);
         }
-        for f in retry.frames.into_iter().rev() {
+        // What of it has not been looked at yet is in the inbox still.
+        let rest = self.batch_rest();
+        let seen = retry.frames.len().saturating_sub(rest);
+        for f in retry.frames.into_iter().take(seen).rev() {
             let parsed = front::Parse::read(f.body()).filter(|_| f.tag == b'P');
             // One that the client had before is refused again.
             let is_new = |p: &front::Parse<'_>| self.registry.statement(p.name).is_none_or(|s| s.version > retry.since);
@@ -140,9 +143,17 @@ impl Session {
             self.inbox_bytes += f.raw.len();
             self.inbox.push_front(f);
         }
-        self.registry.batch_repeated();
+        if rest == 0 {
+            self.registry.batch_repeated();
+        }
         self.batch = Batch::run_again(again);
         self.pump(cx);
+    }
+
+    /// How many messages of the batch under way have not been looked at yet, its Sync among them.
+    fn batch_rest(&self) -> usize {
+        let sync = self.inbox.iter().position(|f| f.tag == b'S').filter(|_| self.batch.is_under_way());
+        sync.map_or(0, |at| at + 1)
     }
 
     /// A statement that a reader refused is a write, whatever was proved of it.

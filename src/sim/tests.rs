@@ -69,6 +69,11 @@ fn seeds_that_once_failed_hold() {
             Options { favour: Some(Kind::Lose), ..native },
             "words of a backend that was lost earlier kept the next one from being ended",
         ),
+        (
+            740_749,
+            Options { favour: Some(Kind::Lose), ..snapshot },
+            "a reader was lost in the middle of a batch, whose rest was run twice",
+        ),
         (501_499, native, "an applier opened early applied all before SET CONSTRAINTS was answered: a deadlock"),
         (500_268, native, "what a reader was about to confirm was forgotten when main was lost"),
         (

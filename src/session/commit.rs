@@ -17,17 +17,17 @@
 use bytes::{Bytes, BytesMut};
 
 use super::Session;
-use super::held::AtGate;
-use super::io::{Answer, Cx, Probe, Question, TimerKind};
+use super::io::{Answer, Cx, Question};
 use super::owed::{Asked, Own, Whose};
 use super::replica::{Replica, Step};
 use super::transaction::{Open, Target};
+use super::window::Gate;
 use crate::config::OnDivergence;
 use crate::script::{Entry, Script};
-use crate::sequencer::{CommitPass, Csn, Entry as GateEntry, GateFull, Waiting};
+use crate::sequencer::Csn;
 use crate::shard::driver::Time;
 use crate::sim::planted::{Planted, is};
-use crate::telemetry::{self as measured, Phase as Measured, StatementClass};
+use crate::telemetry::{Phase as Measured, StatementClass};
 use crate::wire::{PgError, front};
 
 /// What the client is told when the transaction is committed.
@@ -104,24 +104,12 @@ pub struct Commit {
     /// Main has committed, and has not been lost since.
     pub(super) main_has: bool,
     started: Time,
-    phase_started: Time,
+    pub(super) phase_started: Time,
     /// The client is told that nobody knows (main vanished for good after COMMIT was sent).
     pub(super) unknown: bool,
     lasting: Vec<Entry>,
     /// From before COMMIT is sent to main until every node has acknowledged it or is out (`snapshot_isolation`).
-    gate: Gate,
-}
-
-/// Where a commit stands with the gate.
-#[derive(Debug, Default)]
-enum Gate {
-    /// It has not asked, or needs not.
-    #[default]
-    Outside,
-    /// It is another class's turn.
-    Waiting(Waiting<CommitPass>, Time),
-    /// Its window is open.
-    Inside(CommitPass, Time),
+    pub(super) gate: Gate,
 }
 
 impl Commit {
@@ -196,52 +184,6 @@ impl Commit {
             self.phase = Phase::Promoting;
         }
         true
-    }
-
-    /// It is in the gate, and its window is open; asked again when the gate was handed over.
-    fn is_in_gate(&mut self, cx: &Cx<'_>) -> bool {
-        if !cx.env.gated || is(Planted::WindowTooLate) && !self.main_has {
-            return true;
-        }
-        let now = cx.io.now();
-        let (entry, since) = match std::mem::take(&mut self.gate) {
-            Gate::Inside(pass, since) => {
-                self.gate = Gate::Inside(pass, since);
-                return true;
-            }
-            Gate::Waiting(place, since) => (place.poll().map_or_else(GateEntry::Wait, GateEntry::In), since),
-            Gate::Outside => match cx.env.sequencer.enter_commit(cx.env.shard) {
-                Ok(entry) => (entry, now),
-                // It is asked again when somebody has left.
-                Err(GateFull) => return false,
-            },
-        };
-        match entry {
-            GateEntry::In(pass) => {
-                cx.env.recorder.borrow_mut().gate(measured::Gate::Commit, now.since(since));
-                self.gate = Gate::Inside(pass, now);
-                true
-            }
-            GateEntry::Wait(place) => {
-                self.gate = Gate::Waiting(place, since);
-                false
-            }
-        }
-    }
-
-    pub(super) fn at_gate(&self) -> AtGate {
-        match &self.gate {
-            Gate::Outside => AtGate::Outside,
-            Gate::Waiting(place, since) => AtGate::of(place, *since),
-            Gate::Inside(_, since) => AtGate::Inside(*since),
-        }
-    }
-
-    /// Every node has acknowledged it or is out: its window closes.
-    fn leave_gate(&mut self, cx: &Cx<'_>) {
-        if let Gate::Inside(_, since) = std::mem::take(&mut self.gate) {
-            cx.env.recorder.borrow_mut().gate(measured::Gate::Window, cx.io.now().since(since));
-        }
     }
 
     /// A replica has lost what it had applied: COMMIT waits until it has applied again, even if only main was awaited.
@@ -691,70 +633,5 @@ impl Session {
             commit.phase_started = now;
             cx.env.recorder.borrow_mut().record(StatementClass::Commit, phase, took);
         }
-    }
-
-    /// One timer per session, whatever the number of its commits.
-    fn arm_commit_timer(&mut self, cx: &mut Cx<'_>) {
-        if !std::mem::replace(&mut self.commit_timer_armed, true) {
-            let c = &cx.env.config.replication;
-            cx.io.arm(c.replica_timeout.min(c.commit_timeout), TimerKind::Commit);
-        }
-    }
-
-    /// Looks for replicas that have not answered for `replica_timeout` (`commit_timeout` for COMMIT).
-    pub(super) fn commit_timer(&mut self, cx: &mut Cx<'_>) {
-        self.commit_timer_armed = false;
-        if self.commit.is_none() {
-            return;
-        }
-        let now = cx.io.now();
-        self.watch_main(cx);
-        let (apply, commit) = {
-            let c = &cx.env.config.replication;
-            (c.replica_timeout, c.commit_timeout)
-        };
-        for r in &mut self.replicas {
-            let limit = match r.step {
-                Step::Applying { .. } | Step::RollingBack | Step::Settings => apply,
-                Step::Committing => commit,
-                _ => continue,
-            };
-            let silent = now.since(r.sent) >= limit && r.asked.is_none();
-            if let Some(a) = r.applier.as_ref().filter(|_| silent) {
-                r.asked = Some(cx.io.ask(Question::Probe { node: r.node, pid: a.link.pid }));
-            }
-        }
-        self.arm_commit_timer(cx);
-    }
-
-    /// A COMMIT that main has not answered for `commit_timeout` starts a probe.
-    fn watch_main(&mut self, cx: &mut Cx<'_>) {
-        let now = cx.io.now();
-        let Some(commit) = self.commit.as_ref().filter(|c| matches!(c.phase, Phase::Main | Phase::Prepare)) else {
-            return;
-        };
-        if now.since(commit.phase_started) >= cx.env.config.replication.commit_timeout {
-            cx.io.ask(Question::Stands { node: cx.env.membership.load().main });
-        }
-    }
-
-    /// The answer to [`Question::Probe`].
-    fn probed(&mut self, token: u64, probe: &Probe, cx: &mut Cx<'_>) {
-        let Some(i) = self.replicas.iter().position(|r| r.asked == Some(token)) else { return };
-        let r = &mut self.replicas[i];
-        r.asked = None;
-        let commits = matches!(self.commit.as_ref().map(|c| &c.work), Some(Work::Script(_)));
-        match probe {
-            // Whoever holds the lock is watched for elsewhere.
-            Probe::WaitsForLock => r.sent = cx.io.now(),
-            // It is at work. A COMMIT does not take that long; an apply may.
-            Probe::Works if !(commits && matches!(r.step, Step::Committing)) => r.sent = cx.io.now(),
-            Probe::Works => self.detach_replica(i, "COMMIT was not answered within commit_timeout".into(), cx),
-            Probe::Gone => self.applier_lost(i, "its backend is gone", cx),
-            Probe::Unreachable(why) => {
-                self.detach_replica(i, format!("it does not answer: {why}"), cx);
-            }
-        }
-        self.advance_commit(cx);
     }
 }

@@ -15,8 +15,8 @@
 //! - `blocks`: BEGIN, COMMIT and ROLLBACK of the client's; `begin`: on which server a transaction begins, and how it
 //!   reads on a replica;
 //! - [`transaction`], [`commit`]: the client's transaction, its script, and the commit on all nodes; [`replica`],
-//!   [`applier`]: one replica's part in it; `fate`: main did not answer COMMIT; `ended`: what follows a commit;
-//!   [`early`]: large ones start before COMMIT;
+//!   [`applier`]: one replica's part in it; [`early`]: large ones start before COMMIT; `window`: a commit's place at the
+//!   gate; `overdue`: nodes that do not answer in time; `fate`: main did not answer COMMIT; `ended`: what follows;
 //! - [`lifecycle`]: how requests and sessions end; `lost`: what becomes of them when the lane is lost, or main;
 //! - [`registry`], [`settings`]: what the session has prepared and set; `names`: which backend knows it; [`prepared`]:
 //!   by SQL;
@@ -61,6 +61,7 @@ mod lost;
 mod names;
 pub mod note;
 pub mod out;
+mod overdue;
 pub mod owed;
 pub mod prepared;
 pub mod reader;
@@ -79,6 +80,7 @@ pub mod strings;
 mod survey;
 mod tokens;
 pub mod transaction;
+mod window;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;

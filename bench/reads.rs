@@ -7,24 +7,20 @@
 
 use std::error::Error;
 use std::path::Path;
-use std::process::{Child, Stdio};
-use std::sync::Arc;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use hdrhistogram::Histogram;
-use pglockstep::config;
-use pglockstep::sandbox::client::{Client, Target};
-use pglockstep::sandbox::process::{Interrupt, Signal, free_ports, signal};
-use pglockstep::sandbox::running::Sandbox;
+use inside::{Inside, Result};
+use pglockstep::sandbox::client::Target;
+use pglockstep::sandbox::process::{Signal, signal};
 use pglockstep::sandbox::{SandboxArgs, SandboxMode};
-use pglockstep::shard;
 use tokio_postgres::NoTls;
 
-type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+mod inside;
 
-/// Time for the proxy to answer, and for a reload to be in force.
-const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time for a reload to be in force.
 const RELOAD: Duration = Duration::from_millis(500);
 /// Rows of pgbench_accounts in each unit of its scale.
 const ROWS: i32 = 100_000;
@@ -52,40 +48,12 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let interrupt = Interrupt::default();
-    let directory = tempfile::tempdir()?;
-    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    let ports = free_ports(2)?;
-    let args = SandboxArgs {
-        mode: SandboxMode::SnapshotIsolation,
-        dir: Some(directory.path().join("sandbox")),
-        ..SandboxArgs::on_port(ports[0], ports[1])
-    };
-    let sandbox = Sandbox::start_servers(&args, &interrupt)?;
-    let file = directory.path().join("sandbox/pglockstep.toml");
-    let configured = config::load(&file)?;
-    let read_again = file.clone();
-    let proxy = std::thread::spawn(move || shard::run::run(configured, &read_again, Arc::new(|_| {})));
-    let measured = measure(&arguments, &sandbox, &file);
-    // The proxy ends as it would by Ctrl-C; nobody is connected any more.
-    signal(std::process::id(), Signal::TERM);
-    proxy.join().map_err(|_| "the proxy has panicked")??;
-    measured
+    let mode = SandboxMode::SnapshotIsolation;
+    Inside::run(|args| SandboxArgs { mode, ..args }, |inside| measure(&arguments, inside))
 }
 
-fn measure(arguments: &Arguments, sandbox: &Sandbox, file: &Path) -> Result<()> {
-    let target = sandbox.summary().proxy();
-    let end = Instant::now() + READY_TIMEOUT;
-    while let Err(error) = Client::connect(&target, "postgres").and_then(|client| client.value("SELECT 1")) {
-        if Instant::now() > end {
-            return Err(error);
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    let init = pgbench(sandbox, &target, &["-i", "-q", "-s", &SCALE.to_string()])?.wait_with_output()?;
-    if !init.status.success() {
-        return Err(format!("pgbench -i: {}", String::from_utf8_lossy(&init.stderr)).into());
-    }
+fn measure(arguments: &Arguments, inside: &Inside) -> Result<()> {
+    inside.run_pgbench(&["-i", "-q", "-s", &SCALE.to_string()])?;
     if !arguments.json {
         println!(
             "{:<10} {:>6} {:>10} {:>10} {:>10} {:>10} {:>12}",
@@ -95,12 +63,12 @@ fn measure(arguments: &Arguments, sandbox: &Sandbox, file: &Path) -> Result<()> 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for round in 1..=arguments.rounds {
         for way in ["main", "wait"] {
-            configure(file, way)?;
+            configure(&inside.file, way)?;
             let time = Duration::from_secs(arguments.seconds);
             let (clients, seconds) = (arguments.writers.to_string(), (arguments.seconds + 1).to_string());
             let writers = ["-n", "-N", "-M", "prepared", "--max-tries", "100", "-c", &clients, "-T", &seconds];
-            let writers = (arguments.writers > 0).then(|| pgbench(sandbox, &target, &writers)).transpose()?;
-            let reads = runtime.block_on(read(&target, arguments.readers, time))?;
+            let writers = (arguments.writers > 0).then(|| inside.pgbench(&writers).spawn()).transpose()?;
+            let reads = runtime.block_on(read(&inside.target, arguments.readers, time))?;
             let tps = writers.map_or(Ok(0.0), tps_of)?;
             let each = |q: f64| reads.value_at_quantile(q);
             let rate = reads.len() as f64 / time.as_secs_f64();
@@ -153,13 +121,6 @@ async fn read(target: &Target, readers: usize, time: Duration) -> Result<Histogr
         all.add(one??)?;
     }
     Ok(all)
-}
-
-fn pgbench(sandbox: &Sandbox, target: &Target, arguments: &[&str]) -> Result<Child> {
-    let mut command = sandbox.programs().command("pgbench");
-    command.env("PGHOST", &target.host).env("PGPORT", target.port.to_string());
-    command.env("PGUSER", &target.user).env("PGPASSWORD", &target.password).env("PGDATABASE", "postgres");
-    Ok(command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
 }
 
 /// What pgbench says of its transactions, when it has ended.

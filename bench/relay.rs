@@ -7,27 +7,21 @@
 //! calls by perf (its tracepoint raw_syscalls:sys_enter needs root or CAP_PERFMON); without it they are left out.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::error::Error;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use pglockstep::config;
-use pglockstep::sandbox::client::{Client, Target};
-use pglockstep::sandbox::process::{Interrupt, Signal, free_ports, signal};
-use pglockstep::sandbox::running::Sandbox;
+use inside::{Inside, Result};
+use pglockstep::sandbox::process::{Signal, signal};
 use pglockstep::sandbox::{SandboxArgs, SandboxDriver};
-use pglockstep::shard;
+use pglockstep::{config, shard};
 
-type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+mod inside;
 
 /// Transactions of each client before those that are measured.
 const SHORT: u64 = 300;
-/// Time for the proxy to answer.
-const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time for perf to attach to all threads.
 const PERF_START: Duration = Duration::from_millis(500);
 
@@ -105,43 +99,18 @@ struct Counts {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let interrupt = Interrupt::default();
-    let directory = tempfile::tempdir()?;
-    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    let ports = free_ports(2)?;
-    let args = SandboxArgs {
-        io_driver: arguments.io_driver,
-        shards: Some(arguments.shards),
-        dir: Some(directory.path().join("sandbox")),
-        ..SandboxArgs::on_port(ports[0], ports[1])
-    };
-    let sandbox = Sandbox::start_servers(&args, &interrupt)?;
-    let file = directory.path().join("sandbox/pglockstep.toml");
-    let configured = config::load(&file)?;
-    println!("io_driver {}", shard::choice::choose(configured.shards.io_driver)?);
-    let proxy = std::thread::spawn(move || shard::run::run(configured, &file, Arc::new(|_| {})));
-    let measured = measure(&arguments, &sandbox, directory.path());
-    // The proxy ends as it would by Ctrl-C; nobody is connected any more.
-    signal(std::process::id(), Signal::TERM);
-    proxy.join().map_err(|_| "the proxy has panicked")??;
-    measured
+    let (io_driver, shards) = (arguments.io_driver, Some(arguments.shards));
+    Inside::run(|args| SandboxArgs { io_driver, shards, ..args }, |inside| measure(&arguments, inside))
 }
 
-fn measure(arguments: &Arguments, sandbox: &Sandbox, directory: &Path) -> Result<()> {
-    let target = sandbox.summary().proxy();
-    let end = Instant::now() + READY_TIMEOUT;
-    while let Err(error) = Client::connect(&target, "postgres").and_then(|client| client.value("SELECT 1")) {
-        if Instant::now() > end {
-            return Err(error);
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    pgbench(sandbox, &target, &["-i", "-q", "-s", "10"])?;
+fn measure(arguments: &Arguments, inside: &Inside) -> Result<()> {
+    println!("io_driver {}", shard::choice::choose(config::load(&inside.file)?.shards.io_driver)?);
+    inside.run_pgbench(&["-i", "-q", "-s", "10"])?;
     println!("{:<10} {:>8} {:>24} {:>24}", "", "", "system calls", "allocations");
     println!("{:<10} {:>8} {:>12}{:>12} {:>12}{:>12}", "protocol", "clients", "/read", "/message", "/read", "/message");
     for protocol in Protocol::value_variants() {
         for clients in &arguments.clients {
-            let run = |transactions: u64| counted(sandbox, &target, directory, *protocol, *clients, transactions);
+            let run = |transactions: u64| counted(inside, *protocol, *clients, transactions);
             // What is read and proven once (catalogues, statements) is no part of the steady state.
             run(SHORT)?;
             let (short, long) = (run(SHORT)?, run(SHORT + arguments.transactions)?);
@@ -164,32 +133,16 @@ fn measure(arguments: &Arguments, sandbox: &Sandbox, directory: &Path) -> Result
 }
 
 /// One run of pgbench, and what happened in this process meanwhile.
-fn counted(
-    sandbox: &Sandbox,
-    target: &Target,
-    directory: &Path,
-    protocol: Protocol,
-    clients: u64,
-    transactions: u64,
-) -> Result<Counts> {
+fn counted(inside: &Inside, protocol: Protocol, clients: u64, transactions: u64) -> Result<Counts> {
     let (mode, clients, transactions) =
         (format!("{protocol:?}").to_lowercase(), clients.to_string(), transactions.to_string());
-    let output = directory.join("perf");
+    let output = inside.directory().join("perf");
     let perf = start_perf(&output);
     let before = ALLOCATIONS.load(Ordering::Relaxed);
-    let ran = pgbench(sandbox, target, &["-n", "-S", "-M", &mode, "-c", &clients, "-t", &transactions]);
+    let ran = inside.run_pgbench(&["-n", "-S", "-M", &mode, "-c", &clients, "-t", &transactions]);
     let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
     let system_calls = perf.and_then(|perf| end_perf(perf, &output));
     ran.map(|()| Counts { allocations, system_calls })
-}
-
-fn pgbench(sandbox: &Sandbox, target: &Target, arguments: &[&str]) -> Result<()> {
-    let mut command = sandbox.programs().command("pgbench");
-    command.env("PGHOST", &target.host).env("PGPORT", target.port.to_string());
-    command.env("PGUSER", &target.user).env("PGPASSWORD", &target.password).env("PGDATABASE", "postgres");
-    let output = command.args(arguments).stdin(Stdio::null()).output()?;
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() { Ok(()) } else { Err(format!("pgbench {arguments:?}: {complaint}").into()) }
 }
 
 /// Counts in the threads that there are, not in children: pgbench is one.

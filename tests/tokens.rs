@@ -56,6 +56,11 @@ async fn a_session_is_told_its_newest_commit_and_its_snapshot() {
         let (a, b) = (connect(&sandbox).await, connect(&sandbox).await);
         assert_eq!(simple(&a, "SHOW pglockstep.last_commit").await, "0", "{mode}");
         assert_eq!(extended(&b, "show PGLOCKSTEP.last_commit").await, "0", "{mode}");
+        // A setting that nobody has set is none, as with any other custom parameter.
+        let unset = a.simple_query("SHOW pglockstep.min_csn").await.unwrap_err();
+        assert_eq!(state(&unset), SqlState::UNDEFINED_OBJECT, "{mode}");
+        let unset = b.query("SHOW pglockstep.min_csn", &[]).await.unwrap_err();
+        assert_eq!(state(&unset), SqlState::UNDEFINED_OBJECT, "{mode}");
         a.batch_execute("UPDATE t SET v = v + 1 WHERE id = 1").await.unwrap();
         let first = csn(&simple(&a, "SHOW pglockstep.last_commit;").await);
         b.execute("UPDATE t SET v = v + 1 WHERE id = $1", &[&1]).await.unwrap();

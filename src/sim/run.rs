@@ -121,7 +121,7 @@ fn counted(world: &World) -> BTreeMap<&'static str, u64> {
             ("differences", c.divergences),
             ("early starts", c.early_starts),
             ("reads at once", c.reads_at_once),
-            ("reads run again on main", c.reads_again),
+            ("reads run again", c.reads_again),
             ("reads sent to main", c.reads_busy),
             ("reads in the gate", c.reads_in_gate),
             ("blocks that went to main", c.blocks_moved),

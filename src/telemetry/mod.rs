@@ -64,7 +64,8 @@ pub struct Counters {
     pub early_starts: u64,
     /// Single reads that a replica answered, and whose snapshot held.
     pub reads_at_once: u64,
-    /// Single reads that main ran again, since a commit was under way when a replica took their snapshot.
+    /// Single reads that were run again (by main, or in the gate), since a commit was under way when a replica took their
+    /// snapshot.
     pub reads_again: u64,
     /// Single reads that main was sent at once, since a commit was under way.
     pub reads_busy: u64,

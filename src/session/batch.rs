@@ -65,6 +65,12 @@ impl Batch {
         self.skipping
     }
 
+    /// A Query or a FunctionCall has come before its Sync: it may end the transaction and begin another, so where the
+    /// messages behind it go is decided anew.
+    pub(super) fn interrupt(&mut self) {
+        self.open = false;
+    }
+
     /// Messages of it are still to be looked at, its Sync among them.
     pub(super) fn is_under_way(&self) -> bool {
         self.open

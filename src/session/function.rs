@@ -163,12 +163,14 @@ impl Session {
             self.out.push(e.encode());
             self.fail_transaction(cx);
             self.registry.batch_ends();
+            self.batch.interrupt();
             self.ready(cx);
             return true;
         };
         self.began = Some(cx.io.now());
         self.enter_block(cx);
         self.registry.batch_ends();
+        self.batch.interrupt();
         if *does != Does::Moves {
             self.ask_info(false, cx);
         }

@@ -124,6 +124,7 @@ impl Session {
         let (frame, text, steps) = self.roles_with_verifiers(frame, text, steps, cx);
         self.registry.drop_unnamed();
         self.registry.batch_ends();
+        self.batch.interrupt();
         self.began = Some(cx.io.now());
         self.out.begin();
         self.request = Request::Simple(self.simple(frame, text, steps));
@@ -145,6 +146,7 @@ impl Session {
         self.out.push(e.encode());
         self.fail_transaction(cx);
         self.registry.batch_ends();
+        self.batch.interrupt();
         let simple = self.simple(frame.clone(), Bytes::new(), Vec::new());
         self.request = Request::Simple(Simple { failed: true, ..simple });
         self.finish_simple(cx);

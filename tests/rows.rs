@@ -8,6 +8,7 @@ mod support;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use support::{Options, Sandbox};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 
 const SCHEMA: &str = "
@@ -304,6 +305,58 @@ fn an_open_transaction_that_has_altered_a_table_holds_up_nobody_else() {
         assert_eq!(found.expect("others wait for the table's lock"), 1);
         a.batch_execute("INSERT INTO pairs (a, b) VALUES (700, 'z'); COMMIT").await.unwrap();
         a.batch_execute("INSERT INTO pairs (a, b) SELECT 701, 'z'").await.unwrap();
+    });
+    assert_equal(&sandbox);
+}
+
+/// DDL that commits while a write waits for its table's lock (hazard 18), and DDL that has nothing to do with it.
+#[test]
+fn a_write_is_judged_by_the_table_that_it_has_found() {
+    let sandbox = start("snapshot_isolation");
+    sandbox.psql_ok(&["-q", "-c", "CREATE TABLE waits (a int PRIMARY KEY, b text)"]);
+    sandbox.psql_ok(&["-q", "-c", "CREATE TABLE numbered (a serial PRIMARY KEY, b text)"]);
+    let cases = [
+        // Keyed, and keyed still.
+        ("ALTER TABLE waits ADD COLUMN c int DEFAULT 7", "INSERT INTO waits (a, b) VALUES (1, 'x')", true),
+        // The default would be each node's own.
+        (
+            "ALTER TABLE waits ADD COLUMN d int DEFAULT random() * 1000000",
+            "INSERT INTO waits (a, b) VALUES (2, 'x')",
+            false,
+        ),
+        // By its rows: the new column was not asked for.
+        ("ALTER TABLE numbered ADD COLUMN c float8 DEFAULT random()", "INSERT INTO numbered (b) VALUES ('x')", false),
+        ("CREATE INDEX ON numbered (b)", "INSERT INTO numbered (b) VALUES ('y')", true),
+    ];
+    run(async {
+        let (a, b) = (connect(&sandbox).await, connect(&sandbox).await);
+        let (main, connection) = sandbox.nodes()[0].config("postgres").connect(NoTls).await.unwrap();
+        tokio::spawn(connection);
+        for (ddl, write, holds) in cases {
+            a.batch_execute("DELETE FROM waits; DELETE FROM numbered").await.unwrap();
+            b.batch_execute(&format!("BEGIN; {ddl}")).await.unwrap();
+            let (written, ()) = tokio::join!(a.batch_execute(write), async {
+                let waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'INSERT%'";
+                while main.query(waits, &[]).await.unwrap().is_empty() {
+                    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                }
+                b.batch_execute("COMMIT").await.unwrap();
+            });
+            match written {
+                Ok(()) => assert!(holds, "{ddl}: {write}"),
+                Err(e) => {
+                    assert!(!holds, "{ddl}: {write}: {e:?}");
+                    assert_eq!(e.code(), Some(&SqlState::T_R_SERIALIZATION_FAILURE), "{e:?}");
+                    a.batch_execute(write).await.unwrap();
+                }
+            }
+        }
+        // Another table's DDL is no reason to fail.
+        a.batch_execute("BEGIN; INSERT INTO numbered (b) VALUES ('z'); UPDATE waits SET b = 'z' WHERE a = 2")
+            .await
+            .unwrap();
+        b.batch_execute("CREATE TABLE another (a int); CREATE ROLE somebody; DROP TABLE another").await.unwrap();
+        a.batch_execute("COMMIT").await.unwrap();
     });
     assert_equal(&sandbox);
 }

@@ -19,6 +19,7 @@ use bytes::{Bytes, BytesMut};
 use super::Session;
 use super::io::{Answer, Cx, Question};
 use super::owed::{Asked, Own, Whose};
+use super::proofs::{Hold, Proofs, table_changed};
 use super::replica::{Replica, Step};
 use super::transaction::{Open, Target};
 use super::window::Gate;
@@ -108,6 +109,8 @@ pub struct Commit {
     /// The client is told that nobody knows (main vanished for good after COMMIT was sent).
     pub(super) unknown: bool,
     lasting: Vec<Entry>,
+    /// What its writes rest on.
+    pub(super) proofs: Proofs,
     /// From before COMMIT is sent to main until every node has acknowledged it or is out (`snapshot_isolation`).
     pub(super) gate: Gate,
 }
@@ -133,6 +136,7 @@ impl Commit {
             phase_started: now,
             unknown: false,
             lasting: Vec::new(),
+            proofs: Proofs::default(),
             gate: Gate::Outside,
         }
     }
@@ -225,9 +229,11 @@ impl Session {
         let (need, xid, ddl, logins) = (open.need, open.xid().unwrap_or(0), open.ddl, open.logins);
         let lasting = open.lasting_settings().cloned().collect();
         let constraints = writes && self.deferrable_constraints(cx);
+        let proofs = open.proofs;
         let commit = Commit::new(after, Work::Script(open.script), Phase::Apply, cx.io.now());
         let unjudged = gid.is_some();
-        let mut commit = Box::new(Commit { need, xid, ddl, logins, constraints, lasting, gid, unjudged, ..commit });
+        let mut commit =
+            Box::new(Commit { need, xid, ddl, logins, constraints, lasting, proofs, gid, unjudged, ..commit });
         if !writes {
             // Nothing for the replicas: main's own COMMIT, and no number.
             commit.phase = Phase::Main;
@@ -249,12 +255,6 @@ impl Session {
         if self.cancels > 0 {
             // The client's cancel came late; it must not hit COMMIT, which nothing may undo (hazard 63).
             return Some(PgError::error("57014", "canceling statement due to user request"));
-        }
-        if open.has_writes() && open.outdated {
-            return Some(
-                PgError::error("40001", "could not commit: a table was changed while the transaction wrote to it")
-                    .hint("Run the transaction again."),
-            );
         }
         let half_done = open.has_writes() && open.is_half_done();
         half_done.then(|| {
@@ -441,6 +441,12 @@ impl Session {
         if cx.env.sequencer.watermark(membership.main) < commit.need && !is(Planted::CommitWithoutNeed) {
             return cx.io.watch_commits();
         }
+        match self.proofs_hold(cx) {
+            Hold::All => {}
+            Hold::Unknown => return,
+            Hold::NotAll => return self.refuse_commit(table_changed().encode(), cx),
+        }
+        let Some(commit) = &mut self.commit else { return };
         if !commit.is_in_gate(cx) {
             return cx.io.watch_commits();
         }

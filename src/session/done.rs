@@ -6,6 +6,7 @@ use bytes::Bytes;
 use super::Session;
 use super::io::Cx;
 use super::note::{Forgets, Note, PendingSetting, PendingWrite};
+use super::proofs::Proof;
 use super::transaction::{Target, Tx};
 use crate::script::{Entry, Expect};
 use crate::sql::literals::Now;
@@ -164,13 +165,14 @@ impl Session {
         let rows = self.rows.take();
         if write.by_rows {
             self.rows_complete(&write, cx);
-            return self.rests_on(write.proved_under);
+            return self.rests_on(write.proof);
         }
         let tag = tag.strip_suffix(&[0]).unwrap_or(tag);
         let none = std::str::from_utf8(tag).ok().and_then(back::tag_count) == Some(0);
         if write.counted && none && !always && !write.copy {
             return;
         }
+        self.rests_on(write.proof.take());
         let std_strings = self.std_strings;
         let added = self.with_script(cx, |open, room| {
             if let Some(info) = &open.info {
@@ -187,13 +189,10 @@ impl Session {
         self.script_written(added, cx);
     }
 
-    /// What main was asked for was decided under this version of the catalogue. If that has moved since, the table may have
-    /// columns that it was not asked for (hazard 18), unless it is this transaction that has moved it. A keyed statement is
-    /// not looked at again: it would fail for every change of any other table, and a loss of main.
-    fn rests_on(&mut self, version: Option<u64>) {
-        let moved = version.is_some_and(|v| v < self.version.current());
-        if let Some(open) = self.tx.open_mut().filter(|o| moved && !o.ddl) {
-            open.outdated = true;
+    /// What main has done was decided by this proof: the commit looks at it once more.
+    fn rests_on(&mut self, proof: Option<Proof>) {
+        if let (Some(proof), Some(open)) = (proof, self.tx.open_mut()) {
+            open.proofs.add(proof);
         }
     }
 

@@ -15,8 +15,8 @@
 //! - `blocks`: BEGIN, COMMIT and ROLLBACK of the client's; `begin`: on which server a transaction begins, and how it
 //!   reads on a replica;
 //! - [`transaction`], [`commit`]: the client's transaction, its script, and the commit on all nodes; [`replica`],
-//!   [`applier`]: one replica's part in it; [`early`]: large ones start before COMMIT; `window`: a commit's place at the
-//!   gate; `overdue`: nodes that do not answer in time; `fate`: main did not answer COMMIT; `ended`: what follows;
+//!   [`applier`]: one replica's part in it; [`early`]: large ones start before COMMIT; [`proofs`]: what they rest on; `window`:
+//!   a commit's place at the gate; `overdue`: nodes that do not answer in time; `fate`: main did not answer COMMIT; `ended`: what follows;
 //! - [`lifecycle`]: how requests and sessions end; `lost`: what becomes of them when the lane is lost, or main;
 //! - [`registry`], [`settings`]: what the session has prepared and set; `names`: which backend knows it; [`prepared`]:
 //!   by SQL;
@@ -64,6 +64,7 @@ pub mod out;
 mod overdue;
 pub mod owed;
 pub mod prepared;
+pub mod proofs;
 pub mod reader;
 pub mod recycle;
 pub mod registry;
@@ -547,6 +548,8 @@ impl Session {
                 tracing::warn!(database = %self.database, error, "no catalogue: nothing is proved to be a read");
                 self.catalogue_missing = asked.map(|(_, version)| version);
             }
+            // A commit may have waited for it.
+            self.advance_commit(cx);
         }
         match self.stage {
             Stage::Secret { token: t } if t == token => {

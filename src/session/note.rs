@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::function::Call;
 use super::prepared::Preparing;
+use super::proofs::Proof;
 use super::registry::Prepared;
 use crate::script::Statement;
 use crate::sql::class::TxModes;
@@ -102,8 +103,8 @@ pub struct PendingWrite {
     pub by_rows: bool,
     /// They come in binary.
     pub binary: bool,
-    /// Catalogue version that its form rests on; `None`: it rests on none.
-    pub proved_under: Option<u64>,
+    /// What its form rests on; `None`: nothing is proved of it.
+    pub proof: Option<Proof>,
     /// A COPY FROM STDIN: its entry is in the script since its data began to come.
     pub copy: bool,
     /// Already an entry (its portal was suspended once); shared by all requests that execute the portal.
@@ -144,7 +145,7 @@ impl PendingWrite {
             executes: false,
             by_rows: false,
             binary: false,
-            proved_under: None,
+            proof: None,
             copy: false,
             noted: Arc::default(),
             stepwise: None,

@@ -17,6 +17,7 @@ use super::io::Cx;
 use super::link::Link;
 use super::note::{Note, PendingWrite};
 use super::owed::{Asked, Own, Whose};
+use super::proofs::Proof;
 use super::registry::Prepared;
 use super::route::{Given, Plan, Writes};
 use super::transaction::Target;
@@ -91,8 +92,8 @@ impl Session {
         };
         let asked = given.rows.clone().filter(|_| alone);
         let by_rows = asked.is_some() && self.tx.open().is_none_or(|o| !o.ddl);
-        let proved_under = by_rows.then(|| verdict.version());
-        let new = PendingWrite { asked, by_rows, proved_under, executes: true, ..PendingWrite::new(statement) };
+        let proof = by_rows.then(|| Proof { verdict: verdict.clone(), sql: inner.sql.clone() });
+        let new = PendingWrite { asked, by_rows, proof, executes: true, ..PendingWrite::new(statement) };
         let write = PendingWrite { time: true, counted, opaque, ..new };
         Some(Plan::Write(Box::new(write), writes))
     }

@@ -10,6 +10,7 @@ use super::io::{Cx, Question};
 use super::note::{Forgets, Note, PendingSetting, PendingWrite};
 use super::owed::Own;
 use super::prepared::{is_reserved, reserved};
+use super::proofs::Proof;
 use super::tokens::refuses_set;
 use super::transaction::{INFO, Target};
 use crate::auth::{DEFAULT_ITERATIONS, ScramVerifier};
@@ -88,11 +89,11 @@ impl Session {
     }
 
     /// What is to be done with a statement.
-    pub(super) fn plan(&self, given: &Given, verdict: &Verdict, cx: &Cx<'_>) -> Plan {
+    pub(super) fn plan(&self, given: &Given, verdict: &Arc<Verdict>, cx: &Cx<'_>) -> Plan {
         self.plan_class(given, verdict, &verdict.class, cx)
     }
 
-    pub(super) fn plan_class(&self, given: &Given, verdict: &Verdict, class: &Class, cx: &Cx<'_>) -> Plan {
+    pub(super) fn plan_class(&self, given: &Given, verdict: &Arc<Verdict>, class: &Class, cx: &Cx<'_>) -> Plan {
         let rows = Writes { rows: true, ddl: false };
         let plain = Plan::Plain(Note::Nothing);
         match class {
@@ -182,42 +183,42 @@ impl Session {
         }
     }
 
-    fn pending(&self, given: &Given, verdict: &Verdict, counted: bool, opaque: bool) -> Box<PendingWrite> {
+    fn pending(&self, given: &Given, verdict: &Arc<Verdict>, counted: bool, opaque: bool) -> Box<PendingWrite> {
         let f = verdict.replica_form(&given.sql, &given.types, &given.bind, given.extended);
         let bind = kept(&f.bind).into();
         let sql = if f.keep { f.sql } else { kept(&f.sql) }.into();
         let statement = Statement { sql, types: f.types, bind, prepare: None, keep: f.keep, expect: Expect::Success };
         let by_rows = given.rows.is_some() && self.tx.open().is_none_or(|o| !o.ddl);
         let keyed = matches!(verdict.form(), Form::Keyed);
-        let proved_under = (by_rows || keyed).then(|| verdict.version());
+        let proof = (by_rows || keyed).then(|| Proof { verdict: verdict.clone(), sql: given.sql.clone() });
         let asked = given.rows.clone();
         let (moments, time) = (f.moments, f.time);
         let new = PendingWrite::new(statement);
-        Box::new(PendingWrite { moments, time, counted, opaque, asked, by_rows, proved_under, ..new })
+        Box::new(PendingWrite { moments, time, counted, opaque, asked, by_rows, proof, ..new })
     }
 
-    fn dml(&self, given: &Given, verdict: &Verdict) -> Plan {
+    fn dml(&self, given: &Given, verdict: &Arc<Verdict>) -> Plan {
         if let Some(plan) = self.temporary_write(given, verdict) {
             return plan;
         }
         Plan::Write(self.pending(given, verdict, true, false), Writes { rows: true, ddl: false })
     }
 
-    fn dml_uncounted(&self, given: &Given, verdict: &Verdict) -> Plan {
+    fn dml_uncounted(&self, given: &Given, verdict: &Arc<Verdict>) -> Plan {
         if let Some(plan) = self.temporary_write(given, verdict) {
             return plan;
         }
         Plan::Write(self.pending(given, verdict, false, false), Writes { rows: true, ddl: false })
     }
 
-    fn ddl(&self, given: &Given, verdict: &Verdict) -> Plan {
+    fn ddl(&self, given: &Given, verdict: &Arc<Verdict>) -> Plan {
         if let Some(plan) = self.temporary_write(given, verdict) {
             return plan;
         }
         Plan::Write(self.pending(given, verdict, false, false), Writes { rows: true, ddl: true })
     }
 
-    fn opaque(&self, given: &Given, verdict: &Verdict) -> Plan {
+    fn opaque(&self, given: &Given, verdict: &Arc<Verdict>) -> Plan {
         // Whatever may have changed the session's state is not known to readers (hazard 22).
         Plan::Write(self.pending(given, verdict, false, true), Writes { rows: false, ddl: false })
     }
@@ -228,7 +229,7 @@ impl Session {
     /// Whether a temporary table still exists is known to main only (ON COMMIT DROP, a rollback). Where no permanent
     /// relation has its name that does not matter: main then says itself that there is none. Where one has, nobody can
     /// say here which of the two main will write, so that is refused.
-    fn temporary_write(&self, given: &Given, verdict: &Verdict) -> Option<Plan> {
+    fn temporary_write(&self, given: &Given, verdict: &Arc<Verdict>) -> Option<Plan> {
         if self.temporary_names.is_empty() {
             return None;
         }

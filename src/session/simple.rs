@@ -433,7 +433,7 @@ impl Session {
         class: &Class,
         cx: &mut Cx<'_>,
     ) -> Went {
-        let keyed = pending.proved_under.is_some() && !pending.by_rows;
+        let keyed = pending.proof.is_some() && !pending.by_rows;
         match &self.tx {
             Tx::Idle if keyed && !matches!(&self.request, Request::Simple(s) if s.is_several()) => {
                 let modes = self.modes_of_keyed(cx);

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::proofs::Proofs;
 use crate::script::{Entry, Script};
 use crate::sequencer::SnapshotToken;
 use crate::sql::class::{Isolation, TxModes};
@@ -101,8 +102,8 @@ pub struct Open {
     pub torn: Vec<u64>,
     /// One of those has: what main has done of it no other node can do.
     pub unrepeatable: bool,
-    /// The catalogue has changed between an entry's verdict and main's answer.
-    pub outdated: bool,
+    /// What its writes rest on.
+    pub proofs: Proofs,
     /// The script was started early once, and that was given up.
     pub early_off: bool,
 }
@@ -134,7 +135,7 @@ impl Open {
             unfinished: Vec::new(),
             torn: Vec::new(),
             unrepeatable: false,
-            outdated: false,
+            proofs: Proofs::default(),
             early_off: false,
         }
     }

@@ -25,7 +25,7 @@ use super::tokens::Tokens;
 use crate::sql::class::Class;
 
 /// How a write reaches the replicas.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub enum Form {
     /// Nothing is proved: as the statement that it is.
     #[default]
@@ -71,7 +71,7 @@ pub struct Rows {
 }
 
 /// A sequence that replicas take along with what main has inserted.
-#[derive(Debug)]
+#[derive(PartialEq, Debug)]
 pub struct Follow {
     /// Which of the columns asked for.
     pub column: usize,
@@ -97,6 +97,16 @@ impl Follow {
              ({start})::pg_catalog.int8), $1, ({increment})::pg_catalog.int8) LIMIT {FOLLOWED_MAX}) missing) END"
         );
         Follow { column, down: *increment < 0, statement: Bytes::from(statement) }
+    }
+}
+
+/// The same is asked for, and the same becomes of it. Who may do so is another matter: a replica judges that itself.
+impl PartialEq for Rows {
+    fn eq(&self, other: &Rows) -> bool {
+        let Rows { returning, returns, columns, text_only, statement, copy, change, sequences, roles: _ } = self;
+        (returning, returns, columns, text_only) == (&other.returning, &other.returns, &other.columns, &other.text_only)
+            && (statement, copy, change) == (&other.statement, &other.copy, &other.change)
+            && sequences == &other.sequences
     }
 }
 

@@ -76,6 +76,8 @@ pub struct Backend {
     pub ended: bool,
     /// It ends by itself when what it has said is read, and hears nothing any more.
     pub dies: bool,
+    /// It has said what it should not: whoever believed it may be wrong about what it is doing.
+    pub lied: bool,
     settings: usize,
 }
 
@@ -146,6 +148,7 @@ impl Backend {
             pid,
             ended: false,
             dies: false,
+            lied: false,
             settings: 0,
         }
     }
@@ -223,6 +226,7 @@ impl Backend {
                         self.ready();
                     }
                 }
+                b'X' if self.lied => {}
                 tag => return Err(format!("message {:?} in COPY mode", char::from(tag))),
             }
             return Ok(());

@@ -55,6 +55,7 @@ pub fn tell(index: usize, code: &mut Bytecode<'_>, world: &mut World) -> Check {
         let Some(c) = net.conns.get_mut(index) else { return Ok(()) };
         let cut = c.cut;
         let Some(backend) = &mut c.backend else { return Ok(()) };
+        backend.lied |= !honest;
         // Of a message that has arrived in part the rest follows.
         let at = usize::from(cut > 0);
         let answers = &mut backend.answers;

@@ -274,7 +274,8 @@ impl Session {
             self.forward(target, frame.raw.clone(), Asked::Sync, Whose::Client(Note::ImplicitEnd), cx);
             return true;
         }
-        if batch.sent {
+        // Whom it was sent to may be gone: lost while a Query behind it was answered.
+        if batch.sent && self.link_ref(target).is_some() {
             self.forward(target, frame.raw.clone(), Asked::Sync, Whose::Client(Note::Ready), cx);
             return true;
         }

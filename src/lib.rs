@@ -14,6 +14,7 @@
 //! | [`sql`] | lexing, statement classes, read proofs, forms of writes, time literals | nothing |
 //! | [`auth`] | password exchanges towards clients and nodes, as pure state machines | nothing |
 //! | [`sequencer`] | commit sequence numbers and each node's watermark; the gate, the window word, snapshot tokens | nothing |
+//! | [`image`] | a transaction's rows from main's WAL, and what replicas do with them | wire, sql |
 //! | [`script`] | what a transaction did to rows, and how a replica is told | wire, sql |
 //! | [`session`] | one client connection: every state it can be in | wire, sql, script, auth, sequencer, config, telemetry; the membership, and the driver's names for connections and time |
 //! | [`shard`] | the event loops: sockets, pools, timers; drives sessions | all of the above |
@@ -32,6 +33,7 @@ pub mod cluster;
 pub mod config;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+pub mod image;
 pub mod sandbox;
 pub mod script;
 pub mod sequencer;

@@ -31,7 +31,7 @@ mod walk;
 mod writes;
 
 pub use catalogue::Catalogue;
-pub use writes::{Change, Form, Rows};
+pub use writes::{Change, Form, Rows, follow};
 
 use super::class::Class;
 use forms::Inner;

@@ -85,18 +85,9 @@ pub struct Follow {
 const FOLLOWED_MAX: u32 = 100_000;
 
 impl Follow {
-    /// By as many calls of nextval() as are missing: it needs no more privileges than main's own call did (setval() does),
-    /// and where the role has none (GENERATED AS IDENTITY asks for none) the sequence stays.
     fn new(column: usize, sequence: &Sequence) -> Follow {
         let Sequence { name, increment, start } = sequence;
-        let regclass = format!("'{}'::pg_catalog.regclass", name.replace('\'', "''"));
-        let statement = format!(
-            "SELECT CASE WHEN pg_catalog.has_sequence_privilege({regclass}, 'USAGE') THEN (SELECT \
-             pg_catalog.count(pg_catalog.nextval({regclass})) FROM (SELECT FROM pg_catalog.generate_series(\
-             COALESCE(pg_catalog.pg_sequence_last_value({regclass}) OPERATOR(pg_catalog.+) ({increment})::pg_catalog.int8, \
-             ({start})::pg_catalog.int8), $1, ({increment})::pg_catalog.int8) LIMIT {FOLLOWED_MAX}) missing) END"
-        );
-        Follow { column, down: *increment < 0, statement: Bytes::from(statement) }
+        Follow { column, down: *increment < 0, statement: follow(name, *increment, *start) }
     }
 }
 
@@ -108,6 +99,21 @@ impl PartialEq for Rows {
             && (statement, copy, change) == (&other.statement, &other.copy, &other.change)
             && sequences == &other.sequences
     }
+}
+
+/// What takes a sequence (its name with its schema, quoted where need be) up to its parameter, a bigint: by as many calls
+/// of nextval() as are missing. It needs no more privileges than main's own call did (setval() does), and where the role
+/// has none (GENERATED AS IDENTITY asks for none) the sequence stays.
+#[must_use]
+pub fn follow(name: &str, increment: i64, start: i64) -> Bytes {
+    let regclass = format!("'{}'::pg_catalog.regclass", name.replace('\'', "''"));
+    let statement = format!(
+        "SELECT CASE WHEN pg_catalog.has_sequence_privilege({regclass}, 'USAGE') THEN (SELECT \
+         pg_catalog.count(pg_catalog.nextval({regclass})) FROM (SELECT FROM pg_catalog.generate_series(\
+         COALESCE(pg_catalog.pg_sequence_last_value({regclass}) OPERATOR(pg_catalog.+) ({increment})::pg_catalog.int8, \
+         ({start})::pg_catalog.int8), $1, ({increment})::pg_catalog.int8) LIMIT {FOLLOWED_MAX}) missing) END"
+    );
+    Bytes::from(statement)
 }
 
 impl Rows {

@@ -1,6 +1,7 @@
 //! The questions of the shards, and their answers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::control::{Plane, Reply, Request, ShardMessage, Standing, Ticket};
 use super::nodes::{Connection, INCARNATION, backend_gone, blocks, connect, role};
@@ -9,18 +10,30 @@ use crate::sequencer::NodeId;
 use crate::session::io::{Fate, Probe};
 use crate::wire::literal;
 
+/// Between two tries to roll back what is prepared.
+const UNDO_AGAIN: Duration = Duration::from_millis(200);
+
 impl Plane {
     pub(super) async fn answer(self: Arc<Self>, ticket: Ticket, request: Request) {
         let reply = match request {
             // These wait for probes and for shards, and open no connection each.
             Request::Stands { node } => Reply::Stands(self.settle(node).await),
             Request::Detach { node, reason } => Reply::Detached(self.detach(node, &reason).await),
+            Request::Slot { database } => Reply::Slot(self.await_decoder(&database).await),
+            Request::NoSlot { databases } => Reply::Slot(self.drop_slots(&databases).await),
+            Request::Image { database, gid, xid, version } => {
+                Reply::Image(self.image(&database, &gid, xid, version).await)
+            }
+            Request::Undo { node, pid, database, gid } => {
+                self.undo(node, pid, &database, &gid).await;
+                Reply::Terminated
+            }
             request => self.ask(request).await,
         };
         self.tell(ticket.shard, ShardMessage::Reply { token: ticket.token, reply }).await;
     }
 
-    pub(super) async fn ask(&self, request: Request) -> Reply {
+    pub(super) async fn ask(self: &Arc<Self>, request: Request) -> Reply {
         let Ok(_permit) = self.permits.acquire().await else { return Reply::Terminated };
         match request {
             Request::Role { user } => Reply::Role(self.role(&user).await),
@@ -52,7 +65,13 @@ impl Plane {
                     None
                 }))
             }
-            Request::Detach { .. } | Request::Stands { .. } => Reply::Terminated,
+            // Answered above.
+            Request::Detach { .. }
+            | Request::Stands { .. }
+            | Request::Slot { .. }
+            | Request::NoSlot { .. }
+            | Request::Image { .. }
+            | Request::Undo { .. } => Reply::Terminated,
         }
     }
 
@@ -123,7 +142,19 @@ impl Plane {
         })
     }
 
-    pub(super) async fn role(&self, user: &str) -> Result<Option<RoleRow>, String> {
+    /// Rolls back what a lost session has prepared, or what its backend may still prepare: tried until it is done, or the
+    /// node is main no more (then it is stale, and what it has prepared is rolled back at the next start).
+    async fn undo(&self, node: NodeId, pid: u32, database: &str, gid: &str) {
+        while self.membership.load().main == node {
+            let gone = async { backend_gone(&*self.kept(node).await?, pid).await };
+            if gone.await.unwrap_or(false) && self.prepared(database, gid, false).await != Fate::Unknown {
+                return;
+            }
+            tokio::time::sleep(UNDO_AGAIN).await;
+        }
+    }
+
+    pub(super) async fn role(self: &Arc<Self>, user: &str) -> Result<Option<RoleRow>, String> {
         let mut failed = String::new();
         for attempt in 0..3 {
             if attempt == 2 && !self.settle_main().await {
@@ -141,7 +172,7 @@ impl Plane {
     }
 
     /// Main does not answer as it should: another one is waited for, if it is lost. False: there is none.
-    async fn settle_main(&self) -> bool {
+    async fn settle_main(self: &Arc<Self>) -> bool {
         let main = self.membership.load().main;
         !matches!(self.settle(main).await, Standing::Stays(_))
     }
@@ -160,7 +191,7 @@ impl Plane {
         Ok(c)
     }
 
-    pub(super) async fn catalogue(&self, database: &str) -> Result<Vec<Rows>, String> {
+    pub(super) async fn catalogue(self: &Arc<Self>, database: &str) -> Result<Vec<Rows>, String> {
         match self.read_catalogue(database).await {
             Err(_) if self.settle_main().await => self.read_catalogue(database).await,
             read => read,
@@ -168,13 +199,14 @@ impl Plane {
     }
 
     /// A connection of its own, closed at once: one that stayed would keep the database from being dropped.
-    async fn read_catalogue(&self, database: &str) -> Result<Vec<Rows>, String> {
+    async fn read_catalogue(self: &Arc<Self>, database: &str) -> Result<Vec<Rows>, String> {
         let main = self.membership.load().main;
         let c = self.connect_to(main, database).await?;
         let mut all = Vec::new();
         for sql in self.config.catalogue_queries {
             all.push(c.rows(sql).await?);
         }
+        self.foresee_decoder(database, &c).await;
         Ok(all)
     }
 }

@@ -8,12 +8,16 @@ use arc_swap::ArcSwap;
 use crossbeam::queue::ArrayQueue;
 use tokio::sync::{Semaphore, mpsc};
 
+use super::decoder::Decoder;
 use super::detach::Probes;
 use super::handover::Handover;
+use super::images::Slots;
 use super::membership::{Membership, NodeStatus, SharedMembership};
 use super::nodes::{Connection, connect, incarnation};
 pub use super::nodes::{Login, NodeAddress, RoleRow, Rows};
 use super::state::State;
+use crate::image::Refusal;
+use crate::image::build::Step;
 use crate::sequencer::{NodeId, Sequencer};
 use crate::session::io::{Fate, Probe};
 use crate::shard::driver::Doorbell;
@@ -44,6 +48,10 @@ pub struct ControlConfig {
     pub live: Live,
     /// Reads the configuration again.
     pub reread: Reread,
+    /// Images can be had: of all nodes that are up, as [`Startup::can_image`] found.
+    pub can_image: bool,
+    /// Which databases have a slot.
+    pub slots: Arc<Slots>,
     /// What is read of a database's catalogue.
     pub catalogue_queries: &'static [&'static str],
 }
@@ -67,6 +75,12 @@ pub struct Live {
     pub connect_timeout: Duration,
     /// `drain_timeout`.
     pub drain_timeout: Duration,
+    /// `image_timeout`.
+    pub image_timeout: Duration,
+    /// `image_limit`, bytes.
+    pub image_limit: u64,
+    /// `image_wal_limit`, bytes.
+    pub image_wal_limit: u64,
 }
 
 /// Reads the configuration again and says what came of it; `None`: it stays as it is.
@@ -103,6 +117,14 @@ pub enum Request {
     Probe { node: NodeId, pid: u32 },
     /// Commit or roll back what main has prepared.
     Prepared { database: String, gid: String, commit: bool },
+    /// Roll back what this backend of main may have prepared, or may still prepare, however long it takes.
+    Undo { node: NodeId, pid: u32, database: String, gid: String },
+    /// There is to be a slot for images of this database.
+    Slot { database: String },
+    /// There is to be no slot of these databases any more.
+    NoSlot { databases: Vec<String> },
+    /// What replicas do to have what this prepared transaction changed. `version`: of the catalogue.
+    Image { database: String, gid: String, xid: u64, version: u64 },
     /// End the backend.
     TerminateBackend { node: NodeId, pid: u32 },
     /// What became of a transaction.
@@ -139,7 +161,11 @@ pub enum Reply {
     Probe(Probe),
     /// To [`Request::Prepared`].
     Prepared(Fate),
-    /// To [`Request::TerminateBackend`].
+    /// To [`Request::Slot`].
+    Slot(Result<(), String>),
+    /// To [`Request::Image`].
+    Image(Result<Vec<Step>, Refusal>),
+    /// To [`Request::TerminateBackend`] and [`Request::Undo`].
     Terminated,
     /// To [`Request::XactStatus`]: `committed`, `aborted`, or nobody knows.
     XactStatus(Option<String>),
@@ -249,10 +275,18 @@ pub struct Startup {
     guards: Vec<Option<Connection>>,
     incarnations: Vec<Option<String>>,
     can_prepare: bool,
+    can_image: bool,
     scram_verifiers: bool,
 }
 
 impl Startup {
+    /// Every node that is up can be read images of: version 14, wal_level = logical, PREPARE TRANSACTION, a slot and a WAL
+    /// sender.
+    #[must_use]
+    pub fn can_image(&self) -> bool {
+        self.can_image
+    }
+
     /// PREPARE TRANSACTION is possible on every node that is up.
     #[must_use]
     pub fn can_prepare(&self) -> bool {
@@ -296,6 +330,8 @@ pub(super) struct Plane {
     pub(super) confirmed: tokio::sync::Notify,
     /// Shards that have ended.
     pub(super) ended: std::sync::Mutex<std::collections::BTreeSet<usize>>,
+    /// By database.
+    pub(super) decoders: std::sync::Mutex<std::collections::HashMap<String, Arc<Decoder>>>,
 }
 
 impl Control {
@@ -354,9 +390,10 @@ impl Control {
         tracing::info!(epoch = first.epoch, main = main, up = first.up(), "membership");
         let scram_verifiers = found[main].as_ref().is_some_and(|f| f.password_encryption == "scram-sha-256");
         let can_prepare = found.iter().flatten().all(|f| f.max_prepared > 0);
+        let can_image = can_prepare && found.iter().flatten().all(|f| f.can_decode);
         let incarnations = found.iter().map(|f| f.as_ref().and_then(|f| f.incarnation.clone())).collect();
         let guards = found.into_iter().map(|f| f.map(|f| f.connection)).collect();
-        let startup = Startup { runtime, state, guards, incarnations, can_prepare, scram_verifiers };
+        let startup = Startup { runtime, state, guards, incarnations, can_prepare, can_image, scram_verifiers };
         Ok((Arc::new(SharedMembership::new(first)), startup))
     }
 
@@ -389,6 +426,7 @@ impl Control {
             handover: std::sync::Mutex::new(None),
             confirmed: tokio::sync::Notify::new(),
             ended: std::sync::Mutex::default(),
+            decoders: std::sync::Mutex::default(),
         });
         let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
             let local = tokio::task::LocalSet::new();
@@ -420,6 +458,8 @@ struct Found {
     version: u32,
     /// `max_prepared_transactions`.
     max_prepared: u32,
+    /// Logical decoding of prepared transactions is possible.
+    can_decode: bool,
     /// `password_encryption`.
     password_encryption: String,
     /// Start time of its checkpointer.
@@ -474,9 +514,12 @@ async fn look_at(config: &ControlConfig, node: &NodeAddress) -> Result<Found, St
     let number = |v: Option<String>| v.and_then(|v| v.parse().ok()).unwrap_or(0);
     let version = number(c.value("SHOW server_version_num").await?);
     let max_prepared = number(c.value("SHOW max_prepared_transactions").await?);
+    let decodes = "SELECT current_setting('wal_level') = 'logical' AND current_setting('max_replication_slots')::int > 0 \
+        AND current_setting('max_wal_senders')::int > 0";
+    let can_decode = version >= 140_000 && c.value(decodes).await?.as_deref() == Some("t");
     let password_encryption = c.value("SHOW password_encryption").await?.unwrap_or_default();
     let incarnation = incarnation(&c).await?;
-    Ok(Found { connection: c, version, max_prepared, password_encryption, incarnation })
+    Ok(Found { connection: c, version, max_prepared, can_decode, password_encryption, incarnation })
 }
 
 /// What an earlier process prepared and did not commit: no client has heard of it, and no replica has it.
@@ -507,6 +550,7 @@ impl Plane {
                 }
                 Some(ToControl::Forget(databases)) => {
                     for database in databases {
+                        self.forget_decoder(&database);
                         for shard in 0..self.shards.len() {
                             self.tell(shard, ShardMessage::ForgetDatabase { database: database.clone() }).await;
                         }

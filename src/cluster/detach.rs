@@ -1,6 +1,6 @@
 //! The control plane's part in losing a node: probes, the durable word, the hand-over of all shards.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -32,7 +32,7 @@ impl Probes {
 
 impl Plane {
     /// One node's health: a new connection and a query each period.
-    pub(super) async fn health(self: std::sync::Arc<Self>, at: usize) {
+    pub(super) async fn health(self: Arc<Self>, at: usize) {
         let node = NodeId(u8::try_from(at).unwrap_or(u8::MAX));
         loop {
             let period = self.live().health_check_period;
@@ -50,7 +50,7 @@ impl Plane {
 
     /// Probes the node until it is known whether it stands; one that does not is taken out. Whoever asks while a probe
     /// is under way shares what the next one finds.
-    pub(super) async fn settle(&self, node: NodeId) -> Standing {
+    pub(super) async fn settle(self: &Arc<Self>, node: NodeId) -> Standing {
         let asked = Instant::now();
         let at = usize::from(node.0);
         let Some(probes) = self.probes.get(at) else { return Standing::Out };
@@ -112,7 +112,7 @@ impl Plane {
     ///
     /// # Errors
     /// It is the last node, or the state file cannot be written: it stays.
-    pub(super) async fn detach(&self, node: NodeId, reason: &str) -> Result<(), String> {
+    pub(super) async fn detach(self: &Arc<Self>, node: NodeId, reason: &str) -> Result<(), String> {
         let mut state = self.state.lock().await;
         let now = self.membership.load();
         if !now.is_up(node) {
@@ -146,6 +146,7 @@ impl Plane {
         tracing::error!(%node, epoch, main = %next.main, reason, "node taken out; it is stale until it is brought back");
         if next.main != now.main {
             tracing::warn!(main = %next.main, epoch, "another node is main");
+            self.renew_decoders();
         }
         for shard in 0..self.shards.len() {
             self.tell(shard, ShardMessage::Go { epoch }).await;

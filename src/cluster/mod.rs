@@ -13,14 +13,20 @@
 //! | `nodes` | SQL on nodes: roles, catalogues, backends, probes |
 //! | `detach` | the thread's part in losing a node: probes, the durable word, the hand-over |
 //! | `control` | the thread: what it is told, start and stop, signals |
+//! | `decoder` | the thread's part in images: a slot per database that needs one, on main |
+//! | `images` | what comes out of a slot, until somebody takes it |
+//! | `walsender` | a replication connection |
 //! | `answers` | the questions of shards, and their answers |
 
 mod answers;
 pub mod control;
+mod decoder;
 mod detach;
 pub mod handover;
+pub mod images;
 pub mod lock;
 pub mod membership;
 pub mod nodes;
 pub mod state;
+mod walsender;
 pub mod watch;

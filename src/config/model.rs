@@ -290,6 +290,19 @@ pub struct Replication {
     /// How long a session's statements wait for the commit that its `pglockstep.min_csn` names.
     #[serde(with = "units::milliseconds")]
     pub min_csn_timeout: Duration,
+    /// What cannot be run by its text on every node, and is not known by its rows, goes by its image in main's WAL.
+    pub images: bool,
+    /// How long a session waits for a slot, or for one image.
+    #[serde(with = "units::milliseconds")]
+    pub image_timeout: Duration,
+    /// Bytes of one transaction's image, as the server tells it, in the control plane's memory.
+    #[serde(with = "units::bytes")]
+    pub image_limit: u64,
+    /// Bytes of WAL that a slot may keep back.
+    #[serde(with = "units::bytes")]
+    pub image_wal_limit: u64,
+    /// What happens to statements that need an image where there can be none.
+    pub unsafe_statements: UnsafeStatements,
     /// What to do with COMMIT inside a procedure or DO block.
     pub commit_in_procedure: CommitInProcedure,
 }
@@ -306,6 +319,11 @@ impl Default for Replication {
             right_of_way: Duration::from_millis(50),
             conflict_retries: 100,
             min_csn_timeout: Duration::from_secs(10),
+            images: false,
+            image_timeout: Duration::from_secs(10),
+            image_limit: 256 << 20,
+            image_wal_limit: 4 << 30,
+            unsafe_statements: UnsafeStatements::Allow,
             commit_in_procedure: CommitInProcedure::Refuse,
         }
     }
@@ -509,6 +527,18 @@ pub enum OnDivergence {
     Refuse,
     /// Main is right: the odd node becomes stale.
     Main,
+}
+
+/// `unsafe_statements`: statements that may leave other rows on other nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnsafeStatements {
+    /// An error.
+    Refuse,
+    /// Run as they are, with a warning.
+    Warn,
+    /// Run as they are.
+    Allow,
 }
 
 /// `commit_in_procedure`: transaction control inside CALL and DO.

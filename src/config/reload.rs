@@ -30,6 +30,7 @@ fn taken_over(running: &Config, read: &Config) -> Config {
     config.load_balance.statement_level_load_balance = read.load_balance.statement_level_load_balance;
     config.load_balance.busy_reads = read.load_balance.busy_reads;
     config.replication = read.replication.clone();
+    config.replication.images = running.replication.images;
     config.pool = read.pool.clone();
     config.limits = read.limits.clone();
     config.limits.num_init_children = running.limits.num_init_children;

@@ -128,14 +128,6 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Takes a sequence along to where main's is.
-    pub fn follow(&mut self, sequence: &Sequence) {
-        let text = sequence.last.to_string();
-        let sql = crate::sql::proof::follow(&sequence.name, sequence.increment, sequence.start);
-        let bind = bind(&[Value::Text(Bytes::from(text))]);
-        self.steps.push(Step::Statement { sql, types: Arc::from([INT8]), bind, tag: None });
-    }
-
     /// All steps.
     ///
     /// # Errors
@@ -234,10 +226,10 @@ impl<'a> Builder<'a> {
         let may_change = |column: &Bytes, value: &Value| {
             let Some(c) = table.columns.iter().find(|c| c.name == *column && c.always) else { return false };
             match old {
-                Some(old) if table.full || c.key => {
+                Some(old) if table.full || c.key.is_some() => {
                     old.iter().find(|(n, _)| n == column).map(|(_, v)| v) != Some(value)
                 }
-                None if c.key => false,
+                None if c.key.is_some() => false,
                 _ => true,
             }
         };
@@ -295,6 +287,15 @@ impl<'a> Builder<'a> {
     }
 }
 
+/// Takes a sequence along to where main's is.
+#[must_use]
+pub fn follow(sequence: &Sequence) -> Step {
+    let text = sequence.last.to_string();
+    let sql = crate::sql::proof::follow(&sequence.name, sequence.increment, sequence.start);
+    let bind = bind(&[Value::Text(Bytes::from(text))]);
+    Step::Statement { sql, types: Arc::from([INT8]), bind, tag: None }
+}
+
 /// What finds one row.
 fn condition(
     relation: &Relation,
@@ -305,14 +306,17 @@ fn condition(
 ) -> Result<(), Refusal> {
     let value = |column: &Bytes| row.iter().find(|(n, _)| n == column).map_or(&Value::Null, |(_, v)| v);
     if table.identity == Identity::Key {
-        for (n, column) in table.columns.iter().filter(|c| c.key).enumerate() {
+        let key = table.columns.iter().filter_map(|c| Some((c, c.key.as_ref()?)));
+        for (n, (column, equal)) in key.enumerate() {
             sql.extend_from_slice(if n == 0 { b" WHERE " } else { b" AND " });
             quoted(&column.name, sql);
             let Value::Text(_) = value(&column.name) else {
                 return Err(Refusal::Lost(format!("a row of table {} has no key", shown(relation))));
             };
             values.push(value(&column.name).clone());
-            sql.extend_from_slice(format!(" = ${}", values.len()).as_bytes());
+            sql.push(b' ');
+            sql.extend_from_slice(equal);
+            sql.extend_from_slice(format!(" ${}", values.len()).as_bytes());
         }
         return Ok(());
     }
@@ -407,7 +411,9 @@ fn shown(relation: &Relation) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-fn unsupported(relation: &Relation, problem: &str) -> Refusal {
+/// Rows of this table cannot go by an image.
+#[must_use]
+pub fn unsupported(relation: &Relation, problem: &str) -> Refusal {
     let what = format!("table {} {problem}", shown(relation));
     let hint = "Write to it in a transaction of plain statements, or change the table.";
     Refusal::Unsupported { what, hint }

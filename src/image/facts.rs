@@ -37,8 +37,8 @@ pub struct Column {
     pub generated: bool,
     /// GENERATED ALWAYS AS IDENTITY.
     pub always: bool,
-    /// Part of the key.
-    pub key: bool,
+    /// Part of the key: the operator that its index compares by, as it is written.
+    pub key: Option<Bytes>,
 }
 
 /// A table.
@@ -46,6 +46,8 @@ pub struct Column {
 pub struct Table {
     /// It has partitions.
     pub partitioned: bool,
+    /// Its rows are not in the WAL.
+    pub unlogged: bool,
     /// By what its rows are found.
     pub identity: Identity,
     /// REPLICA IDENTITY FULL: an old row is told with every change.
@@ -130,7 +132,7 @@ pub fn read_written(rows: &Rows) -> Result<Written, String> {
 
 /// What main is asked of these tables: schema, name, kind, replica identity, persistence, whether a trigger or rule
 /// fires on replicas, whether an own function runs when a row is written there, and its columns: name, generated,
-/// identity, part of the key (that of the replica identity's index, else the primary key).
+/// identity, operator of the key's index (that of the replica identity's index, else the primary key).
 #[must_use]
 pub fn tables_query(tables: &[u32]) -> String {
     let list = tables.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
@@ -177,9 +179,15 @@ pub fn tables_query(tables: &[u32]) -> String {
            OR EXISTS (SELECT FROM pg_catalog.pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_enabled IN ('A', 'R')),
           EXISTS (SELECT FROM runs WHERE runs.relation = c.oid),
           a.attname, a.attgenerated <> '', a.attidentity = 'a',
-          EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisvalid
-           AND CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END
-           AND a.attnum = ANY ((i.indkey::pg_catalog.int2[])[0:i.indnkeyatts - 1]))
+          (SELECT pg_catalog.concat('OPERATOR(', pg_catalog.quote_ident(s.nspname), '.', o.oprname, ')')
+            FROM pg_catalog.pg_index i, LATERAL ROWS FROM (pg_catalog.unnest(i.indkey::pg_catalog.int2[]),
+             pg_catalog.unnest(i.indclass::pg_catalog.oid[])) WITH ORDINALITY u (attnum, class, place)
+            JOIN pg_catalog.pg_opclass oc ON oc.oid = u.class
+            JOIN pg_catalog.pg_amop m ON m.amopfamily = oc.opcfamily AND m.amopstrategy = 3
+             AND m.amoplefttype = oc.opcintype AND m.amoprighttype = oc.opcintype
+            JOIN pg_catalog.pg_operator o ON o.oid = m.amopopr JOIN pg_catalog.pg_namespace s ON s.oid = o.oprnamespace
+            WHERE i.indrelid = c.oid AND i.indisvalid AND u.attnum = a.attnum AND u.place <= i.indnkeyatts
+             AND CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END)
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
           LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
          WHERE c.oid = ANY ('{{{list}}}'::pg_catalog.oid[]) ORDER BY c.oid, a.attnum"
@@ -222,6 +230,7 @@ pub fn read_tables(rows: &Rows) -> Result<Vec<(Relation, Table)>, String> {
             };
             let table = Table {
                 partitioned: kind == "p",
+                unlogged: persistence == "u",
                 identity: Identity::None,
                 full: identity == "f",
                 problem,
@@ -232,10 +241,10 @@ pub fn read_tables(rows: &Rows) -> Result<Vec<(Relation, Table)>, String> {
         let Some((_, table)) = tables.last_mut() else { continue };
         let is = |flag: &Option<String>| flag.as_deref() == Some("t");
         if let Some(column) = column {
-            let (generated, always, key) = (is(generated), is(always), is(key));
+            let (generated, always, key) = (is(generated), is(always), key.as_ref().map(bytes));
             table.columns.push(Column { name: bytes(column), generated, always, key });
         }
-        table.identity = match (&identity[..], table.columns.iter().any(|c| c.key)) {
+        table.identity = match (&identity[..], table.columns.iter().any(|c| c.key.is_some())) {
             // Nothing old is in the WAL: nobody could tell a changed key.
             ("n", _) | (_, false) if identity != "f" => Identity::None,
             (_, true) => Identity::Key,

@@ -55,11 +55,13 @@ impl Difference {
         }
     }
 
-    /// "cached plan must not change result type" (`RevalidateCachedQuery` in plancache.c).
+    /// "cached plan must not change result type" (`RevalidateCachedQuery` in plancache.c), or a parameter of a type that
+    /// was dropped and made anew since the statement was prepared.
     #[must_use]
     pub fn is_stale_plan(&self) -> bool {
         matches!(self, Difference::Error { error, .. }
-            if error.sqlstate == "0A000" && error.message.starts_with("cached plan"))
+            if (error.sqlstate == "0A000" && error.message.starts_with("cached plan"))
+                || (error.sqlstate == "XX000" && error.message.starts_with("cache lookup failed for type")))
     }
 
     /// The replica lacks something that says nothing about the rows: disk, memory, connections (class 53), or the

@@ -11,12 +11,14 @@
 //! - From the moment COMMIT is sent to main nothing but main's answer decides.
 //! - In `snapshot_isolation` COMMIT goes to main inside the gate, which is left when every node has acknowledged it or is
 //!   out: until then its window is open, and nobody looks at a replica.
+//! - A transaction that goes by its image is prepared on main before anything is applied (`image`).
 //! - A SERIALIZABLE transaction is prepared on main first, where that is possible: main judges it at COMMIT, and a
 //!   judgement that was lost with its answer cannot be made up (hazard 70).
 
 use bytes::{Bytes, BytesMut};
 
 use super::Session;
+use super::image::Prepared;
 use super::io::{Answer, Cx, Question};
 use super::owed::{Asked, Own, Whose};
 use super::proofs::{Hold, Proofs, table_changed};
@@ -58,6 +60,10 @@ pub enum Work {
 pub(super) enum Phase {
     /// SET CONSTRAINTS ALL IMMEDIATE on main.
     Constraints,
+    /// Main prepares a transaction that goes by its image.
+    ImagePrepare,
+    /// Its rows have been asked for.
+    ImageRows { token: u64 },
     /// The replicas apply.
     Apply,
     /// Main must acknowledge what this commit may rest on.
@@ -98,6 +104,9 @@ pub struct Commit {
     pub(super) gid: Option<String>,
     /// That has not been answered yet: main has not judged the transaction (hazard 70).
     pub(super) unjudged: bool,
+    /// It goes by its image, and replicas apply it as `apply_user`; main has prepared it.
+    pub(super) image: bool,
+    pub(super) prepared: Prepared,
     /// The lane's backend.
     pub(super) pid: u32,
     /// How often its fate could not be had.
@@ -129,6 +138,8 @@ impl Commit {
             phase,
             gid: None,
             unjudged: false,
+            image: false,
+            prepared: Prepared::No,
             pid: 0,
             asked: 0,
             main_has: false,
@@ -141,10 +152,10 @@ impl Commit {
         }
     }
 
-    /// Main is at work on SET CONSTRAINTS.
+    /// Main is at work on SET CONSTRAINTS, or prepares an image's transaction.
     #[must_use]
     pub fn checks_constraints(&self) -> bool {
-        self.phase == Phase::Constraints
+        matches!(self.phase, Phase::Constraints | Phase::ImagePrepare)
     }
 
     /// One line for the log.
@@ -165,7 +176,10 @@ impl Commit {
     /// COMMIT has been sent to main and nothing is known of its end yet, or main has committed.
     #[must_use]
     pub fn is_decided(&self) -> bool {
-        !matches!(self.phase, Phase::Constraints | Phase::Apply | Phase::Need)
+        !matches!(
+            self.phase,
+            Phase::Constraints | Phase::ImagePrepare | Phase::ImageRows { .. } | Phase::Apply | Phase::Need
+        )
     }
 
     /// What the client is told in the end.
@@ -216,7 +230,8 @@ impl Commit {
 impl Session {
     /// The transaction on the lane ends well. `open` has not failed.
     pub(super) fn start_commit(&mut self, open: Box<Open>, after: After, cx: &mut Cx<'_>) {
-        if let Some(e) = self.refuses_commit(&open) {
+        let image = self.commits_by_image(&open, cx);
+        if let Some(e) = self.refuses_commit(&open, image) {
             self.tx = super::transaction::Tx::Open(open);
             return self.roll_back_lane(super::AfterRollback::Commit { after, error: e.encode() }, cx);
         }
@@ -225,15 +240,17 @@ impl Session {
             self.drop_replicas(cx);
         }
         let writes = open.has_writes();
-        let gid = self.two_phase_name(&open, writes, cx);
+        let gid = self.two_phase_name(&open, writes, image, cx);
         let (need, xid, ddl, logins) = (open.need, open.xid().unwrap_or(0), open.ddl, open.logins);
         let lasting = open.lasting_settings().cloned().collect();
-        let constraints = writes && self.deferrable_constraints(cx);
-        let proofs = open.proofs;
+        // PREPARE TRANSACTION checks them, and replicas have nothing to check.
+        let constraints = writes && !image && self.deferrable_constraints(cx);
+        // An image rests on nothing that was proved: it is what main has done.
+        let proofs = if image { Proofs::default() } else { open.proofs };
         let commit = Commit::new(after, Work::Script(open.script), Phase::Apply, cx.io.now());
         let unjudged = gid.is_some();
-        let mut commit =
-            Box::new(Commit { need, xid, ddl, logins, constraints, lasting, proofs, gid, unjudged, ..commit });
+        let commit = Commit { need, xid, ddl, logins, constraints, lasting, proofs, gid, unjudged, image, ..commit };
+        let mut commit = Box::new(commit);
         if !writes {
             // Nothing for the replicas: main's own COMMIT, and no number.
             commit.phase = Phase::Main;
@@ -241,6 +258,12 @@ impl Session {
             return self.own_statement(("_pgls_c", "COMMIT"), Own::Commit, cx);
         }
         self.arm_commit_timer(cx);
+        if image {
+            // What was sent early was sent as the client.
+            self.drop_replicas(cx);
+            self.commit = Some(commit);
+            return self.prepare_image(cx);
+        }
         if constraints {
             commit.phase = Phase::Constraints;
             self.commit = Some(commit);
@@ -251,10 +274,14 @@ impl Session {
     }
 
     /// Why main must not even be asked to commit.
-    fn refuses_commit(&self, open: &Open) -> Option<PgError> {
+    fn refuses_commit(&self, open: &Open, image: bool) -> Option<PgError> {
         if self.cancels > 0 {
             // The client's cancel came late; it must not hit COMMIT, which nothing may undo (hazard 63).
             return Some(PgError::error("57014", "canceling statement due to user request"));
+        }
+        if image {
+            // What main has done is what the others get, however far it was fetched.
+            return Self::refuses_image(open);
         }
         let half_done = open.has_writes() && open.is_half_done();
         half_done.then(|| {
@@ -271,9 +298,10 @@ impl Session {
 
     /// Name for PREPARE TRANSACTION, if this one is to be prepared: SERIALIZABLE, and nothing stands against it (what
     /// PrepareTransaction in xact.c and PreCommit_Notify refuse; an opaque statement may have done such a thing).
-    fn two_phase_name(&self, open: &Open, writes: bool, cx: &Cx<'_>) -> Option<String> {
+    fn two_phase_name(&self, open: &Open, writes: bool, image: bool, cx: &Cx<'_>) -> Option<String> {
         let serializable = open.info.as_ref().is_some_and(|i| i.isolation == "serializable");
-        if !writes || !serializable || open.opaque || open.unpreparable || self.temporary || !cx.env.can_prepare {
+        let possible = serializable && !open.opaque && !open.unpreparable && !self.temporary && cx.env.can_prepare;
+        if !writes || !(image || possible) {
             return None;
         }
         let cluster = &cx.env.config.cluster.name;
@@ -296,7 +324,7 @@ impl Session {
         }
     }
 
-    fn start_apply(&mut self, cx: &mut Cx<'_>) {
+    pub(super) fn start_apply(&mut self, cx: &mut Cx<'_>) {
         let Some(commit) = &mut self.commit else { return };
         if commit.phase == Phase::Constraints {
             commit.phase = Phase::Apply;
@@ -322,6 +350,9 @@ impl Session {
         match (commit.phase, answer) {
             (Phase::MainGoing { token: t }, Answer::Gone(gone)) if t == token => {
                 return self.main_gone(*gone, cx);
+            }
+            (Phase::ImageRows { token: t }, Answer::Image(result)) if t == token => {
+                return self.image_answered(result, cx);
             }
             (Phase::MainFate { token: t }, Answer::Fate(fate)) if t == token => return self.main_fate(*fate, cx),
             (Phase::MainAsked { token: t }, Answer::Stands(standing)) if t == token => {
@@ -392,6 +423,8 @@ impl Session {
             Phase::Need => self.commit_on_main(cx),
             Phase::Replicas => self.commit_on_replicas(cx),
             Phase::Constraints
+            | Phase::ImagePrepare
+            | Phase::ImageRows { .. }
             | Phase::Prepare
             | Phase::Main
             | Phase::MainGoing { .. }
@@ -464,6 +497,12 @@ impl Session {
                 cx.env.sequencer.acknowledge(node, csn);
             }
         }
+        if let (Some(gid), Prepared::Done) = (&commit.gid, commit.prepared) {
+            let sql = format!("COMMIT PREPARED {}", crate::wire::literal(gid));
+            commit.prepared = Prepared::No;
+            commit.phase = Phase::Main;
+            return self.own_text(&sql, cx);
+        }
         if let Some(gid) = &commit.gid {
             let sql = format!("PREPARE TRANSACTION {}", crate::wire::literal(gid));
             commit.phase = Phase::Prepare;
@@ -474,7 +513,7 @@ impl Session {
     }
 
     /// One of the commit's own statements whose text is not always the same.
-    fn own_text(&mut self, sql: &str, cx: &mut Cx<'_>) {
+    pub(super) fn own_text(&mut self, sql: &str, cx: &mut Cx<'_>) {
         let mut out = BytesMut::new();
         front::query(&mut out, sql.as_bytes());
         if let Some(lane) = &mut self.lane {
@@ -487,7 +526,7 @@ impl Session {
     pub(super) fn main_committed(&mut self, error: Option<Bytes>, tag: &str, cx: &mut Cx<'_>) {
         let Some(commit) = &mut self.commit else { return };
         let wanted = match (commit.phase, &commit.gid) {
-            (Phase::Prepare, _) => "PREPARE TRANSACTION",
+            (Phase::Prepare | Phase::ImagePrepare, _) => "PREPARE TRANSACTION",
             (_, Some(_)) => "COMMIT PREPARED",
             (_, None) => "COMMIT",
         };
@@ -506,6 +545,8 @@ impl Session {
                 let token = cx.io.ask(q);
                 commit.phase = Phase::MainFate { token };
             }
+            (Some(raw), Phase::ImagePrepare, _) => self.image_refused(raw, cx),
+            (None, Phase::ImagePrepare, _) => self.image_prepared(cx),
             (Some(raw), ..) => {
                 if let Some(csn) = commit.csn.take() {
                     cx.env.sequencer.abort(csn);
@@ -578,9 +619,26 @@ impl Session {
     /// Nothing happens on any node; the client gets this error.
     pub(super) fn refuse_commit(&mut self, error: Bytes, cx: &mut Cx<'_>) {
         let Some(after) = self.commit.as_ref().map(|c| c.after) else { return };
-        let at_main =
-            self.commit.as_ref().is_some_and(|c| matches!(c.phase, Phase::Constraints | Phase::Apply | Phase::Need));
+        // A failed PREPARE TRANSACTION may have ended the transaction, or never been reached.
+        let open = self.lane.as_ref().is_some_and(|l| !l.is_idle());
+        let at_main = self.commit.as_ref().is_some_and(|c| match c.phase {
+            Phase::ImagePrepare => open,
+            Phase::Constraints | Phase::Apply | Phase::Need => true,
+            _ => false,
+        });
+        let prepared = self.commit.as_mut().and_then(|c| {
+            let done = std::mem::take(&mut c.prepared) == Prepared::Done;
+            c.gid.clone().filter(|_| done)
+        });
         self.drop_commit(cx);
+        if let Some(gid) = prepared {
+            // Without a lane (it was lost a moment ago) the control plane does it.
+            if self.lane.is_none() {
+                self.undo(gid, 0, cx);
+                return self.commit_failed(after, error, cx);
+            }
+            return self.roll_back_prepared(&gid, super::AfterRollback::Commit { after, error }, cx);
+        }
         if at_main && self.lane.is_some() {
             // The lane's transaction is still open: COMMIT was never sent.
             self.roll_back_lane(super::AfterRollback::Commit { after, error }, cx);
@@ -594,6 +652,10 @@ impl Session {
         let Some(commit) = self.commit.take() else { return };
         if let Some(csn) = commit.csn {
             cx.env.sequencer.abort(csn);
+        }
+        if let Some(gid) = commit.gid.filter(|_| commit.prepared != Prepared::No) {
+            // Its backend has let go of what is prepared; of what may yet be it has not.
+            self.undo(gid, if commit.prepared == Prepared::Done { 0 } else { commit.pid }, cx);
         }
         self.drop_replicas(cx);
     }

@@ -30,7 +30,9 @@ impl Session {
             return;
         }
         let holds_on = match &self.tx {
-            Tx::Open(open) => !open.failed && open.on == Target::Lane && !self.sent_what_was_taken_back(open),
+            Tx::Open(open) => {
+                !open.failed && !open.image && open.on == Target::Lane && !self.sent_what_was_taken_back(open)
+            }
             Tx::Idle | Tx::Begun(_) => false,
         };
         if holds_on { self.feed_replicas(cx) } else { self.give_up_early(cx) }
@@ -42,6 +44,7 @@ impl Session {
             && open.on == Target::Lane
             && !open.failed
             && !open.early_off
+            && !open.image
             && open.xid().is_some()
     }
 

@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::Session;
 use super::held::kept;
+use super::image::warning;
 use super::io::Cx;
 use super::leave::{OnReader, needs_main};
 use super::link::Fresh;
@@ -323,6 +324,11 @@ impl Session {
         }
         self.notice_custom(&given, &verdict);
         let plan = self.plan(&given, &verdict, cx);
+        match self.has_slot(&plan, &given.sql, cx) {
+            Ok(true) => {}
+            Ok(false) => return false,
+            Err(e) => return self.refuse_in_batch(&e, cx),
+        }
         let copies = verdict.class == Class::CopyFrom { stdin: true };
         self.batch.copy_asked = copies && matches!(plan, Plan::Plain(_) | Plan::Write(..));
         match plan {
@@ -369,12 +375,20 @@ impl Session {
                     if (rows > 0 && asked.returns) || (pending.binary && asked.text_only) {
                         // What the client does not fetch would be missing; what it fetches is of no use.
                         pending.by_rows = false;
+                        pending.image = self.may_image();
                     } else if rows > 0 {
                         // A statement that returns nothing runs to its end, whatever limit Execute names.
                         let mut out = BytesMut::new();
                         front::execute(&mut out, name, 0);
                         raw = out.freeze();
                     }
+                }
+                self.mark_image(&pending);
+                if pending.opaque {
+                    self.ask_baseline(true, cx);
+                }
+                if let Some(why) = pending.warning {
+                    self.local(warning(why).encode(), Asked::Execute, Note::Nothing, cx);
                 }
                 let fetches = pending.opaque && matches!(verdict.class, Class::Select { .. });
                 pending.stepwise = fetches.then_some(portal.id);

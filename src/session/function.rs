@@ -173,6 +173,7 @@ impl Session {
         self.batch.interrupt();
         if *does != Does::Moves {
             self.ask_info(false, cx);
+            self.tx.open_mut().into_iter().for_each(|o| o.large_objects = true);
         }
         let (makes, same) = (*does == Does::Makes, !matches!(oid, 954 | 3458));
         let body = Bytes::copy_from_slice(&body[4..]);

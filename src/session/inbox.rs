@@ -108,7 +108,7 @@ impl Session {
     }
 
     fn may_go_on(&self, cx: &Cx<'_>) -> bool {
-        let waits = self.cancels > 0 || self.catalogue_asked.is_some();
+        let waits = self.cancels > 0 || self.catalogue_asked.is_some() || self.wanted.waits();
         if waits || self.commit.is_some() || self.after_rollback.is_some() {
             return false;
         }

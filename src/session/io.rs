@@ -14,8 +14,11 @@ use super::link::Link;
 use super::settings::Settings;
 use crate::auth::Role;
 use crate::cluster::control::Standing;
+use crate::cluster::images::Slots;
 use crate::cluster::membership::View;
 use crate::config::Config;
+use crate::image::Refusal;
+use crate::image::build::Step;
 use crate::script::Spill;
 use crate::sequencer::{NodeId, Sequencer};
 use crate::shard::driver::{ConnId, Time};
@@ -40,6 +43,14 @@ pub enum Question {
     Probe { node: NodeId, pid: u32 },
     /// Commit (or roll back) what main has prepared under this name.
     Prepared { database: String, gid: String, commit: bool },
+    /// Roll back what this backend of main has prepared, or may still prepare; nobody waits for the answer.
+    Undo { node: NodeId, pid: u32, database: String, gid: String },
+    /// A slot for images of this database is wanted.
+    Slot { database: String },
+    /// There is to be no slot of these databases any more: they are about to be dropped. Answered as [`Self::Slot`].
+    NoSlot { databases: Vec<String> },
+    /// What replicas do to have what main has prepared under this name. `version`: of the catalogue.
+    Image { database: String, gid: String, xid: u64, version: u64 },
     /// Idle backends in these databases (an empty name: in all) are to be closed, in all shards: one of them is about to
     /// be dropped or copied, or new logins will be unlike old ones.
     Forget { databases: Vec<String> },
@@ -68,6 +79,10 @@ pub enum Answer {
     Fate(Fate),
     /// To [`Question::Detach`]: done, or why not.
     Detached(Result<(), String>),
+    /// To [`Question::Slot`]: there is one, or why not.
+    Slot(Result<(), String>),
+    /// To [`Question::Image`].
+    Image(Result<Vec<Step>, Refusal>),
     /// To [`Question::Stands`].
     Stands(Standing),
 }
@@ -255,6 +270,8 @@ pub struct Env {
     pub scram_verifiers: bool,
     /// PREPARE TRANSACTION is possible on all nodes (max_prepared_transactions).
     pub can_prepare: bool,
+    /// Which databases have a slot for images; `None`: there can be none.
+    pub slots: Option<Arc<Slots>>,
     /// No new work: the proxy is stopping.
     pub draining: std::cell::Cell<bool>,
 }

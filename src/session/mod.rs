@@ -22,6 +22,7 @@
 //!   by SQL;
 //! - `rows`: writes that reach the replicas by the rows that main tells of; `conflict`: single statements that are run
 //!   again after 40001;
+//! - `image`: transactions that reach the replicas by what main's WAL tells of them;
 //! - `snapshot`: `snapshot_isolation`'s reads on replicas, and isolation levels; `tokens`: what clients can ask about it;
 //! - `elsewhere`: reads that a replica could not serve are run again; `leave`: blocks that began on a replica and need
 //!   main;
@@ -51,6 +52,7 @@ pub mod function;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod held;
+mod image;
 mod inbox;
 pub mod io;
 mod leave;
@@ -258,6 +260,9 @@ pub struct Session {
     min_csn: tokens::MinCsn,
     conflict: conflict::Conflict,
     row_entries: rows::Told,
+    wanted: image::Wanted,
+    /// Name of what is being rolled back on main, where it was prepared.
+    undoing: Option<String>,
     /// SET ROLE or SET SESSION AUTHORIZATION has been run: whose privileges main checks is not known here.
     role_changed: bool,
     /// The next READ ONLY block begins on main: on a replica it has met what only main can do.
@@ -409,6 +414,8 @@ impl Session {
             min_csn: tokens::MinCsn::default(),
             conflict: conflict::Conflict::default(),
             row_entries: rows::Told::default(),
+            wanted: image::Wanted::default(),
+            undoing: None,
             role_changed: false,
             block_on_main: false,
             temporary: false,
@@ -561,6 +568,9 @@ impl Session {
                 return self.pump(cx);
             }
             _ => {}
+        }
+        if self.slot_answered(token, &answer, cx) {
+            return self.pump(cx);
         }
         let limbo = matches!(&answer, Answer::Stands(standing) if self.lane_probed(token, standing, cx));
         if !limbo {

@@ -105,6 +105,12 @@ pub struct PendingWrite {
     pub binary: bool,
     /// What its form rests on; `None`: nothing is proved of it.
     pub proof: Option<Proof>,
+    /// The transaction goes by its image from here on.
+    pub image: bool,
+    /// It may write large objects.
+    pub large_objects: bool,
+    /// Other nodes may get other rows, and the client is warned of it: why.
+    pub warning: Option<&'static str>,
     /// A COPY FROM STDIN: its entry is in the script since its data began to come.
     pub copy: bool,
     /// Already an entry (its portal was suspended once); shared by all requests that execute the portal.
@@ -146,6 +152,9 @@ impl PendingWrite {
             by_rows: false,
             binary: false,
             proof: None,
+            image: false,
+            large_objects: false,
+            warning: None,
             copy: false,
             noted: Arc::default(),
             stepwise: None,

@@ -43,9 +43,8 @@ impl Session {
     /// A COMMIT that main has not answered for `commit_timeout` starts a probe.
     fn watch_main(&mut self, cx: &mut Cx<'_>) {
         let now = cx.io.now();
-        let Some(commit) = self.commit.as_ref().filter(|c| matches!(c.phase, Phase::Main | Phase::Prepare)) else {
-            return;
-        };
+        let asked = |p: Phase| matches!(p, Phase::Main | Phase::Prepare | Phase::ImagePrepare);
+        let Some(commit) = self.commit.as_ref().filter(|c| asked(c.phase)) else { return };
         if now.since(commit.phase_started) >= cx.env.config.replication.commit_timeout {
             cx.io.ask(Question::Stands { node: cx.env.membership.load().main });
         }

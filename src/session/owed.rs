@@ -53,6 +53,8 @@ pub enum Own {
     /// What a statement of which nobody knows what it does has done: the transaction's id, if there is one now, and
     /// whether catalogues have changed.
     Opaque,
+    /// The same in front of the first of them, to compare with.
+    Baseline,
     /// Effective settings of the session on main.
     Settings,
     /// A SET of the client, brought to a reader.

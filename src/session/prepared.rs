@@ -72,12 +72,16 @@ impl Session {
         let inner = Given { sql: statement.sql.clone(), types: types.clone(), bind, extended: true, rows: None };
         let (rows, ddl) = (true, *class == Class::Ddl);
         let alone = matches!(class, Class::Execute(_));
+        let mut image = false;
         let (counted, opaque, writes) = match self.plan_class(&inner, &verdict, &verdict.class, cx) {
             Plan::Plain(Note::Nothing) if e.literal && !ddl => return Some(Plan::Plain(Note::Nothing)),
             _ if ddl => (false, false, Writes { rows, ddl }),
             Plan::Plain(Note::Nothing) => (false, true, Writes { rows: false, ddl }),
             Plan::Write(p, _) if p.copy => return Some(Plan::Refused(cannot_execute(&e.name))),
-            Plan::Write(p, writes) => (p.counted && alone, p.opaque || !alone, writes),
+            Plan::Write(p, writes) => {
+                image = p.image;
+                (p.counted && alone, p.opaque || !alone, writes)
+            }
             Plan::Refused(error) => return Some(Plan::Refused(error)),
             _ => return Some(Plan::Refused(cannot_execute(&e.name))),
         };
@@ -91,9 +95,10 @@ impl Session {
             expect: Expect::Success,
         };
         let asked = given.rows.clone().filter(|_| alone);
+        image &= asked.is_none();
         let by_rows = asked.is_some() && self.tx.open().is_none_or(|o| !o.ddl);
         let proof = by_rows.then(|| Proof { verdict: verdict.clone(), sql: inner.sql.clone() });
-        let new = PendingWrite { asked, by_rows, proof, executes: true, ..PendingWrite::new(statement) };
+        let new = PendingWrite { asked, by_rows, proof, executes: true, image, ..PendingWrite::new(statement) };
         let write = PendingWrite { time: true, counted, opaque, ..new };
         Some(Plan::Write(Box::new(write), writes))
     }

@@ -101,7 +101,7 @@ impl Session {
             }
             Backend::Opening(conn) => {
                 self.queued = None;
-                Had::Opening(self.new_link(conn, node, target, false, cx))
+                Had::Opening(self.new_link(conn, node, target, super::startup::LinkFor::Client, cx))
             }
             Backend::None => {
                 if target == Target::Lane && self.queued.is_none() {

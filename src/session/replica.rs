@@ -4,6 +4,7 @@
 //! ([`super::commit`]); [`Step`] says how far each is. What a report means for the transaction as a whole is decided
 //! in those two.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +13,8 @@ use super::Session;
 use super::applier::{Applier, Doing, Report};
 use super::commit::{Commit, Work};
 use super::io::{Cx, PoolKey, Question, TimerKind};
+use super::settings::Settings;
+use super::startup::LinkFor;
 use super::transaction::{Target, Tx};
 use crate::script::Script;
 use crate::script::check::Difference;
@@ -108,19 +111,29 @@ impl Session {
     /// Finds or opens a backend for replica `i`.
     pub(super) fn open_applier(&mut self, i: usize, cx: &mut Cx<'_>) {
         let node = self.replicas[i].node;
-        let key = PoolKey { node, database: self.database.clone(), user: self.user.clone() };
+        let image = self.commit.as_ref().is_some_and(|c| c.image);
+        let user = if image { Arc::from(cx.env.config.apply_login().0) } else { self.user.clone() };
+        let key = PoolKey { node, database: self.database.clone(), user };
+        let settings = self.applier_settings();
         self.replicas[i].step = Step::Opening;
         self.replicas[i].sent = cx.io.now();
-        if let Some(applier) = cx.io.take_applier(&key, &self.settings) {
+        if let Some(applier) = cx.io.take_applier(&key, &settings) {
             self.replicas[i].applier = Some(applier);
             return self.applier_ready(i, cx);
         }
-        let link = self.open_link(node, Target::Reader, true, cx);
+        let login = if image { LinkFor::Image } else { LinkFor::Scripts };
+        let link = self.open_link(node, Target::Reader, login, cx);
         self.replicas[i].applier = Some(Box::new(Applier::new(link, key)));
+    }
+
+    /// What an applier has in force: the client's; an image brings its own along.
+    fn applier_settings(&self) -> Arc<Settings> {
+        if self.commit.as_ref().is_some_and(|c| c.image) { Arc::default() } else { self.settings.clone() }
     }
 
     /// The backend of replica `i` is idle: settings first, then the work.
     fn applier_ready(&mut self, i: usize, cx: &mut Cx<'_>) {
+        let settings = self.applier_settings();
         let r = &mut self.replicas[i];
         if self.commit.as_ref().is_some_and(|c| c.checks_constraints()) {
             // It was opened early. Nothing is applied before main holds all locks: main may wait for one here, and who has
@@ -134,9 +147,9 @@ impl Session {
         }
         let Some(applier) = &mut r.applier else { return };
         r.sent = cx.io.now();
-        if applier.settings != Some(self.settings.id()) {
+        if applier.settings != Some(settings.id()) {
             r.step = Step::Settings;
-            return applier.take_settings(&self.settings, cx.io);
+            return applier.take_settings(&settings, cx.io);
         }
         let level = cx.env.sequencer.watermark(r.node);
         let written = match (&self.commit, &self.tx) {
@@ -292,10 +305,13 @@ impl Session {
 
     fn give_applier_back(&mut self, i: usize, cx: &mut Cx<'_>) {
         let Some(mut applier) = self.replicas[i].applier.take() else { return };
-        if self.commit.as_ref().is_some_and(|c| c.changes_settings()) {
-            applier.forget_settings();
+        // An image sets nothing that outlives it.
+        if self.commit.as_ref().is_none_or(|c| !c.image) {
+            if self.commit.as_ref().is_some_and(|c| c.changes_settings()) {
+                applier.forget_settings();
+            }
+            applier.hears_of(self.custom.iter().map(String::as_str));
         }
-        applier.hears_of(self.custom.iter().map(String::as_str));
         let key = applier.key.clone();
         cx.io.give_applier(&key, applier);
     }

@@ -6,13 +6,14 @@ use bytes::Bytes;
 
 use super::Session;
 use super::held::kept;
+use super::image::needs_image;
 use super::io::{Cx, Question};
 use super::note::{Forgets, Note, PendingSetting, PendingWrite};
 use super::owed::Own;
 use super::prepared::{is_reserved, reserved};
 use super::proofs::Proof;
 use super::tokens::refuses_set;
-use super::transaction::{INFO, Target};
+use super::transaction::{INFO, OPAQUE, Target};
 use crate::auth::{DEFAULT_ITERATIONS, ScramVerifier};
 use crate::script::{Expect, Statement};
 use crate::sql::cache::Verdict;
@@ -90,7 +91,7 @@ impl Session {
 
     /// What is to be done with a statement.
     pub(super) fn plan(&self, given: &Given, verdict: &Arc<Verdict>, cx: &Cx<'_>) -> Plan {
-        self.plan_class(given, verdict, &verdict.class, cx)
+        self.with_image(self.plan_class(given, verdict, &verdict.class, cx), verdict, cx)
     }
 
     pub(super) fn plan_class(&self, given: &Given, verdict: &Arc<Verdict>, class: &Class, cx: &Cx<'_>) -> Plan {
@@ -192,9 +193,11 @@ impl Session {
         let keyed = matches!(verdict.form(), Form::Keyed);
         let proof = (by_rows || keyed).then(|| Proof { verdict: verdict.clone(), sql: given.sql.clone() });
         let asked = given.rows.clone();
+        let image = needs_image(given, verdict);
+        let large_objects = verdict.names_large_objects();
         let (moments, time) = (f.moments, f.time);
         let new = PendingWrite::new(statement);
-        Box::new(PendingWrite { moments, time, counted, opaque, asked, by_rows, proof, ..new })
+        Box::new(PendingWrite { moments, time, counted, opaque, asked, by_rows, proof, image, large_objects, ..new })
     }
 
     fn dml(&self, given: &Given, verdict: &Arc<Verdict>) -> Plan {
@@ -317,7 +320,19 @@ impl Session {
             matches!(class, Class::Notify | Class::Listen | Class::Unlisten | Class::Declare | Class::CreateTemp);
         if let Some(open) = self.tx.open_mut().filter(|_| refused) {
             open.unpreparable = true;
+            open.notifies |= *class != Class::Declare;
         }
+    }
+
+    /// What the lane's backend has written to catalogues, in front of the transaction's first opaque statement.
+    pub(super) fn ask_baseline(&mut self, extended: bool, cx: &mut Cx<'_>) {
+        let Some(open) = self.tx.open_mut() else { return };
+        if open.baseline_asked || open.failed {
+            return;
+        }
+        open.baseline_asked = true;
+        let portal = if extended { "_pgls" } else { "" };
+        self.send_own_in(Target::Lane, ("_pgls_x", OPAQUE), Own::Baseline, portal, front::BIND_NOTHING_BINARY, cx);
     }
 
     /// Main's id and time of the transaction, in front of its first write.

@@ -10,7 +10,7 @@ use super::owed::{Asked, Fits, Own, Whose};
 use super::reader::Reader;
 use super::rows::told_or_no_data;
 use super::settings::Settings;
-use super::transaction::{Columns, Target, Tx, read_info};
+use super::transaction::{Columns, Target, Tx, UNCOUNTED, read_info};
 use super::{AfterRollback, Request, Session, Stage};
 use crate::wire::error::ErrorFields;
 use crate::wire::frame::Piece;
@@ -313,13 +313,19 @@ impl Session {
                     open.info = Some(info);
                 }
             }
+            Own::Baseline => {
+                let counted = Columns::new(&row).into_iter().flatten().nth(1).flatten();
+                if let Some(open) = self.tx.open_mut() {
+                    open.baseline = counted.map(<[u8]>::to_vec);
+                }
+            }
             Own::Opaque => {
                 let mut columns = Columns::new(&row).into_iter().flatten();
                 let xid = columns.next().flatten().and_then(|v| Some(u64::from_be_bytes(v.try_into().ok()?)));
-                let catalogues = columns.next().flatten() != Some(&[0]);
+                let counted = columns.next().flatten();
                 if let Some(open) = self.tx.open_mut() {
                     open.assigned = open.assigned.or(xid);
-                    open.ddl |= catalogues;
+                    open.ddl |= counted == Some(&UNCOUNTED) || counted != open.baseline.as_deref();
                 }
             }
             Own::Settings => {
@@ -456,6 +462,11 @@ impl Session {
                 self.main_committed(error, &tag, cx);
             }
             Own::Constraints => self.constraints_checked(error, cx),
+            Own::Rollback if self.undoing.is_some() => {
+                self.undo_answered(error.is_some(), cx);
+                self.tx = Tx::Idle;
+                self.rolled_back(cx);
+            }
             Own::Rollback if error.is_some() && self.link_ref(target).is_some_and(|l| l.status != TxStatus::Idle) => {
                 let fields = ErrorFields::parse(error.as_deref().and_then(|raw| raw.get(5..)).unwrap_or_default());
                 if fields.sqlstate != "57014" {
@@ -555,7 +566,15 @@ impl Session {
                 self.step_failed();
             }
             Some(
-                Own::Begin | Own::Prepare | Own::Info | Own::Opaque | Own::Modes | Own::Level | Own::Cut | Own::Token,
+                Own::Begin
+                | Own::Prepare
+                | Own::Info
+                | Own::Baseline
+                | Own::Opaque
+                | Own::Modes
+                | Own::Level
+                | Own::Cut
+                | Own::Token,
             )
             | None => self.relay_error(target, chunk, piece),
         }

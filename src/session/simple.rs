@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use super::commit::After;
 use super::elsewhere::Retry;
 use super::extended::unreadable;
+use super::image::warning;
 use super::io::Cx;
 use super::leave::{OnReader, needs_main};
 use super::note::{Note, without_nul};
@@ -266,6 +267,11 @@ impl Session {
         if self.step_needs_lane(&plan, &verdict, cx) && !self.has_lane(cx) {
             return self.step_waits();
         }
+        match self.has_slot(&plan, &sql, cx) {
+            Ok(true) => {}
+            Ok(false) => return self.step_waits(),
+            Err(e) => return self.refuse(&e, cx),
+        }
         match plan {
             Plan::Begin(modes) => self.simple_begin(&sql, modes, cx),
             Plan::Commit { chain } => self.simple_commit(chain, cx),
@@ -441,6 +447,11 @@ impl Session {
             }
             _ => self.enter_block(cx),
         }
+        self.mark_image(&pending);
+        if pending.opaque {
+            self.ask_baseline(false, cx);
+        }
+        pending.warning.into_iter().for_each(|why| self.out.push(warning(why).encode()));
         if writes.rows {
             self.ask_info(false, cx);
         }

@@ -14,7 +14,7 @@ use super::settings::CUSTOM_MAX;
 use super::tokens::is_ours;
 use super::transaction::Target;
 use super::{Session, Stage};
-use crate::auth::{ClientAuth, Method, Role, Secret, Step};
+use crate::auth::{ClientAuth, Credentials, Method, Role, Secret, Step};
 use crate::config::ClientAuth as ConfiguredAuth;
 use crate::sequencer::NodeId;
 use crate::shard::driver::ConnId;
@@ -28,6 +28,17 @@ const MINOR: u32 = 0;
 /// Settings of a login in the proxy's hands. The client's own timeouts would fire at moments that mean something
 /// else here (while a replica is awaited), so lanes and readers run without the server's.
 const NO_TIMEOUTS: &str = "-c idle_in_transaction_session_timeout=0";
+
+/// What a link is for, and so whom it logs in as.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum LinkFor {
+    /// The client's statements: as the client.
+    Client,
+    /// Scripts of them: as the client, so that nothing reaches further on a replica than it could on main.
+    Scripts,
+    /// Images: as `apply_user`, which may say that no trigger fires.
+    Image,
+}
 
 /// More connections than `starting_clients` have not logged in yet.
 pub fn too_many_starting(limit: usize) -> PgError {
@@ -252,9 +263,9 @@ impl Session {
     }
 
     /// Begins to connect to a node in the client's name. `apply`: for scripts, with settings of its own.
-    pub(super) fn open_link(&mut self, node: NodeId, target: Target, apply: bool, cx: &mut Cx<'_>) -> Link {
+    pub(super) fn open_link(&mut self, node: NodeId, target: Target, purpose: LinkFor, cx: &mut Cx<'_>) -> Link {
         let conn = cx.io.connect(node);
-        self.new_link(conn, node, target, apply, cx)
+        self.new_link(conn, node, target, purpose, cx)
     }
 
     /// The same on a connection that has begun to open.
@@ -263,15 +274,21 @@ impl Session {
         conn: ConnId,
         node: NodeId,
         target: Target,
-        apply: bool,
+        purpose: LinkFor,
         cx: &mut Cx<'_>,
     ) -> Link {
         let mut options = String::from(NO_TIMEOUTS);
-        let mut parameters: Vec<(&str, &str)> = vec![("user", &self.user), ("database", &self.database)];
-        if apply {
+        let (apply_user, apply_password) = cx.env.config.apply_login();
+        let (user, credentials) = match (purpose, apply_password.expose()) {
+            (LinkFor::Client | LinkFor::Scripts, _) => (&*self.user, self.credentials.clone()),
+            (LinkFor::Image, "") => (apply_user, Credentials::None),
+            (LinkFor::Image, password) => (apply_user, Credentials::Plain(Arc::from(password))),
+        };
+        let mut parameters: Vec<(&str, &str)> = vec![("user", user), ("database", &self.database)];
+        if purpose != LinkFor::Client {
             options.push_str(" -c statement_timeout=0 -c lock_timeout=0");
             let superuser = self.lane.as_ref().and_then(|l| l.parameter("is_superuser")) == Some("on");
-            if superuser {
+            if superuser || purpose == LinkFor::Image {
                 let ms = cx.env.config.apply.deadlock_timeout.as_millis();
                 options.push_str(&format!(" -c deadlock_timeout={ms}ms"));
             }
@@ -292,7 +309,7 @@ impl Session {
         let mut nonce = [0u8; 18];
         cx.io.random(&mut nonce);
         let limits = (cx.env.max_message_size(), cx.env.config.authentication.scram_max_iterations);
-        Link::new(node, conn, &self.user, &parameters, self.credentials.clone(), nonce, limits)
+        Link::new(node, conn, user, &parameters, credentials, nonce, limits)
     }
 
     /// Messages of the lane's login.

@@ -84,12 +84,22 @@ pub struct Open {
     pub opaque: bool,
     /// Its id according to txid_current_if_assigned(), asked behind an opaque statement.
     pub assigned: Option<u64>,
+    /// Rows of catalogues that its backend had written before its first such statement, as [`OPAQUE`] tells.
+    pub baseline: Option<Vec<u8>>,
+    /// That has been asked for.
+    pub baseline_asked: bool,
+    /// It has written large objects.
+    pub large_objects: bool,
     /// A statement has run that changes catalogues.
     pub ddl: bool,
     /// One of them changes what logins are like.
     pub logins: bool,
     /// A statement has run that PREPARE TRANSACTION refuses to follow (NOTIFY, LISTEN, a cursor that may be held).
     pub unpreparable: bool,
+    /// Of these, what no cursor is: NOTIFY and its kin.
+    pub notifies: bool,
+    /// A statement has run that reaches the replicas by the transaction's image only.
+    pub image: bool,
     /// On a reader it has something that main has not: a savepoint, a SET, a portal.
     pub pinned: bool,
     /// How it reads there, if it is on a reader.
@@ -126,9 +136,14 @@ impl Open {
             info_asked: false,
             opaque: false,
             assigned: None,
+            baseline: None,
+            baseline_asked: false,
+            large_objects: false,
             ddl: false,
             logins: false,
             unpreparable: false,
+            notifies: false,
+            image: false,
             pinned: false,
             reads: Reads::AsItIs,
             cursors: 0,
@@ -281,19 +296,22 @@ pub fn read_info(row: &[u8]) -> Option<Info> {
 /// would do a moment later.
 pub const INFO: &str =
     "SELECT pg_catalog.txid_current(), pg_catalog.now(), pg_catalog.current_setting('transaction_isolation')";
-/// What main is asked behind a statement of which nobody knows what it does: the transaction's id, if it has one by
-/// now, and whether it has changed a catalogue that verdicts rest on (the transaction's own statistics tell; without
+/// What main is asked in front of a transaction's first statement of which nobody knows what it does, and behind each:
+/// the transaction's id, if it has one by now, and how many rows of the catalogues that verdicts rest on its backend has
+/// written (the statistics that it has not reported yet, which it does between transactions only; -1: without
 /// track_counts nobody can say). Operators are named in full: the client may have others of these names.
 pub const OPAQUE: &str = "SELECT pg_catalog.txid_current_if_assigned(), \
-    pg_catalog.current_setting('track_counts') OPERATOR(pg_catalog.=) 'off' OR EXISTS (SELECT FROM pg_catalog.unnest(ARRAY[\
+    CASE WHEN pg_catalog.current_setting('track_counts') OPERATOR(pg_catalog.=) 'off' THEN (-1)::pg_catalog.int8 ELSE \
+    (SELECT pg_catalog.sum(pg_catalog.pg_stat_get_xact_tuples_inserted(c) \
+    OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(c) \
+    OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_deleted(c))::pg_catalog.int8 FROM pg_catalog.unnest(ARRAY[\
     'pg_catalog.pg_class', 'pg_catalog.pg_attribute', 'pg_catalog.pg_attrdef', 'pg_catalog.pg_constraint', \
     'pg_catalog.pg_index', 'pg_catalog.pg_inherits', 'pg_catalog.pg_proc', 'pg_catalog.pg_aggregate', \
     'pg_catalog.pg_operator', 'pg_catalog.pg_opclass', 'pg_catalog.pg_amop', 'pg_catalog.pg_amproc', \
     'pg_catalog.pg_cast', 'pg_catalog.pg_type', 'pg_catalog.pg_enum', 'pg_catalog.pg_trigger', \
-    'pg_catalog.pg_rewrite', 'pg_catalog.pg_policy', 'pg_catalog.pg_namespace']::pg_catalog.regclass[]) c \
-    WHERE pg_catalog.pg_stat_get_xact_tuples_inserted(c) OPERATOR(pg_catalog.>) 0 \
-    OR pg_catalog.pg_stat_get_xact_tuples_updated(c) OPERATOR(pg_catalog.>) 0 \
-    OR pg_catalog.pg_stat_get_xact_tuples_deleted(c) OPERATOR(pg_catalog.>) 0)";
+    'pg_catalog.pg_rewrite', 'pg_catalog.pg_policy', 'pg_catalog.pg_namespace']::pg_catalog.regclass[]) c) END";
+/// The second column where nobody can say.
+pub const UNCOUNTED: [u8; 8] = (-1i64).to_be_bytes();
 
 /// The columns of a DataRow message, header included; a NULL is `None`.
 pub struct Columns<'a> {

@@ -351,6 +351,10 @@ impl<D: Driver> Shard<D> {
             Question::Blocks { node, pid } => Request::Blocks { node, pid },
             Question::Probe { node, pid } => Request::Probe { node, pid },
             Question::Prepared { database, gid, commit } => Request::Prepared { database, gid, commit },
+            Question::Undo { node, pid, database, gid } => Request::Undo { node, pid, database, gid },
+            Question::Slot { database } => Request::Slot { database },
+            Question::NoSlot { databases } => Request::NoSlot { databases },
+            Question::Image { database, gid, xid, version } => Request::Image { database, gid, xid, version },
             Question::Forget { databases } => return self.control.forget(databases),
             Question::Terminate { node, pid } => Request::TerminateBackend { node, pid },
             Question::Fate { node, database, xid } => Request::XactStatus { node, database, xid },
@@ -454,6 +458,8 @@ impl<D: Driver> Shard<D> {
             }),
             Reply::Detached(r) => Answer::Detached(r),
             Reply::Stands(s) => Answer::Stands(s),
+            Reply::Slot(r) => Answer::Slot(r),
+            Reply::Image(r) => Answer::Image(r),
         };
         self.tell(session, SessionEvent::Answer(token, answer));
     }

@@ -27,6 +27,7 @@ use crate::cluster::control::{
     Control, ControlConfig, ControlHandle, Live, Login, NodeAddress, Reread, RoleRow, ShardHandle, ShardMessage,
     Startup,
 };
+use crate::cluster::images::Slots;
 use crate::cluster::lock::WorkDirLock;
 use crate::cluster::membership::{Membership, SharedMembership, View};
 use crate::config::{Config, LogLevel, Mode};
@@ -57,6 +58,7 @@ struct Shared {
     versions: Arc<Versions>,
     clients: Arc<AtomicUsize>,
     can_prepare: bool,
+    slots: Option<Arc<Slots>>,
     scram_verifiers: bool,
     pool_passwd: Option<PoolPasswd>,
     mock_secret: [u8; 32],
@@ -81,8 +83,10 @@ pub fn run(config: Config, path: &Path, log_level: LogThreshold) -> Result<()> {
     };
     let listeners = bind_all(&config, count)?;
     let sequencer = Arc::new(Sequencer::new(config.nodes.len(), COMMIT_WINDOW, first_csn()));
-    let control = control_config(&config, reread(path, &config, log_level));
+    let mut control = control_config(&config, reread(path, &config, log_level));
     let (membership, startup) = Control::startup(&control, &sequencer)?;
+    control.can_image = startup.can_image() && config.replication.images;
+    let slots = control.can_image.then(|| control.slots.clone());
     let mut mock_secret = [0u8; 32];
     getrandom::fill(&mut mock_secret)?;
     let shared = Shared {
@@ -92,6 +96,7 @@ pub fn run(config: Config, path: &Path, log_level: LogThreshold) -> Result<()> {
         versions: Arc::new(Versions::default()),
         clients: Arc::new(AtomicUsize::new(0)),
         can_prepare: startup.can_prepare(),
+        slots,
         scram_verifiers: startup.scram_verifiers(),
         pool_passwd,
         mock_secret,
@@ -200,6 +205,7 @@ fn shard_thread<D: SocketDriver>(
         mock_secret: shared.mock_secret,
         clients: shared.clients.clone(),
         can_prepare: shared.can_prepare,
+        slots: shared.slots.clone(),
         scram_verifiers: shared.scram_verifiers,
         draining: std::cell::Cell::new(false),
     };
@@ -408,6 +414,8 @@ fn control_config(config: &Config, reread: Reread) -> ControlConfig {
         auth_database: config.authentication.auth_database.clone(),
         live: live(config),
         reread,
+        can_image: false,
+        slots: Arc::default(),
         catalogue_queries: Catalogue::QUERIES,
     }
 }
@@ -426,6 +434,9 @@ fn live(config: &Config) -> Live {
         health_check_retry_delay: config.health_check.health_check_retry_delay,
         connect_timeout: config.limits.connect_timeout,
         drain_timeout: config.limits.drain_timeout,
+        image_timeout: config.replication.image_timeout,
+        image_limit: config.replication.image_limit,
+        image_wal_limit: config.replication.image_wal_limit,
     }
 }
 

@@ -256,6 +256,10 @@ impl SimControl {
                 })
             }
             Request::Prepared { .. } => Reply::Prepared(Fate::Nothing),
+            // Nothing is ever prepared, and there are no slots.
+            Request::Undo { .. } => Reply::Terminated,
+            Request::Slot { .. } | Request::NoSlot { .. } => Reply::Slot(Err("there is none".into())),
+            Request::Image { .. } => Reply::Image(Err(crate::image::Refusal::Lost("there is none".into()))),
             Request::TerminateBackend { node, pid } => {
                 let n = &mut nodes[usize::from(node.0)];
                 if let Some(b) = n.backend(pid).filter(|_| n.answers()) {

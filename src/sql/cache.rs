@@ -29,6 +29,7 @@ pub struct Verdict {
     time: bool,
     /// A string that means a moment ('now') stands in it.
     moment: bool,
+    large_objects: bool,
     /// It names its row by a cursor.
     positioned: bool,
     /// No READ ONLY transaction takes it.
@@ -79,7 +80,7 @@ impl Verdict {
             .flatten();
         Verdict {
             version: catalogue.map_or(0, |c| c.version),
-            form: catalogue.map_or(Form::AsItIs, |c| form(sql, std_strings, &class, c, time)),
+            form: catalogue.map_or_else(|| unproved(&class), |c| form(sql, std_strings, &class, c, time)),
             effect: catalogue.map_or(Effect::Unknown, |c| effect(sql, std_strings, &class, c)),
             positioned: is_positioned(sql, std_strings),
             refused_read_only: refused_read_only(sql, std_strings, &class),
@@ -87,6 +88,7 @@ impl Verdict {
             std_strings,
             time,
             moment: has_moment(sql, std_strings),
+            large_objects: names_large_objects(sql, std_strings),
             parameterised: parameterise(sql, std_strings, &class),
             leaves_state: leaves_state(sql, std_strings, &class),
             timed,
@@ -169,6 +171,12 @@ impl Verdict {
         self.version == 0 || self.relations.iter().any(|r| r == name)
     }
 
+    /// It names a function of large objects.
+    #[must_use]
+    pub fn names_large_objects(&self) -> bool {
+        self.large_objects
+    }
+
     /// A string that means a moment stands in it: its replicas would take it for a moment of their own.
     #[must_use]
     pub fn has_moment(&self) -> bool {
@@ -217,6 +225,16 @@ impl Verdict {
     }
 }
 
+/// Without a catalogue.
+fn unproved(class: &Class) -> Form {
+    match class {
+        Class::Insert | Class::Update | Class::Delete | Class::Merge | Class::WithDml | Class::Do | Class::Call => {
+            Form::Image("main's catalogue is not known")
+        }
+        _ => Form::AsItIs,
+    }
+}
+
 /// REINDEX and CLUSTER are allowed there, as they change no rows.
 fn refused_read_only(sql: &str, std_strings: bool, class: &Class) -> bool {
     match class {
@@ -244,6 +262,11 @@ fn leaves_state(sql: &str, std_strings: bool, class: &Class) -> bool {
         lock.is_some() || matches!(n.as_str(), "set_config" | "dblink_connect" | "lo_open" | "setseed")
     };
     matches!(class, Class::Listen | Class::Declare | Class::Load) || identifiers(sql, std_strings).iter().any(named)
+}
+
+/// By their names.
+fn names_large_objects(sql: &str, std_strings: bool) -> bool {
+    identifiers(sql, std_strings).iter().any(|n| n.starts_with("lo_") || n == "lowrite")
 }
 
 /// Settings that change how values are printed or how a query is planned, and nothing that a read could do.
@@ -346,7 +369,8 @@ impl VerdictCache {
     /// A server has refused to run it as a read: it is none, whatever was proved.
     pub fn refute(&mut self, sql: &str, std_strings: bool, database: &str) {
         let key = key(shape_hash(sql, std_strings), database);
-        let verdict = Arc::new(Verdict::new(sql, std_strings, None));
+        let form = Form::Image("a server says that it writes, and not what");
+        let verdict = Arc::new(Verdict { form, ..Verdict::new(sql, std_strings, None) });
         self.young.insert(key, Kept { verdict, version: u64::MAX });
     }
 }

@@ -12,10 +12,10 @@ fn facts(identity: Identity, full: bool, columns: &[&str]) -> Facts {
         name: Bytes::copy_from_slice(c.trim_end_matches(['*', '!', '=']).as_bytes()),
         generated: c.contains('='),
         always: c.contains('!'),
-        key: c.contains('*'),
+        key: c.contains('*').then_some(Bytes::from_static(b"=")),
     };
     let columns = columns.iter().map(column).collect();
-    let table = Table { partitioned: false, identity, full, problem: None, columns };
+    let table = Table { partitioned: false, unlogged: false, identity, full, problem: None, columns };
     Facts(HashMap::from([(relation("t"), Arc::new(table))]))
 }
 

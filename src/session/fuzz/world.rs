@@ -130,6 +130,7 @@ impl World {
             clients: Arc::default(),
             scram_verifiers: false,
             can_prepare: true,
+            slots: None,
             draining: std::cell::Cell::new(false),
         };
         World {
@@ -431,6 +432,10 @@ impl World {
                 }
                 Answer::Gone(how % 4 != 3)
             }
+            // There is no slot in this world.
+            Question::Undo { .. } => return Ok(()),
+            Question::Slot { .. } | Question::NoSlot { .. } => Answer::Slot(Err("there is none".into())),
+            Question::Image { .. } => Answer::Image(Err(crate::image::Refusal::Lost("there is none".into()))),
             Question::Terminate { pid, .. } => return self.end_backend(pid),
             Question::Forget { .. } => {
                 self.core.drop_pools(|_| true);

@@ -167,6 +167,7 @@ impl Shared {
             clients: self.logged_in.clone(),
             scram_verifiers: false,
             can_prepare: false,
+            slots: None,
             draining: std::cell::Cell::new(false),
         };
         SimShard { shard: Shard::new(number, core, env, control.clone(), all.to_vec()), port, until: None }

@@ -29,6 +29,8 @@ pub struct Catalogue {
     /// Built-in functions that are immutable whatever their arguments, and whose names no other function has.
     immutable: Arc<HashSet<String>>,
     builtin_relations: Arc<HashSet<String>>,
+    /// Users' functions, and relations, that may write.
+    doubtful: Arc<HashSet<String>>,
     tables: Arc<Tables>,
     /// Temporary tables of the session that asks.
     temporary: Arc<HashSet<String>>,
@@ -90,7 +92,11 @@ impl Catalogue {
         all.add_functions(&functions, &graph);
         operators.iter().for_each(|o| join(&mut all.operators, &o.name, graph.effect(Key::Operator(o.oid))));
         for r in relations.iter().filter(|r| r.kind != 'c') {
-            join(&mut all.relations, &r.name, graph.effect(Key::Relation(r.oid)));
+            let effect = graph.effect(Key::Relation(r.oid));
+            if effect == Effect::Unknown {
+                Arc::make_mut(&mut all.doubtful).insert(r.name.clone());
+            }
+            join(&mut all.relations, &r.name, effect);
         }
         all.add_types(&types, &graph);
         all.has_deferrable_constraints =
@@ -142,6 +148,9 @@ impl Catalogue {
         let builtin_names: HashSet<String> = self.functions.keys().cloned().collect();
         for f in users {
             let effect = graph.effect(Key::Function(f.oid));
+            if effect == Effect::Unknown {
+                Arc::make_mut(&mut self.doubtful).insert(f.name.clone());
+            }
             // max(citext) beside max(text): it is called only where a citext comes from somewhere else, which counts.
             let overloads = builtin_names.contains(&f.name) && f.arguments.iter().any(|t| *t >= FIRST_OWN_OID);
             let shows = f.results.iter().any(|t| graph.effect(Key::Type(*t)) != Effect::Read);
@@ -171,6 +180,11 @@ impl Catalogue {
     /// Every function of this name is an immutable built-in.
     pub(super) fn is_immutable(&self, name: &str) -> bool {
         self.immutable.contains(name)
+    }
+
+    /// A user's function or a relation of this name may write.
+    pub(super) fn is_doubtful(&self, name: &str) -> bool {
+        self.doubtful.contains(name)
     }
 
     /// The one table that the name can mean in every search path; a built-in relation or a temporary table may be meant

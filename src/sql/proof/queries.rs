@@ -139,7 +139,9 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.condeferrable)
 /// Tables that are not temporary, and whatever else may stand where a table's name does. Columns: OID, schema, name,
 /// whether it is a table to which nothing but the statement itself writes (rules, row security, triggers of users and
 /// children; of a partitioned table, foreign partitions too); roles that may log in and read all of its columns, insert
-/// into all of them, update all of them, a line each.
+/// into all of them, update all of them, a line each; whether all of a changed row is in the WAL (REPLICA IDENTITY FULL);
+/// whether by a foreign key a DELETE, or an UPDATE, changes rows of a table with triggers of users or rules, or gives
+/// them defaults.
 ///
 /// No function that opens a relation is called, here and below (pg_get_expr and pg_partition_tree do): a transaction that
 /// has altered a table holds it locked, and everybody would wait for that one.
@@ -147,7 +149,20 @@ const TABLES: &str = "\
 WITH RECURSIVE tree AS (
   SELECT c.oid AS root, c.oid AS relation FROM pg_catalog.pg_class c WHERE c.relkind OPERATOR(pg_catalog.=) 'p'
   UNION ALL
-  SELECT t.root, i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) t.relation)
+  SELECT t.root, i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) t.relation),
+ reach AS (
+  SELECT k.confrelid AS root, k.conrelid AS child, a.deletes, a.action FROM pg_catalog.pg_constraint k,
+   LATERAL (SELECT true AS deletes, k.confdeltype AS action UNION ALL SELECT false, k.confupdtype) a
+   WHERE k.contype OPERATOR(pg_catalog.=) 'f' AND a.action OPERATOR(pg_catalog.=) ANY ('{c,n,d}'::pg_catalog.\"char\"[])
+  UNION
+  SELECT r.root, k.conrelid, r.deletes, a.action FROM reach r
+   JOIN pg_catalog.pg_constraint k ON k.confrelid OPERATOR(pg_catalog.=) r.child AND k.contype OPERATOR(pg_catalog.=) 'f',
+   LATERAL (SELECT k.confdeltype AS action UNION ALL SELECT k.confupdtype) a
+   WHERE a.action OPERATOR(pg_catalog.=) ANY ('{c,n,d}'::pg_catalog.\"char\"[])),
+ fires AS (
+  SELECT DISTINCT r.root, r.deletes FROM reach r JOIN pg_catalog.pg_class f ON f.oid OPERATOR(pg_catalog.=) r.child
+   WHERE r.action OPERATOR(pg_catalog.=) 'd' OR f.relhasrules OR EXISTS (SELECT FROM pg_catalog.pg_trigger g
+    WHERE g.tgrelid OPERATOR(pg_catalog.=) r.child AND NOT g.tgisinternal))
 SELECT c.oid, n.nspname, c.relname,
  c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog.\"char\"[]) AND NOT c.relrowsecurity AND NOT c.relhasrules
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g
@@ -163,7 +178,10 @@ SELECT c.oid, n.nspname, c.relname,
  (SELECT pg_catalog.string_agg(r.rolname::pg_catalog.text, pg_catalog.chr(10)) FROM pg_catalog.pg_roles r
    WHERE r.rolcanlogin AND pg_catalog.has_table_privilege(r.oid, c.oid, 'INSERT')),
  (SELECT pg_catalog.string_agg(r.rolname::pg_catalog.text, pg_catalog.chr(10)) FROM pg_catalog.pg_roles r
-   WHERE r.rolcanlogin AND pg_catalog.has_table_privilege(r.oid, c.oid, 'UPDATE'))
+   WHERE r.rolcanlogin AND pg_catalog.has_table_privilege(r.oid, c.oid, 'UPDATE')),
+ c.relreplident OPERATOR(pg_catalog.=) 'f',
+ EXISTS (SELECT FROM fires x WHERE x.root OPERATOR(pg_catalog.=) c.oid AND x.deletes),
+ EXISTS (SELECT FROM fires x WHERE x.root OPERATOR(pg_catalog.=) c.oid AND NOT x.deletes)
  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
  WHERE c.oid OPERATOR(pg_catalog.>=) 16384 AND c.relpersistence OPERATOR(pg_catalog.<>) 't'
   AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f,S}'::pg_catalog.\"char\"[])";

@@ -57,6 +57,12 @@ pub(super) struct Table {
     pub(super) inserters: HashSet<String>,
     /// Roles that may update all of them.
     pub(super) updaters: HashSet<String>,
+    /// All of a changed row is in main's WAL (REPLICA IDENTITY FULL).
+    pub(super) full: bool,
+    /// A DELETE writes more, by a foreign key, than the server does in the same way on every node.
+    pub(super) delete_fires: bool,
+    /// The same of an UPDATE.
+    pub(super) update_fires: bool,
 }
 
 /// All tables by name: one name may stand in several schemas.
@@ -105,7 +111,10 @@ fn table(c: &Cells<'_>) -> Result<Table, String> {
     let roles = |at| c.text_or_empty(at).split('\n').filter(|r| !r.is_empty()).map(str::to_owned).collect();
     let (schema, name, plain) = (c.text(1)?.to_owned(), c.text(2)?.to_owned(), c.flag(3)?);
     let (columns, key) = (Vec::new(), Vec::new());
-    Ok(Table { schema, name, plain, columns, key, readers: roles(4), inserters: roles(5), updaters: roles(6) })
+    let is = |at| c.text_or_empty(at) == "t";
+    let (full, delete_fires, update_fires) = (is(7), is(8), is(9));
+    let (readers, inserters, updaters) = (roles(4), roles(5), roles(6));
+    Ok(Table { schema, name, plain, columns, key, readers, inserters, updaters, full, delete_fires, update_fires })
 }
 
 fn column(c: &Cells<'_>, calls: &impl Fn(u32) -> Default) -> Result<Column, String> {

@@ -101,6 +101,17 @@ impl<'a> Tokens<'a> {
         (0..self.len()).all(|i| self.is_write_word(i) || self.is_harmless_at(i, catalogue))
     }
 
+    /// A query that may write rows: it names a user's function of which nobody knows what it does, or a view that calls
+    /// one, or has a word that writes.
+    pub(super) fn may_write(&self, catalogue: &Catalogue) -> bool {
+        let doubtful = |i: usize| {
+            let name = self.names[i].as_deref();
+            name.is_some_and(|n| catalogue.is_doubtful(n)) || self.any(i, &["insert", "update", "delete", "merge"])
+        };
+        let locks = |i: usize| i > 0 && self.is(i, "update") && self.any(i - 1, &["for", "key"]);
+        (0..self.len()).any(|i| doubtful(i) && !locks(i))
+    }
+
     /// The words that make it an INSERT, UPDATE or DELETE.
     fn is_write_word(&self, i: usize) -> bool {
         match i {

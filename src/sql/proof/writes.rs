@@ -8,8 +8,10 @@
 //! rows with all their values, changed ones with the columns that were set, deleted ones by key. So what serial columns,
 //! random(), clocks, physical order or another snapshot made of the statement is main's doing alone.
 //!
-//! Everything else goes as it is, as far as it is known today: tables with triggers or rules, statements that call
-//! functions of which nobody knows what they write, keys that change.
+//! Everything else that writes rows goes by the transaction's image in main's WAL: tables with triggers or rules,
+//! statements that call functions of which nobody knows what they write, keys that change. Not so what no image tells of,
+//! or no replica could find: statements of PostgreSQL's own functions alone (sequences, large objects), TRUNCATE, changes
+//! of tables without a replica identity; these go as they are.
 //!
 //! What is decided here holds for all statements of one shape: the text of a literal does not matter, only that there is
 //! one. RETURNING stands last in all three statements, so what is asked for is appended to the text.
@@ -34,6 +36,8 @@ pub enum Form {
     Keyed,
     /// By the rows that main tells of.
     Rows(Arc<Rows>),
+    /// By what main's WAL says of the transaction; why nothing less serves.
+    Image(&'static str),
 }
 
 /// What is done with a row that main has told of.
@@ -129,26 +133,85 @@ impl Rows {
 
 /// How a statement of this class reaches the replicas. `time`: its time functions will be literals.
 pub(super) fn form(sql: &str, std_strings: bool, class: &Class, catalogue: &Catalogue, time: bool) -> Form {
-    if sql.contains(char::REPLACEMENT_CHARACTER) || (!std_strings && sql.contains('\\')) {
-        return Form::AsItIs;
-    }
-    let Some(tokens) = Tokens::new(sql, std_strings) else { return Form::AsItIs };
-    let parsed = match class {
-        Class::Insert => insert(&tokens),
-        Class::Update => update(&tokens),
-        Class::Delete => delete(&tokens),
-        _ => None,
+    let class = match class {
+        Class::Explain { analyze: true, inner } => &**inner,
+        class => class,
     };
-    let Some(write) = parsed else { return Form::AsItIs };
-    let found = catalogue.table(write.schema.as_deref(), &write.table);
-    let Some(table) = found.filter(|t| t.plain) else { return Form::AsItIs };
-    if write.is_keyed(table, &tokens, catalogue, time) {
+    let explains = !matches!(class, Class::Explain { .. }) && is_explained(sql, std_strings);
+    let unread = sql.contains(char::REPLACEMENT_CHARACTER) || (!std_strings && sql.contains('\\'));
+    let tokens = if unread { None } else { Tokens::new(sql, std_strings) };
+    match (class, tokens) {
+        (Class::Insert | Class::Update | Class::Delete, Some(tokens)) if !explains => {
+            table_write(&tokens, class, catalogue, time)
+        }
+        (Class::Insert | Class::Update | Class::Delete, _) => Form::Image("the statement cannot be read here"),
+        (Class::Merge, _) => Form::Image("MERGE chooses what it does row by row"),
+        (Class::WithDml, _) => Form::Image("it writes in a WITH query"),
+        (Class::Do, _) => Form::Image("nobody knows what a DO block writes"),
+        (Class::Call, _) => Form::Image("nobody knows what a procedure writes"),
+        (Class::Select { into: false, .. } | Class::CopyTo { .. }, Some(tokens)) => match tokens.may_write(catalogue) {
+            true => Form::Image("it calls a function of which nobody knows what it writes"),
+            false => Form::AsItIs,
+        },
+        (Class::CopyFrom { .. }, Some(tokens)) => copy_from(&tokens, catalogue),
+        _ => Form::AsItIs,
+    }
+}
+
+/// EXPLAIN stands in front of it.
+fn is_explained(sql: &str, std_strings: bool) -> bool {
+    Tokens::new(sql, std_strings).is_some_and(|t| t.is(0, "explain"))
+}
+
+fn table_write(tokens: &Tokens<'_>, class: &Class, catalogue: &Catalogue, time: bool) -> Form {
+    let parsed = match class {
+        Class::Insert => insert(tokens),
+        Class::Update => update(tokens),
+        _ => delete(tokens),
+    };
+    let Some(write) = parsed else { return Form::Image("the statement cannot be read here") };
+    let Some(table) = catalogue.table(write.schema.as_deref(), &write.table) else {
+        return Form::Image("its table is not known, or the name may mean several");
+    };
+    if !table.plain {
+        return Form::Image("its table has triggers, rules, row security or children, or is a view");
+    }
+    let fires = match write.change {
+        Change::Insert => false,
+        Change::Update => table.update_fires,
+        Change::Delete => table.delete_fires,
+    };
+    if fires {
+        return Form::Image("a foreign key makes it write to a table with triggers or rules, or defaults");
+    }
+    if write.is_keyed(table, tokens, catalogue, time) {
         return Form::Keyed;
     }
-    if !tokens.is_harmless_write(catalogue) {
+    let by_key = write.change != Change::Insert || write.conflict == Some(Conflict::Update);
+    if by_key && table.key.is_empty() && !table.full {
+        // No replica could tell which row is meant.
         return Form::AsItIs;
     }
-    write.rows(table).map_or(Form::AsItIs, |rows| Form::Rows(Arc::new(rows)))
+    if !tokens.is_harmless_write(catalogue) {
+        return Form::Image("it calls something of which nobody knows what it does");
+    }
+    let unknown = || Form::Image("it changes a key, or a default is of a function of which nobody knows what it does");
+    write.rows(table).map_or_else(unknown, |rows| Form::Rows(Arc::new(rows)))
+}
+
+/// COPY FROM of a plain table, all of whose other columns get the same on every node, goes with its data.
+fn copy_from(t: &Tokens<'_>, catalogue: &Catalogue) -> Form {
+    let Some((schema, table, at)) = name(t, 1) else { return Form::Image("the statement cannot be read here") };
+    let Some(table) = catalogue.table(schema.as_deref(), &table) else {
+        return Form::Image("its table is not known, or the name may mean several");
+    };
+    if !table.plain {
+        return Form::Image("its table has triggers, rules, row security or children, or is a view");
+    }
+    let named = if t.is_char(at, b'(') { t.closing(at).and_then(|close| list(t, at + 1, close)) } else { None };
+    let given = |column: &str| named.as_ref().is_none_or(|n| n.iter().any(|name| name == column));
+    let varies = table.columns.iter().any(|c| !c.generated && !given(&c.name) && c.default != Default::Fixed);
+    if varies { Form::Image("other columns than those copied get a value that varies") } else { Form::AsItIs }
 }
 
 /// Behind ON CONFLICT.

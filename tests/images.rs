@@ -1,0 +1,401 @@
+//! Statements of which nobody can say beforehand what they write: triggers, rules, cascades, functions, MERGE, queues. What
+//! main did reaches the replicas by its WAL, so nodes whose clocks, sequences and physical order differ end up equal.
+
+mod support;
+
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use support::{Options, Sandbox};
+use tokio_postgres::{Client, NoTls};
+
+const SCHEMA: &str = "
+    CREATE TYPE mood AS ENUM ('sad', 'it''s \"ok\"', 'a b');
+    CREATE DOMAIN positive AS int CHECK (value > 0);
+    CREATE TYPE pair AS (a int, \"b C\" text);
+    CREATE TABLE audit (id serial PRIMARY KEY, at timestamptz DEFAULT clock_timestamp(), what text, old jsonb,
+        luck float8 DEFAULT random());
+    CREATE FUNCTION audited() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO audit (what, old) VALUES (tg_op, to_jsonb(coalesce(new, old))); RETURN coalesce(new, old); END $$;
+    CREATE TABLE accounts (id serial PRIMARY KEY, v int, at timestamptz DEFAULT now());
+    CREATE TRIGGER a AFTER INSERT OR UPDATE OR DELETE ON accounts FOR EACH ROW EXECUTE FUNCTION audited();
+    CREATE TABLE docs (id int PRIMARY KEY, body text, n int, updated_at timestamptz);
+    ALTER TABLE docs ALTER body SET STORAGE EXTERNAL;
+    CREATE FUNCTION touched() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        NEW.updated_at := clock_timestamp(); RETURN NEW; END $$;
+    CREATE TRIGGER t BEFORE INSERT OR UPDATE ON docs FOR EACH ROW EXECUTE FUNCTION touched();
+    CREATE TABLE parents (id int PRIMARY KEY, name text);
+    CREATE TABLE children (id serial PRIMARY KEY, parent int REFERENCES parents ON DELETE CASCADE ON UPDATE CASCADE);
+    CREATE TRIGGER c AFTER DELETE OR UPDATE ON children FOR EACH ROW EXECUTE FUNCTION audited();
+    CREATE TABLE ruled (id serial PRIMARY KEY, v int);
+    CREATE TABLE copies (id serial PRIMARY KEY, v int, at timestamptz DEFAULT clock_timestamp());
+    CREATE RULE r AS ON INSERT TO ruled DO ALSO INSERT INTO copies (v) VALUES (NEW.v);
+    CREATE VIEW shown AS SELECT id, n FROM docs;
+    CREATE FUNCTION shown_insert() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO docs VALUES (NEW.id, 'by view ' || random(), NEW.n) ON CONFLICT (id) DO UPDATE SET n = docs.n + 1;
+        RETURN NEW; END $$;
+    CREATE TRIGGER v INSTEAD OF INSERT ON shown FOR EACH ROW EXECUTE FUNCTION shown_insert();
+    CREATE VIEW simple AS SELECT id, v FROM accounts WHERE v > 0;
+    CREATE TABLE guarded (id serial PRIMARY KEY, owner name DEFAULT current_user, v int, luck float8 DEFAULT random());
+    ALTER TABLE guarded ENABLE ROW LEVEL SECURITY; ALTER TABLE guarded FORCE ROW LEVEL SECURITY;
+    CREATE POLICY own ON guarded USING (owner = current_user);
+    CREATE TABLE queue (id serial PRIMARY KEY, state text DEFAULT 'new', by float8);
+    INSERT INTO queue (state) SELECT 'new' FROM generate_series(1, 500);
+    CREATE TABLE parts (k int, r text, x text, PRIMARY KEY (k, r)) PARTITION BY LIST (r);
+    CREATE TABLE parts_a PARTITION OF parts FOR VALUES IN ('a');
+    CREATE TABLE parts_b (x text, junk int, k int NOT NULL, r text NOT NULL, PRIMARY KEY (k, r));
+    ALTER TABLE parts_b DROP junk; ALTER TABLE parts ATTACH PARTITION parts_b FOR VALUES IN ('b');
+    CREATE TABLE swapped (id int PRIMARY KEY, u int UNIQUE);
+    CREATE TABLE deferred (id int PRIMARY KEY, u int UNIQUE DEFERRABLE INITIALLY DEFERRED,
+        p int REFERENCES deferred DEFERRABLE INITIALLY DEFERRED);
+    CREATE TABLE kinds (id serial PRIMARY KEY, a int[], tt text[], j json, b bytea, tz timestamptz, f float8, n numeric(20, 5),
+        m mood, d positive, c pair, r int4range, ch char(5), ch1 \"char\", bi bit(4), vb varbit, iv interval, x xml,
+        bo bool, o oid, rec pair[], pt point, mon money);
+    CREATE TRIGGER k AFTER INSERT ON kinds FOR EACH STATEMENT EXECUTE FUNCTION audited();
+    CREATE TABLE made (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, a int, g int GENERATED ALWAYS AS (a * 2) STORED,
+        u text DEFAULT gen_random_uuid());
+    CREATE TRIGGER m AFTER UPDATE ON made FOR EACH ROW EXECUTE FUNCTION audited();
+    CREATE TABLE full_rows (a int, b text, j json); ALTER TABLE full_rows REPLICA IDENTITY FULL;
+    CREATE TRIGGER f AFTER UPDATE ON full_rows FOR EACH ROW EXECUTE FUNCTION audited();
+    CREATE SCHEMA \"Odd S\"; CREATE TABLE \"Odd S\".\"Ta\"\"b: x\" (\"Id [a]\" serial PRIMARY KEY, \"new-tuple\" mood, \"a\"\"b\" text);
+    CREATE TRIGGER o AFTER INSERT ON \"Odd S\".\"Ta\"\"b: x\" FOR EACH ROW EXECUTE FUNCTION audited();
+    CREATE FUNCTION place(n int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO accounts (v) SELECT (random() * 100)::int FROM generate_series(1, n); RETURN nextval('copies_id_seq'); END $$;
+    CREATE FUNCTION looks(n int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN n; END $$;
+    CREATE PROCEDURE settle(n int) LANGUAGE plpgsql AS $$ BEGIN
+        UPDATE accounts SET v = v + (random() * 10)::int WHERE id % 7 = n % 7; DELETE FROM audit WHERE luck < 0.01; END $$";
+
+/// What stands in the tables before anything else: DDL takes its whole transaction by its text.
+const DATA: &str = "
+    INSERT INTO docs SELECT g, repeat(md5(g::text), 200), 0 FROM generate_series(1, 20) g;
+    INSERT INTO parents SELECT g, 'p' || g FROM generate_series(1, 200) g;
+    INSERT INTO children (parent) SELECT g % 200 + 1 FROM generate_series(1, 600) g;
+    INSERT INTO parts SELECT g, CASE g % 2 WHEN 0 THEN 'a' ELSE 'b' END FROM generate_series(1, 60) g;
+    INSERT INTO swapped SELECT g, g FROM generate_series(1, 10) g;
+    INSERT INTO deferred SELECT g, g FROM generate_series(1, 10) g;
+    INSERT INTO full_rows SELECT g % 3, NULL, '{\"a\" :  1}' FROM generate_series(1, 9) g";
+
+/// A statement each; `$1` is a number.
+const STATEMENTS: &[&str] = &[
+    "INSERT INTO accounts (v) VALUES ($1), ($1 + 1) RETURNING id",
+    "UPDATE accounts SET v = v + 1 WHERE id % 5 = $1::int % 5",
+    "DELETE FROM accounts WHERE v > 90 + $1",
+    "UPDATE docs SET n = n + $1 WHERE id = 1 + $1",
+    "UPDATE docs SET body = 'now ' || random() WHERE id % 4 = $1::int % 4",
+    "DELETE FROM parents WHERE id = 10 + $1",
+    "UPDATE parents SET id = id + 10000 WHERE id = 30 + $1",
+    "INSERT INTO ruled (v) VALUES ($1)",
+    "INSERT INTO shown VALUES ($1::int % 30, $1)",
+    "UPDATE simple SET v = v + 1 WHERE id = $1",
+    "MERGE INTO docs USING (SELECT g FROM generate_series($1::int, $1::int + 3) g) s ON docs.id = s.g WHEN MATCHED THEN UPDATE SET n = 5 WHEN NOT MATCHED THEN INSERT (id, n) VALUES (s.g, 1)",
+    "WITH d AS (DELETE FROM copies WHERE id % 3 = $1::int % 3 RETURNING v) INSERT INTO queue (state) SELECT 'of ' || v FROM d",
+    "WITH d AS (DELETE FROM queue WHERE id = $1 RETURNING id) INSERT INTO copies (v) SELECT id FROM d",
+    "UPDATE queue SET state = 'done', by = random() WHERE id IN (SELECT id FROM queue WHERE state = 'new' AND id > $1 FOR UPDATE SKIP LOCKED LIMIT 1) RETURNING id",
+    "INSERT INTO docs SELECT g, 'x' || random(), 1 FROM generate_series($1::int + 15, $1::int + 40) g ON CONFLICT (id) DO UPDATE SET n = docs.n + 1, body = excluded.body",
+    "UPDATE parts SET r = CASE r WHEN 'a' THEN 'b' ELSE 'a' END, x = 'moved' WHERE k % 6 = $1::int % 6",
+    "UPDATE swapped SET id = -id WHERE id % 3 = $1::int % 3",
+    "UPDATE deferred SET u = 11 - u, p = 1 + $1::int % 10",
+    "INSERT INTO kinds (a, j, b, tz, f, n, m, d, c, ch, ch1, bi, iv, x, o, rec, mon) VALUES ('{1,NULL,3}', '{\"a\" :  1, \"a\":2}', '\\x00ff27', clock_timestamp(), random(), $1::int + 0.5, 'it''s \"ok\"', 1 + $1::int, row(1, 'a\"b,(c'), 'ab', '''', '1010', '1 mon -3 days', '<a/>', 4000000000, array[row(1, NULL)::pair], -5.25)",
+    "INSERT INTO kinds (tt, r, vb, bo, pt, f, tz) VALUES (array['a\"b', 'null', NULL, 'c,d', ''], '[1,2)', '101', $1::int > 2, '(1,2)', 'NaN', 'infinity')",
+    "INSERT INTO made (a) SELECT g FROM generate_series(1, 50) g WHERE g > $1",
+    "UPDATE made SET a = a + 1 WHERE id % 4 = $1::int % 4",
+    "UPDATE made SET id = DEFAULT WHERE id = $1",
+    "UPDATE full_rows SET b = coalesce(b, '') || $1::int WHERE ctid = (SELECT min(ctid) FROM full_rows)",
+    "INSERT INTO \"Odd S\".\"Ta\"\"b: x\" (\"new-tuple\", \"a\"\"b\") VALUES ('a b', E'tab\\tand \\\\ new-tuple: back''' || $1::int)",
+    "SELECT place($1::int)",
+    "SELECT looks($1::int)",
+    "CALL settle($1::int)",
+    "EXPLAIN ANALYZE UPDATE docs SET n = n + 1 WHERE id = 1 + $1::int",
+];
+
+/// What takes no parameters, or is more than one statement.
+const BLOCKS: &[&str] = &[
+    "DO $$ BEGIN FOR i IN 1..3 LOOP INSERT INTO accounts (v) VALUES (nextval('audit_id_seq')); END LOOP; END $$",
+    "BEGIN; INSERT INTO accounts (v) VALUES (1); SAVEPOINT a; SELECT place(3); ROLLBACK TO a; UPDATE queue SET state = 'x' WHERE id = 3; COMMIT",
+    "BEGIN; UPDATE swapped SET u = 1000 WHERE id = 5; UPDATE swapped SET u = -5 WHERE id = 5; SELECT place(2); COMMIT",
+    "BEGIN; SELECT place(1); TRUNCATE full_rows; INSERT INTO full_rows SELECT 1, 'x', '{}' FROM generate_series(1, 40); COMMIT",
+    "BEGIN; SELECT place(1); ROLLBACK",
+    "COPY accounts (v) FROM PROGRAM 'seq 1 60'",
+];
+
+fn start(config: &str, images: bool) -> Sandbox {
+    let sandbox = Sandbox::start(Options { config: config.to_owned(), ..Options::default() });
+    for node in 0..3 {
+        let c = sandbox.connect_node(node, "postgres");
+        for i in 0..=node {
+            c.rows(&format!("CREATE TABLE junk_{i} (a int); DROP TABLE junk_{i}")).unwrap();
+        }
+    }
+    sandbox.psql_ok(&["-q", "-c", SCHEMA]);
+    if images {
+        sandbox.psql_ok(&["-q", "-c", DATA]);
+    }
+    for node in 1..3 {
+        let order = if node == 1 { "id DESC" } else { "md5(id::text)" };
+        let c = sandbox.connect_node(node, "postgres");
+        for table in ["queue", "docs", "swapped"] {
+            c.rows(&format!(
+                "SET session_replication_role = replica; CREATE TEMP TABLE p AS SELECT * FROM {table};
+                 DELETE FROM {table}; INSERT INTO {table} SELECT * FROM p ORDER BY {order}; DROP TABLE p"
+            ))
+            .unwrap();
+        }
+    }
+    sandbox
+}
+
+fn in_mode(mode: &str) -> Sandbox {
+    let replication = "[replication]\nimages = true\nunsafe_statements = \"refuse\"\n";
+    start(&format!("[cluster]\nbackend_clustering_mode = \"{mode}\"\n{replication}"), true)
+}
+
+async fn connect(sandbox: &Sandbox) -> Client {
+    let (client, connection) = tokio_postgres::connect(&sandbox.url("postgres"), NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+fn run<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+/// What asks the nodes has a runtime of its own.
+fn aside(work: impl FnOnce() + Send) {
+    std::thread::scope(|scope| scope.spawn(work).join()).unwrap();
+}
+
+fn assert_equal(sandbox: &Sandbox) {
+    sandbox.assert_nodes_equal("postgres");
+    sandbox.assert_nothing_in_transaction();
+    let log = sandbox.whole_log();
+    assert!(!log.contains("node is out"), "{log}");
+    assert_eq!(sandbox.on_nodes("postgres", "SELECT count(*) FROM pg_prepared_xacts"), ["0", "0", "0"]);
+}
+
+fn is_conflict(e: &tokio_postgres::Error) -> bool {
+    e.code().is_some_and(|c| matches!(c.code(), "40001" | "40P01"))
+}
+
+fn simple(statement: &str, n: u64) -> String {
+    statement.replace("$1::int", &n.to_string()).replace("$1", &n.to_string())
+}
+
+fn every_kind(mode: &str) {
+    let sandbox = in_mode(mode);
+    run(async {
+        let c = connect(&sandbox).await;
+        for statement in STATEMENTS {
+            let typed = statement.replace("$1::int", "$1").replace("$1", "$1::int");
+            for n in 1..4 {
+                let text = simple(statement, n);
+                c.simple_query(&text).await.unwrap_or_else(|e| panic!("{text}: {e:?}"));
+                if !statement.starts_with("EXPLAIN") && !statement.starts_with("CALL") {
+                    let s = c.prepare(&typed).await.unwrap_or_else(|e| panic!("{typed}: {e:?}"));
+                    let n = i32::try_from(n).unwrap() + 3;
+                    let parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+                        if s.params().is_empty() { &[] } else { &[&n] };
+                    c.query(&s, parameters).await.unwrap_or_else(|e| panic!("{typed}: {e:?}"));
+                }
+            }
+            aside(|| sandbox.assert_nodes_equal("postgres"));
+        }
+        for text in BLOCKS {
+            c.simple_query(text).await.unwrap_or_else(|e| panic!("{text}: {e:?}"));
+            aside(|| sandbox.assert_nodes_equal("postgres"));
+        }
+        c.batch_execute("PREPARE p (int) AS INSERT INTO accounts (v) VALUES ($1); EXECUTE p (77)").await.unwrap();
+    });
+    assert_equal(&sandbox);
+    // Whoever becomes main gives out no number twice.
+    let behind = "SELECT (SELECT last_value FROM audit_id_seq) >= (SELECT max(id) FROM audit)
+        AND (SELECT last_value FROM accounts_id_seq) >= (SELECT max(id) FROM accounts)";
+    assert_eq!(sandbox.on_nodes("postgres", behind), ["t", "t", "t"]);
+    assert!(sandbox.whole_log().contains("image slot made"));
+}
+
+#[test]
+fn every_kind_of_statement_makes_the_same_rows_on_all_nodes_in_native_replication() {
+    every_kind("native_replication");
+}
+
+#[test]
+fn every_kind_of_statement_makes_the_same_rows_on_all_nodes_in_snapshot_isolation() {
+    every_kind("snapshot_isolation");
+}
+
+#[test]
+fn eight_clients_at_once_make_the_same_rows_on_all_nodes() {
+    for mode in ["native_replication", "snapshot_isolation"] {
+        let sandbox = in_mode(mode);
+        let done = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for client in 0..8usize {
+                let (sandbox, done) = (&sandbox, &done);
+                scope.spawn(move || {
+                    run(async {
+                        let c = connect(sandbox).await;
+                        for i in 0..40usize {
+                            let statement = STATEMENTS[(client * 7 + i * 5) % STATEMENTS.len()];
+                            let text = simple(statement, (i % 9 + 1) as u64);
+                            let text = match i % 8 {
+                                0 => format!("BEGIN; {text}; INSERT INTO accounts (v) VALUES (0); COMMIT"),
+                                3 => BLOCKS[(client + i) % BLOCKS.len()].to_owned(),
+                                _ => text,
+                            };
+                            match c.batch_execute(&text).await {
+                                Ok(()) => drop(done.fetch_add(1, Ordering::Relaxed)),
+                                Err(e) if is_conflict(&e) || e.code().is_some_and(|c| c.code() == "23505") => {
+                                    drop(c.batch_execute("ROLLBACK").await);
+                                }
+                                Err(e) => panic!("{mode}: {text}: {e:?}"),
+                            }
+                        }
+                    });
+                });
+            }
+        });
+        assert!(done.load(Ordering::Relaxed) > 100, "{mode}: hardly anything was done");
+        assert_equal(&sandbox);
+    }
+}
+
+#[test]
+fn row_security_decides_on_main_and_replicas_get_what_came_of_it() {
+    let sandbox = in_mode("snapshot_isolation");
+    sandbox.psql_ok(&[
+        "-q",
+        "-c",
+        "CREATE ROLE app LOGIN PASSWORD 'secret'; GRANT ALL ON guarded TO app; GRANT ALL ON SEQUENCE guarded_id_seq TO app",
+    ]);
+    sandbox.psql_ok(&["-q", "-c", "INSERT INTO guarded (owner, v) VALUES ('postgres', 1)"]);
+    let app = |sql: &str| {
+        let mut command = sandbox.program("psql");
+        command.env("PGUSER", "app").env("PGPASSWORD", "secret").args(["-X", "-q", "-At", "-c", sql]);
+        let told = command.output().unwrap();
+        assert!(told.status.success(), "{sql}: {}", String::from_utf8_lossy(&told.stderr));
+    };
+    app(
+        "INSERT INTO guarded (v) VALUES (1), (2); UPDATE guarded SET v = v + 10, luck = random(); DELETE FROM guarded WHERE v = 12",
+    );
+    assert_eq!(sandbox.on_nodes("postgres", "SELECT string_agg(v::text, ',' ORDER BY v) FROM guarded"), ["1,11"; 3]);
+    assert_equal(&sandbox);
+}
+
+#[test]
+fn what_no_image_can_tell_is_refused_and_leaves_nothing_behind() {
+    let sandbox = in_mode("native_replication");
+    sandbox.psql_ok(&[
+        "-q",
+        "-c",
+        "CREATE TABLE keyless (a int); CREATE TRIGGER k AFTER UPDATE ON keyless FOR EACH ROW EXECUTE FUNCTION audited();
+         INSERT INTO keyless VALUES (1); CREATE UNLOGGED TABLE fleeting (a int PRIMARY KEY);
+         CREATE FUNCTION flee() RETURNS void LANGUAGE sql AS 'INSERT INTO fleeting VALUES (1)';
+         CREATE FUNCTION tells() RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM place(1); PERFORM pg_notify('c', 'x'); END $$",
+    ]);
+    run(async {
+        let c = connect(&sandbox).await;
+        for text in [
+            "UPDATE keyless SET a = 2",
+            "SELECT flee()",
+            "SELECT tells()",
+            "BEGIN; SELECT place(1); NOTIFY c; COMMIT",
+            "BEGIN; SELECT lo_create(4711); SELECT place(1); COMMIT",
+            "BEGIN; CREATE TEMP TABLE mine (a int); SELECT place(1); COMMIT",
+            "BEGIN; SELECT place(1); DECLARE c CURSOR WITH HOLD FOR SELECT 1; COMMIT",
+        ] {
+            let e = c.batch_execute(text).await.expect_err(text);
+            assert_eq!(e.code().map(tokio_postgres::error::SqlState::code), Some("0A000"), "{text}: {e:?}");
+            c.batch_execute("ROLLBACK").await.unwrap();
+        }
+        // The session is as good as before.
+        c.batch_execute("SELECT place(2)").await.unwrap();
+    });
+    assert_equal(&sandbox);
+}
+
+#[test]
+fn where_no_image_can_be_had_the_policy_decides() {
+    for (policy, code) in [("refuse", Some("0A000")), ("allow", None), ("warn", None)] {
+        let sandbox = start(&format!("[replication]\nimages = false\nunsafe_statements = \"{policy}\"\n"), false);
+        run(async {
+            let c = connect(&sandbox).await;
+            // With nothing that differs from node to node in it.
+            for text in [
+                "UPDATE ruled SET v = 1 WHERE id = 1",
+                "SELECT looks(1)",
+                "DO $$ BEGIN DELETE FROM swapped WHERE id = 3; END $$",
+            ] {
+                let told = c.batch_execute(text).await;
+                let told = told.err().and_then(|e| e.code().map(|c| c.code().to_owned()));
+                assert_eq!(told.as_deref(), code, "{policy}: {text}");
+            }
+            let s = c.execute("DELETE FROM swapped WHERE -id = -4 AND looks(1) = $1", &[&1]).await;
+            assert_eq!(s.err().and_then(|e| e.code().map(|c| c.code().to_owned())).as_deref(), code, "{policy}");
+        });
+        assert!(!sandbox.whole_log().contains("image slot made"));
+        assert_equal(&sandbox);
+    }
+}
+
+/// A trigger's transaction is prepared on main, and its backend is gone before it is committed.
+#[test]
+fn a_slot_that_is_lost_costs_an_error_that_says_try_again_and_no_more() {
+    let sandbox = in_mode("snapshot_isolation");
+    run(async {
+        let c = connect(&sandbox).await;
+        c.batch_execute("SELECT place(1)").await.unwrap();
+        for round in 0..3 {
+            aside(|| {
+                let main = sandbox.connect_node(0, "postgres");
+                main.rows("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots").unwrap();
+            });
+            let mut tries = 0;
+            while let Err(e) = c.batch_execute("INSERT INTO accounts (v) VALUES (5)").await {
+                assert!(is_conflict(&e), "{round}: {e:?}");
+                tries += 1;
+                assert!(tries < 20, "{round}: {e:?}");
+            }
+        }
+    });
+    assert_equal(&sandbox);
+}
+
+/// What a slot is being read of cannot be dropped, as a server sees it.
+#[test]
+fn a_database_whose_images_are_read_can_be_dropped() {
+    let sandbox = in_mode("native_replication");
+    for round in 0..3 {
+        sandbox.psql_ok(&["-q", "-c", "CREATE DATABASE other"]);
+        run(async {
+            let (c, connection) = tokio_postgres::connect(&sandbox.url("other"), NoTls).await.unwrap();
+            let task = tokio::spawn(connection);
+            c.batch_execute("CREATE TABLE t (a int PRIMARY KEY)").await.unwrap();
+            c.batch_execute("DO $$ BEGIN INSERT INTO t VALUES ((random() * 100000)::int); END $$").await.unwrap();
+            drop(c);
+            task.await.unwrap().unwrap();
+        });
+        assert_eq!(sandbox.on_nodes("other", "SELECT count(DISTINCT a) FROM t"), ["1", "1", "1"], "{round}");
+        sandbox.assert_nodes_equal("other");
+        sandbox.psql_ok(&["-q", "-c", "DROP DATABASE other"]);
+    }
+    assert_equal(&sandbox);
+}
+
+/// A function that makes a table goes by its text, and the transaction with it: images do not tell of that. In the
+/// backend that has just done DDL a transaction without any goes by its image all the same.
+#[test]
+fn ddl_inside_functions_is_seen_and_that_of_earlier_transactions_is_not_taken_for_it() {
+    let sandbox = in_mode("native_replication");
+    run(async {
+        let c = connect(&sandbox).await;
+        for i in 0..10 {
+            let text = format!(
+                "DO $$ BEGIN EXECUTE 'CREATE TABLE made_{i} (a int PRIMARY KEY)'; INSERT INTO made_{i} VALUES (1); END $$"
+            );
+            c.batch_execute(&text).await.unwrap();
+            c.batch_execute("SELECT place(1)").await.unwrap();
+        }
+    });
+    assert_eq!(sandbox.on_nodes("postgres", "SELECT a FROM made_7"), ["1", "1", "1"]);
+    assert_equal(&sandbox);
+}

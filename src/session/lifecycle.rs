@@ -102,6 +102,8 @@ impl Session {
             return;
         }
         self.drop_commit(cx);
+        // What the lane has not answered it may never do.
+        self.undo_answered(true, cx);
         self.drop_replicas(cx);
         if let Some(l) = self.lane.take() {
             self.give_back(Box::new(l), cx);

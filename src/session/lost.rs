@@ -216,6 +216,7 @@ impl Session {
         }
         let after = after.or_else(|| self.commit.as_ref().map(|c| c.after()));
         self.drop_commit(cx);
+        self.undo_answered(true, cx);
         if matches!(self.stage, Stage::Over) {
             return;
         }

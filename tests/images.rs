@@ -3,9 +3,12 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use pglockstep::sandbox::compare::compare_nodes;
+use pglockstep::sandbox::process::{Signal, signal};
 use support::{Options, Sandbox};
 use tokio_postgres::{Client, NoTls};
 
@@ -337,7 +340,130 @@ fn where_no_image_can_be_had_the_policy_decides() {
     }
 }
 
-/// A trigger's transaction is prepared on main, and its backend is gone before it is committed.
+/// Main has prepared a transaction of which no image comes, and its backend is ended before it has rolled that back.
+#[test]
+fn what_is_prepared_is_rolled_back_although_its_backend_is_gone() {
+    let config = "[replication]\nimages = true\nunsafe_statements = \"refuse\"\nimage_timeout = \"1s\"\n";
+    let sandbox = start(config, true);
+    let c = sandbox.connect("postgres");
+    c.rows("SELECT place(1)").unwrap();
+    c.rows("BEGIN; INSERT INTO accounts (v) VALUES (4711)").unwrap();
+    let main = sandbox.connect_node(0, "postgres");
+    let pid = |sql: &str| main.value(sql).unwrap().parse::<u32>().unwrap();
+    let backend = pid("SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction'");
+    let reader = pid("SELECT active_pid FROM pg_replication_slots");
+    signal(reader, Signal::STOP);
+    let committing = std::thread::spawn(move || c.rows("COMMIT").map(drop));
+    sandbox.wait_on_node(0, "SELECT count(*) FROM pg_prepared_xacts", "1");
+    sandbox.wait_on_node(0, &format!("SELECT state FROM pg_stat_activity WHERE pid = {backend}"), "idle");
+    signal(backend, Signal::STOP);
+    sandbox.wait_for_log("no image");
+    // It is ended before it has read ROLLBACK PREPARED.
+    main.rows(&format!("SELECT pg_terminate_backend({backend})")).unwrap();
+    signal(backend, Signal::CONT);
+    signal(reader, Signal::CONT);
+    assert!(committing.join().unwrap().is_err());
+    sandbox.wait_on_node(0, "SELECT count(*) FROM pg_prepared_xacts", "0");
+    let c = sandbox.connect("postgres");
+    c.rows("INSERT INTO accounts (v) VALUES (4712)").unwrap();
+    assert_eq!(
+        sandbox.on_nodes("postgres", "SELECT string_agg(v::text, ' ') FROM accounts WHERE v > 1000"),
+        ["4712"; 3]
+    );
+    assert_equal(&sandbox);
+}
+
+/// Some of the transactions are prepared on main and not committed there when it is lost.
+fn main_is_killed(mode: &str) {
+    let health = "[health_check]\nhealth_check_period = \"1s\"\nhealth_check_timeout = \"3s\"\n\
+        health_check_max_retries = 1\nhealth_check_retry_delay = \"200ms\"\n";
+    let sandbox = start(
+        &format!(
+            "[cluster]\nbackend_clustering_mode = \"{mode}\"\n[replication]\nimages = true\nunsafe_statements = \"refuse\"\n{health}"
+        ),
+        true,
+    );
+    let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
+    let work = |client: u64| {
+        run(async {
+            let mut c = connect(&sandbox).await;
+            let mut acknowledged = Vec::new();
+            for n in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                let v = 1_000_000 * (client + 1) + n;
+                // A session that has run a function of which nobody knows what it leaves behind ends with main.
+                let (text, ends) = match (n % 2, client % 2) {
+                    (0, 0) => (format!("INSERT INTO accounts (v) VALUES ({v})"), false),
+                    (_, 0) => (
+                        format!(
+                            "BEGIN; INSERT INTO accounts (v) VALUES ({v}); INSERT INTO ruled (v) VALUES (1); COMMIT"
+                        ),
+                        false,
+                    ),
+                    (0, _) => (format!("BEGIN; INSERT INTO accounts (v) VALUES ({v}); SELECT place(1); COMMIT"), true),
+                    _ => (format!("DO $$ BEGIN INSERT INTO accounts (v) VALUES ({v}); END $$"), true),
+                };
+                match c.batch_execute(&text).await {
+                    Ok(()) => acknowledged.push(v.to_string()),
+                    Err(e) if is_conflict(&e) && !ends => c.batch_execute("ROLLBACK").await.unwrap(),
+                    Err(e)
+                        if ends
+                            && (e.is_closed() || is_conflict(&e) || e.code().is_some_and(|c| c.code() == "57P01")) =>
+                    {
+                        c = connect(&sandbox).await;
+                    }
+                    Err(e) => panic!("{text}: {e:?}"),
+                }
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+            acknowledged
+        })
+    };
+    let acknowledged: Vec<String> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..6)
+            .map(|client| {
+                scope.spawn({
+                    let work = &work;
+                    move || work(client)
+                })
+            })
+            .collect();
+        let wait_for = |n| {
+            let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+            while done.load(Ordering::Relaxed) < n {
+                assert!(std::time::Instant::now() < end, "nothing goes on:\n{}", sandbox.log());
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+        };
+        wait_for(200);
+        signal(sandbox.summary.nodes[0].pid, Signal::KILL);
+        sandbox.wait_for_log("another node is main");
+        wait_for(done.load(Ordering::Relaxed) + 200);
+        stop.store(true, Ordering::Relaxed);
+        clients.into_iter().flat_map(|c| c.join().unwrap()).collect()
+    });
+    let survivors = &sandbox.nodes()[1..];
+    let comparison = compare_nodes(survivors, "postgres").unwrap();
+    assert!(comparison.is_equal(), "the nodes differ:\n{}", comparison.to_text());
+    for node in 1..3 {
+        let c = sandbox.connect_node(node, "postgres");
+        let rows = c.rows("SELECT v FROM accounts").unwrap();
+        let there: BTreeSet<String> = rows.into_iter().filter_map(|mut r| r.pop().flatten()).collect();
+        let lost: Vec<_> = acknowledged.iter().filter(|v| !there.contains(*v)).collect();
+        assert!(lost.is_empty(), "acknowledged, and not on node {node}: {lost:?}");
+        assert_eq!(c.value("SELECT count(*) FROM pg_prepared_xacts").unwrap(), "0");
+    }
+}
+
+#[test]
+fn a_main_that_is_killed_while_images_are_taken_costs_nothing_that_was_acknowledged() {
+    for mode in ["native_replication", "snapshot_isolation"] {
+        main_is_killed(mode);
+    }
+}
+
 #[test]
 fn a_slot_that_is_lost_costs_an_error_that_says_try_again_and_no_more() {
     let sandbox = in_mode("snapshot_isolation");

@@ -143,7 +143,7 @@ const BOUNDS: [Bound; 20] = [
     Bound { only: Some(Only::Lists), ..isolation(Planted::TwinOutside, 200, Kind::Lag).from(100_024) },
     Bound { rough: false, ..isolation(Planted::NewMainAtOnce, 400, Kind::Crash).from(5) },
     Bound { rough: false, ..isolation(Planted::AckBeforeAll, 400, Kind::Crash).from(57) },
-    Bound { rough: false, ..isolation(Planted::ForgetSent, 400, Kind::Crash).from(162) },
+    Bound { rough: false, ..isolation(Planted::ForgetSent, 400, Kind::Crash).from(5_230) },
 ];
 
 /// How a bug was found.

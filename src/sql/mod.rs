@@ -13,5 +13,6 @@ pub mod lexer;
 pub mod literals;
 pub mod prepare;
 pub mod proof;
+pub mod reason;
 pub mod role;
 pub mod shape;

@@ -1,5 +1,6 @@
 //! What is known of a database: by name, what everything of that name does.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use super::graph::{Graph, Key, Need};
 use super::rows::{FunctionRow, OperatorRow, RelationRow, TypeRow, parse, use_row};
 use super::tables::{self, Table, Tables};
 use super::{Effect, queries};
+use crate::sql::reason::{Cause, Kind};
 use crate::wire::FIRST_OWN_OID;
 
 /// What is known of a database.
@@ -37,7 +39,8 @@ pub struct Catalogue {
 }
 
 /// Shared, so that a session's view with its temporary tables costs next to nothing.
-type Names = Arc<HashMap<String, Effect>>;
+/// The cause is why it is no read.
+type Names = Arc<HashMap<String, (Effect, Cause)>>;
 
 impl Default for Effect {
     /// Nothing is proved without evidence.
@@ -90,13 +93,14 @@ impl Catalogue {
             all.add_builtins(kind, names)?;
         }
         all.add_functions(&functions, &graph);
-        operators.iter().for_each(|o| join(&mut all.operators, &o.name, graph.effect(Key::Operator(o.oid))));
+        let of = |key| (graph.effect(key), graph.cause(key));
+        operators.iter().for_each(|o| join(&mut all.operators, &o.name, of(Key::Operator(o.oid))));
         for r in relations.iter().filter(|r| r.kind != 'c') {
-            let effect = graph.effect(Key::Relation(r.oid));
-            if effect == Effect::Unknown {
+            let known = of(Key::Relation(r.oid));
+            if known.0 == Effect::Unknown {
                 Arc::make_mut(&mut all.doubtful).insert(r.name.clone());
             }
-            join(&mut all.relations, &r.name, effect);
+            join(&mut all.relations, &r.name, known);
         }
         all.add_types(&types, &graph);
         all.has_deferrable_constraints =
@@ -108,10 +112,10 @@ impl Catalogue {
         // Those that are not listed are immutable built-ins.
         let named: HashMap<u32, &str> = functions.iter().map(|f| (f.oid, f.name.as_str())).collect();
         let calls = |oid: u32| match named.get(&oid) {
-            None => tables::Default::Fixed,
-            Some(name) if builtin::is_harmless_generator(name) => tables::Default::Varies,
-            Some(_) if graph.effect(Key::Function(oid)) != Effect::Unknown => tables::Default::Varies,
-            Some(_) => tables::Default::Unknown,
+            None => (tables::Default::Fixed, ""),
+            Some(name) if builtin::is_harmless_generator(name) => (tables::Default::Varies, *name),
+            Some(name) if graph.effect(Key::Function(oid)) != Effect::Unknown => (tables::Default::Varies, *name),
+            Some(name) => (tables::Default::Unknown, *name),
         };
         all.tables = Arc::new(Tables::read(tables, columns, calls)?);
         Ok(all)
@@ -121,15 +125,16 @@ impl Catalogue {
         for name in names.split(' ').filter(|n| !n.is_empty()) {
             match kind {
                 "f" => {
-                    join(&mut self.functions, name, builtin::function(name, false));
+                    let effect = builtin::function(name, false);
+                    join(&mut self.functions, name, (effect, Cause::of_builtin(effect)));
                     Arc::make_mut(&mut self.immutable).insert(name.to_owned());
                 }
-                "o" => join(&mut self.operators, name, Effect::Read),
+                "o" => join(&mut self.operators, name, (Effect::Read, Cause::Unknown)),
                 "r" => {
-                    join(&mut self.relations, name, Effect::MainOnly);
+                    join(&mut self.relations, name, (Effect::MainOnly, Cause::System));
                     Arc::make_mut(&mut self.builtin_relations).insert(name.to_owned());
                 }
-                "t" => join(&mut self.types, name, Effect::Read),
+                "t" => join(&mut self.types, name, (Effect::Read, Cause::Unknown)),
                 _ => return Err(format!("catalogue: built-ins of an unknown kind {kind:?}")),
             }
         }
@@ -143,19 +148,22 @@ impl Catalogue {
         });
         let (builtins, users): (Vec<_>, Vec<_>) = functions.iter().partition(|f| f.oid < FIRST_OWN_OID);
         for f in builtins {
-            join(&mut self.functions, &f.name, graph.effect(Key::Function(f.oid)));
+            let key = Key::Function(f.oid);
+            join(&mut self.functions, &f.name, (graph.effect(key), graph.cause(key)));
         }
         let builtin_names: HashSet<String> = self.functions.keys().cloned().collect();
         for f in users {
-            let effect = graph.effect(Key::Function(f.oid));
-            if effect == Effect::Unknown {
+            let key = Key::Function(f.oid);
+            let own = (graph.effect(key), graph.cause(key));
+            if own.0 == Effect::Unknown {
                 Arc::make_mut(&mut self.doubtful).insert(f.name.clone());
             }
             // max(citext) beside max(text): it is called only where a citext comes from somewhere else, which counts.
             let overloads = builtin_names.contains(&f.name) && f.arguments.iter().any(|t| *t >= FIRST_OWN_OID);
             let shows = f.results.iter().any(|t| graph.effect(Key::Type(*t)) != Effect::Read);
-            let call = if shows && !overloads { effect.max(Effect::MainOnly) } else { effect };
-            join(&mut self.functions, &f.name, call);
+            let returns = (Effect::MainOnly, Cause::ReturnsOwnOid);
+            let call = if shows && !overloads && own.0 == Effect::Read { returns } else { own };
+            join(&mut self.functions, &f.name, call.clone());
             if f.takes_one {
                 join(&mut self.attributes, &f.name, call);
             }
@@ -164,8 +172,8 @@ impl Catalogue {
 
     fn add_types(&mut self, types: &[TypeRow], graph: &Graph) {
         for t in types {
-            let effect = graph.effect(Key::Type(t.oid));
-            join(&mut self.types, &t.name, effect);
+            let key = Key::Type(t.oid);
+            join(&mut self.types, &t.name, (graph.effect(key), graph.cause(key)));
             if t.named && t.oid >= FIRST_OWN_OID {
                 Arc::make_mut(&mut self.user_types).insert(t.name.clone());
             }
@@ -174,7 +182,22 @@ impl Catalogue {
 
     /// What a call by this name does; `None`: there is no such function.
     pub(super) fn call(&self, name: &str) -> Option<Effect> {
-        self.functions.get(name).copied()
+        self.functions.get(name).map(|known| known.0)
+    }
+
+    /// Why what has this name is no read.
+    pub(super) fn cause(&self, kind: Kind, name: &str) -> Cause {
+        let names = match kind {
+            Kind::Function => &self.functions,
+            Kind::Operator => &self.operators,
+            Kind::Relation => &self.relations,
+            Kind::Type => &self.types,
+        };
+        match names.get(name) {
+            Some((effect, cause)) if *effect != Effect::Read => cause.clone(),
+            _ if kind == Kind::Relation && self.temporary.contains(name) => Cause::Temporary,
+            _ => Cause::Unknown,
+        }
     }
 
     /// Every function of this name is an immutable built-in.
@@ -199,17 +222,17 @@ impl Catalogue {
 
     /// What `row.name` does if it is no column.
     pub(super) fn attribute(&self, name: &str) -> Effect {
-        self.attributes.get(name).copied().unwrap_or(Effect::Read)
+        self.attributes.get(name).map_or(Effect::Read, |known| known.0)
     }
 
     /// What operators of this name do.
     pub(super) fn operator(&self, name: &str) -> Effect {
-        self.operators.get(name).copied().unwrap_or(Effect::Unknown)
+        self.operators.get(name).map_or(Effect::Unknown, |known| known.0)
     }
 
     /// What reading relations of this name does; `None`: there is none that is not temporary.
     pub(super) fn relation(&self, name: &str) -> Option<Effect> {
-        let permanent = self.relations.get(name).copied();
+        let permanent = self.relations.get(name).map(|known| known.0);
         if self.temporary.contains(name) {
             Some(permanent.unwrap_or(Effect::Read).max(Effect::MainOnly))
         } else {
@@ -231,7 +254,7 @@ impl Catalogue {
 
     /// What values of types of this name do; `None`: there is no such type.
     pub(super) fn type_name(&self, name: &str) -> Option<Effect> {
-        self.types.get(name).copied()
+        self.types.get(name).map(|known| known.0)
     }
 
     /// A user has made a type of this name (row types of tables left out).
@@ -240,7 +263,11 @@ impl Catalogue {
     }
 }
 
-fn join(names: &mut Names, name: &str, effect: Effect) {
+fn join(names: &mut Names, name: &str, known: (Effect, Cause)) {
     // Nobody shares them while they are being read.
-    Arc::make_mut(names).entry(name.to_owned()).and_modify(|e| *e = effect.max(*e)).or_insert(effect);
+    match Arc::make_mut(names).entry(name.to_owned()) {
+        Entry::Vacant(v) => drop(v.insert(known)),
+        Entry::Occupied(mut o) if known.0 > o.get().0 => drop(o.insert(known)),
+        Entry::Occupied(_) => {}
+    }
 }

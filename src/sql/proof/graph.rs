@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use super::Effect;
+use crate::sql::reason::{Cause, Kind};
 use crate::wire::FIRST_OWN_OID;
 
 /// An object, by its catalogue and OID.
@@ -16,6 +17,17 @@ pub(super) enum Key {
     Operator(u32),
     Relation(u32),
     Type(u32),
+}
+
+impl Key {
+    fn kind(self) -> Kind {
+        match self {
+            Key::Function(_) => Kind::Function,
+            Key::Operator(_) => Kind::Operator,
+            Key::Relation(_) => Kind::Relation,
+            Key::Type(_) => Kind::Type,
+        }
+    }
 }
 
 /// One object's use of another.
@@ -47,7 +59,10 @@ impl Need {
 /// What an object does by itself, and what it uses.
 #[derive(Debug)]
 pub(super) struct Object {
+    name: String,
     effect: Effect,
+    /// Why it is no read.
+    cause: Cause,
     needs: Vec<Need>,
 }
 
@@ -58,17 +73,17 @@ pub(super) struct Graph {
 }
 
 impl Graph {
-    /// Adds an object.
-    pub(super) fn add(&mut self, key: Key, effect: Effect, needs: Vec<Need>) {
-        self.objects.insert(key, Object { effect, needs });
+    /// Adds an object: what it does by itself and, if that is no read, why.
+    pub(super) fn add(&mut self, key: Key, name: &str, (effect, cause): (Effect, Cause), needs: Vec<Need>) {
+        self.objects.insert(key, Object { name: name.to_owned(), effect, cause, needs });
     }
 
     /// Adds to what an object uses, if it is known; a built-in type becomes known by it.
     pub(super) fn need(&mut self, user: Key, need: Need) {
         if let Key::Type(oid) = user {
             if oid < FIRST_OWN_OID {
-                let effect = self.effect(user);
-                self.objects.entry(user).or_insert(Object { effect, needs: Vec::new() });
+                let (effect, cause, name) = (self.effect(user), Cause::Unknown, String::new());
+                self.objects.entry(user).or_insert(Object { name, effect, cause, needs: Vec::new() });
             }
         }
         if let Some(object) = self.objects.get_mut(&user) {
@@ -89,21 +104,43 @@ impl Graph {
         }
     }
 
+    /// Why an object is no read; final once [`Self::settle`] has run.
+    pub(super) fn cause(&self, key: Key) -> Cause {
+        match key {
+            _ if self.objects.contains_key(&key) => self.objects[&key].cause.clone(),
+            Key::Relation(oid) if oid < FIRST_OWN_OID => Cause::System,
+            _ => Cause::Unknown,
+        }
+    }
+
+    /// The cause of whoever uses that object: it, or what it uses itself in the end.
+    fn cause_of_user(&self, key: Key) -> Cause {
+        match (self.objects.get(&key).map_or("", |o| &*o.name), self.cause(key)) {
+            (_, Cause::Uses(last)) => Cause::Uses(last),
+            ("", Cause::System) => Cause::Uses("system catalogues, system columns or row locks".into()),
+            ("", _) => Cause::Uses(format!("a {} that is not known", key.kind()).into()),
+            (name, cause) => Cause::Uses(format!("{}, which {cause}", key.kind().named(name)).into()),
+        }
+    }
+
     /// Joins effects along all uses until nothing changes. It ends because effects only grow.
     pub(super) fn settle(&mut self) {
         loop {
-            let worse: Vec<(Key, Effect)> = self
+            let worse: Vec<(Key, Effect, Cause)> = self
                 .objects
                 .iter()
-                .map(|(key, object)| (*key, object.effect, object.needs.iter().map(|n| self.through(*n)).max()))
-                .filter_map(|(key, now, needed)| needed.filter(|e| *e > now).map(|e| (key, e)))
+                .filter_map(|(key, object)| {
+                    let worst = object.needs.iter().max_by_key(|n| self.through(**n))?;
+                    let effect = self.through(*worst);
+                    (effect > object.effect).then(|| (*key, effect, self.cause_of_user(worst.key)))
+                })
                 .collect();
             if worse.is_empty() {
                 return;
             }
-            for (key, effect) in worse {
+            for (key, effect, cause) in worse {
                 if let Some(object) = self.objects.get_mut(&key) {
-                    object.effect = effect;
+                    (object.effect, object.cause) = (effect, cause);
                 }
             }
         }

@@ -21,6 +21,7 @@
 
 mod builtin;
 mod catalogue;
+mod finding;
 mod forms;
 mod graph;
 mod queries;
@@ -31,9 +32,11 @@ mod walk;
 mod writes;
 
 pub use catalogue::Catalogue;
-pub use writes::{Change, Form, Rows, follow};
+pub use finding::Finding;
+pub use writes::{Change, Form, Judged, Rows, follow};
 
 use super::class::Class;
+use super::reason::{Kind, Reason};
 use forms::Inner;
 use tokens::Tokens;
 
@@ -48,49 +51,92 @@ pub enum Effect {
     Unknown,
 }
 
-/// What running the statement does.
+/// What running the statement does, and why it is no read.
 #[must_use]
-pub fn effect(sql: &str, std_strings: bool, class: &Class, catalogue: &Catalogue) -> Effect {
-    // The text was not valid in the client's encoding as we read it: names in it are not what they seem. And sqlparser
-    // reads backslashes in plain strings as PostgreSQL does with standard_conforming_strings on.
-    if sql.contains(char::REPLACEMENT_CHARACTER) || (!std_strings && sql.contains('\\')) {
-        return Effect::Unknown;
+pub fn finding(sql: &str, std_strings: bool, class: &Class, catalogue: &Catalogue) -> Finding {
+    if let Some(reason) = unclear(sql, std_strings) {
+        return Finding::unknown(reason);
     }
-    let Some(tokens) = Tokens::new(sql, std_strings) else { return Effect::Unknown };
+    let tokens = match Tokens::new(sql, std_strings) {
+        Ok(tokens) => tokens,
+        Err(reason) => return Finding::unknown(reason),
+    };
     match class {
         Class::Select { into: false, .. } => query(sql, std_strings, catalogue),
-        Class::Show => Effect::MainOnly,
+        Class::Show => Finding::new(Effect::MainOnly, || Reason::Show),
         Class::Explain { analyze: false, .. } => inner(forms::explain(&tokens), sql, std_strings, catalogue),
         Class::CopyTo { stdout: true } => inner(forms::copy(&tokens), sql, std_strings, catalogue),
         Class::Declare => inner(forms::declare(&tokens), sql, std_strings, catalogue),
-        _ => Effect::Unknown,
+        _ => Finding::unknown(Reason::Command),
     }
 }
 
-/// How a write reaches the replicas. `time`: its time functions will be literals there.
+/// What running the statement does.
+#[must_use]
+pub fn effect(sql: &str, std_strings: bool, class: &Class, catalogue: &Catalogue) -> Effect {
+    finding(sql, std_strings, class, catalogue).effect
+}
+
+/// Why nothing can be proved of the text: it was not valid in the client's encoding as we read it, so names in it are not
+/// what they seem; or sqlparser would read backslashes in plain strings as PostgreSQL does with
+/// standard_conforming_strings on only.
+fn unclear(sql: &str, std_strings: bool) -> Option<Reason> {
+    if sql.contains(char::REPLACEMENT_CHARACTER) {
+        return Some(Reason::Encoding);
+    }
+    (!std_strings && sql.contains('\\')).then_some(Reason::Backslash)
+}
+
+/// How a write reaches the replicas, and why in no cheaper form. `time`: its time functions will be literals there.
+#[must_use]
+pub fn judged(sql: &str, std_strings: bool, class: &Class, catalogue: &Catalogue, time: bool) -> Judged {
+    writes::judged(sql, std_strings, class, catalogue, time)
+}
+
+/// How a write reaches the replicas.
 #[must_use]
 pub fn form(sql: &str, std_strings: bool, class: &Class, catalogue: &Catalogue, time: bool) -> Form {
-    writes::form(sql, std_strings, class, catalogue, time)
+    judged(sql, std_strings, class, catalogue, time).form
 }
 
 /// The effect of a statement that wraps a query or a table.
-fn inner(form: Option<Inner>, sql: &str, std_strings: bool, catalogue: &Catalogue) -> Effect {
+fn inner(form: Option<Inner>, sql: &str, std_strings: bool, catalogue: &Catalogue) -> Finding {
     match form {
-        Some(Inner::Query { range, at_least }) => query(&sql[range], std_strings, catalogue).max(at_least),
-        Some(Inner::Table(name)) => catalogue.relation(&name).unwrap_or(Effect::Unknown).max(catalogue.implicit),
-        None => Effect::Unknown,
+        Some(Inner::Query { range, at_least }) => {
+            query(&sql[range], std_strings, catalogue).max(Finding::new(at_least, || Reason::Hold))
+        }
+        Some(Inner::Table(name)) => relation(&name, catalogue).max(implicit(catalogue)),
+        None => Finding::unknown(Reason::Wrapped),
     }
 }
 
+/// What reading relations of this name does.
+fn relation(name: &str, catalogue: &Catalogue) -> Finding {
+    Finding::of_name(catalogue.relation(name), Kind::Relation, name, catalogue)
+}
+
+/// What comparisons and casts do that no token shows: they stand in any statement.
+fn implicit(catalogue: &Catalogue) -> Finding {
+    Finding::new(catalogue.implicit, || Reason::Implicit)
+}
+
 /// The effect of a text that should be a query, by both witnesses.
-fn query(sql: &str, std_strings: bool, catalogue: &Catalogue) -> Effect {
-    let Some(tokens) = Tokens::new(sql, std_strings) else { return Effect::Unknown };
-    if !tokens.is_query() || !tokens.fit_a_parser() {
-        return Effect::Unknown;
+fn query(sql: &str, std_strings: bool, catalogue: &Catalogue) -> Finding {
+    let read = || {
+        let tokens = Tokens::new(sql, std_strings)?;
+        if !tokens.is_query() {
+            return Err(Reason::Wrapped);
+        }
+        tokens.fit_a_parser()?;
+        let parts = walk::read(&tokens.parser_text())?;
+        Ok((tokens, parts))
+    };
+    match read() {
+        Ok((tokens, parts)) => {
+            tokens.effect(catalogue, &parts.relations).max(parts.effect(catalogue)).max(implicit(catalogue))
+        }
+        Err(reason) => Finding::unknown(reason),
     }
-    let Some(parts) = walk::read(&tokens.parser_text()) else { return Effect::Unknown };
-    // Comparisons and casts that no token shows stand in any statement.
-    catalogue.implicit.max(tokens.effect(catalogue, &parts.relations)).max(parts.effect(catalogue))
 }
 
 #[cfg(test)]

@@ -141,7 +141,8 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.condeferrable)
 /// children; of a partitioned table, foreign partitions too); roles that may log in and read all of its columns, insert
 /// into all of them, update all of them, a line each; whether all of a changed row is in the WAL (REPLICA IDENTITY FULL);
 /// whether by a foreign key a DELETE, or an UPDATE, changes rows of a table with triggers of users or rules, or gives
-/// them defaults.
+/// them defaults; why it is no table to which nothing but the statement writes, a line for each reason
+/// ([`crate::sql::reason::Obstacle::read`]).
 ///
 /// No function that opens a relation is called, here and below (pg_get_expr and pg_partition_tree do): a transaction that
 /// has altered a table holds it locked, and everybody would wait for that one.
@@ -181,7 +182,21 @@ SELECT c.oid, n.nspname, c.relname,
    WHERE r.rolcanlogin AND pg_catalog.has_table_privilege(r.oid, c.oid, 'UPDATE')),
  c.relreplident OPERATOR(pg_catalog.=) 'f',
  EXISTS (SELECT FROM fires x WHERE x.root OPERATOR(pg_catalog.=) c.oid AND x.deletes),
- EXISTS (SELECT FROM fires x WHERE x.root OPERATOR(pg_catalog.=) c.oid AND NOT x.deletes)
+ EXISTS (SELECT FROM fires x WHERE x.root OPERATOR(pg_catalog.=) c.oid AND NOT x.deletes),
+ pg_catalog.concat_ws(pg_catalog.chr(10),
+  CASE WHEN c.relkind OPERATOR(pg_catalog.<>) ALL ('{r,p}'::pg_catalog.\"char\"[]) THEN c.relkind::pg_catalog.text END,
+  CASE WHEN c.relrowsecurity THEN 's' END,
+  (SELECT pg_catalog.string_agg(pg_catalog.concat('r ', w.rulename), pg_catalog.chr(10) ORDER BY w.rulename) FROM pg_catalog.pg_rewrite w
+   WHERE c.relhasrules AND w.ev_class OPERATOR(pg_catalog.=) c.oid AND c.relkind OPERATOR(pg_catalog.=) 'r'),
+  (SELECT pg_catalog.string_agg(pg_catalog.concat('t ', g.tgname), pg_catalog.chr(10) ORDER BY g.tgname) FROM pg_catalog.pg_trigger g
+   WHERE g.tgrelid OPERATOR(pg_catalog.=) c.oid AND NOT g.tgisinternal),
+  CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'r' AND c.relhassubclass THEN 'c' END,
+  (SELECT pg_catalog.string_agg(CASE WHEN f.relkind OPERATOR(pg_catalog.=) 'f' THEN 'f'
+     WHEN g.oid IS NULL THEN 'r' ELSE pg_catalog.concat('t ', g.tgname, ' on partition ', f.relname) END, pg_catalog.chr(10))
+    FROM tree t JOIN pg_catalog.pg_class f ON f.oid OPERATOR(pg_catalog.=) t.relation
+     LEFT JOIN pg_catalog.pg_trigger g ON g.tgrelid OPERATOR(pg_catalog.=) f.oid AND NOT g.tgisinternal
+    WHERE t.root OPERATOR(pg_catalog.=) c.oid AND f.oid OPERATOR(pg_catalog.<>) c.oid
+     AND (f.relkind OPERATOR(pg_catalog.=) 'f' OR f.relhasrules OR g.oid IS NOT NULL)))
  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
  WHERE c.oid OPERATOR(pg_catalog.>=) 16384 AND c.relpersistence OPERATOR(pg_catalog.<>) 't'
   AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f,S}'::pg_catalog.\"char\"[])";

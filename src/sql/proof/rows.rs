@@ -3,6 +3,7 @@
 use super::Effect;
 use super::builtin;
 use super::graph::{Graph, Key, Need};
+use crate::sql::reason::Cause;
 use crate::wire::FIRST_OWN_OID;
 
 /// One row of text values.
@@ -95,18 +96,19 @@ impl FunctionRow {
     pub(super) fn add_to(&self, graph: &mut Graph, read_only: &[String], write: &[String]) {
         let key = Key::Function(self.oid);
         if self.is_listed(write) {
-            return graph.add(key, Effect::Unknown, Vec::new());
+            return graph.add(key, &self.name, (Effect::Unknown, Cause::Listed), Vec::new());
         }
         if self.is_listed(read_only) {
-            return graph.add(key, Effect::Read, Vec::new());
+            return graph.add(key, &self.name, (Effect::Read, Cause::Unknown), Vec::new());
         }
         if self.oid < FIRST_OWN_OID {
-            return graph.add(key, builtin::function(&self.name, self.volatile), Vec::new());
+            let effect = builtin::function(&self.name, self.volatile);
+            return graph.add(key, &self.name, (effect, Cause::of_builtin(effect)), Vec::new());
         }
         let own = if self.volatile { Effect::Unknown } else { Effect::Read };
         let support = self.support.iter().map(|f| Need::all(Key::Function(*f)));
         let types = self.arguments.iter().chain(&self.results).map(|t| Need::doubt(Key::Type(*t)));
-        graph.add(key, own, support.chain(types).collect());
+        graph.add(key, &self.name, (own, Cause::Volatile), support.chain(types).collect());
     }
 }
 
@@ -128,7 +130,8 @@ impl OperatorRow {
     pub(super) fn add_to(&self, graph: &mut Graph) {
         let function = (self.function != 0).then(|| Need::all(Key::Function(self.function)));
         let types = self.types.iter().filter(|t| **t != 0).map(|t| Need::doubt(Key::Type(*t)));
-        graph.add(Key::Operator(self.oid), Effect::Read, function.into_iter().chain(types).collect());
+        let own = (Effect::Read, Cause::Unknown);
+        graph.add(Key::Operator(self.oid), &self.name, own, function.into_iter().chain(types).collect());
     }
 }
 
@@ -155,14 +158,15 @@ impl RelationRow {
     pub(super) fn add_to(&self, graph: &mut Graph) {
         let own = match self.kind {
             // Who reads decides what is seen, by settings too.
-            'r' | 'p' if self.row_security => Effect::MainOnly,
-            'r' | 'p' | 'm' | 'v' | 'c' => Effect::Read,
+            'r' | 'p' if self.row_security => (Effect::MainOnly, Cause::RowSecurity),
+            'r' | 'p' | 'm' | 'v' | 'c' => (Effect::Read, Cause::Unknown),
             // Each node has its own sequences; a foreign table is read by main alone.
-            'S' | 'f' => Effect::MainOnly,
-            _ => Effect::Unknown,
+            'S' => (Effect::MainOnly, Cause::Sequence),
+            'f' => (Effect::MainOnly, Cause::Foreign),
+            _ => (Effect::Unknown, Cause::Unknown),
         };
         let types = self.types.iter().map(|t| Need::all(Key::Type(*t))).collect();
-        graph.add(Key::Relation(self.oid), own, types);
+        graph.add(Key::Relation(self.oid), &self.name, own, types);
     }
 }
 
@@ -190,7 +194,8 @@ impl TypeRow {
         let parts = self.parts.iter().map(|t| Need::all(Key::Type(*t)));
         let relation = (self.relation != 0).then(|| Need::all(Key::Relation(self.relation)));
         // Their OIDs, or what they hold, differ between nodes.
-        graph.add(Key::Type(self.oid), Effect::MainOnly, parts.chain(relation).collect());
+        let own = (Effect::MainOnly, Cause::OwnOid);
+        graph.add(Key::Type(self.oid), &self.name, own, parts.chain(relation).collect());
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::rows::Cells;
+use crate::sql::reason::{Given, Obstacle};
 
 /// What a column gets when a statement names no value for it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -28,8 +29,17 @@ pub(super) struct Column {
     /// GENERATED ALWAYS AS IDENTITY: UPDATE may not give it a value.
     pub(super) always: bool,
     pub(super) default: Default,
+    /// Why that is not fixed.
+    pub(super) given: Option<Given>,
     /// The sequence that its default takes values from.
     pub(super) sequence: Option<Sequence>,
+}
+
+impl Column {
+    /// Why its default is not the same on every node.
+    pub(super) fn why(&self) -> Given {
+        self.given.clone().unwrap_or(Given::Anew)
+    }
 }
 
 /// A sequence that does not begin anew at its end.
@@ -48,6 +58,8 @@ pub(super) struct Table {
     pub(super) name: String,
     /// Nothing but the statement writes: no user trigger, rule, row security or inheritance child.
     pub(super) plain: bool,
+    /// What else writes, if it is not plain.
+    pub(super) obstacles: Vec<Obstacle>,
     pub(super) columns: Vec<Column>,
     /// Places in `columns` of the primary key's, in its order; empty: there is none.
     pub(super) key: Vec<usize>,
@@ -81,10 +93,10 @@ impl Tables {
     }
 
     /// From main's answers: tables, then their columns in order. `calls`: what calling a function makes of a default.
-    pub(super) fn read(
+    pub(super) fn read<'a>(
         tables: &[Vec<Option<String>>],
         columns: &[Vec<Option<String>>],
-        calls: impl Fn(u32) -> Default,
+        calls: impl Fn(u32) -> (Default, &'a str),
     ) -> Result<Tables, String> {
         let mut by_oid: HashMap<u32, (Table, Vec<(usize, usize)>)> = HashMap::new();
         for (oid, table) in super::rows::parse(tables, "tables", |c| Ok((c.oid(0)?, table(c)?)))? {
@@ -110,24 +122,47 @@ impl Tables {
 fn table(c: &Cells<'_>) -> Result<Table, String> {
     let roles = |at| c.text_or_empty(at).split('\n').filter(|r| !r.is_empty()).map(str::to_owned).collect();
     let (schema, name, plain) = (c.text(1)?.to_owned(), c.text(2)?.to_owned(), c.flag(3)?);
+    let obstacles = c.text_or_empty(10).split('\n').filter(|o| !o.is_empty()).map(Obstacle::read).collect();
     let (columns, key) = (Vec::new(), Vec::new());
     let is = |at| c.text_or_empty(at) == "t";
     let (full, delete_fires, update_fires) = (is(7), is(8), is(9));
     let (readers, inserters, updaters) = (roles(4), roles(5), roles(6));
-    Ok(Table { schema, name, plain, columns, key, readers, inserters, updaters, full, delete_fires, update_fires })
+    Ok(Table {
+        schema,
+        name,
+        plain,
+        obstacles,
+        columns,
+        key,
+        readers,
+        inserters,
+        updaters,
+        full,
+        delete_fires,
+        update_fires,
+    })
 }
 
-fn column(c: &Cells<'_>, calls: &impl Fn(u32) -> Default) -> Result<Column, String> {
+fn column<'a>(c: &Cells<'_>, calls: &impl Fn(u32) -> (Default, &'a str)) -> Result<Column, String> {
     let identity = c.text_or_empty(4);
     let varies = !identity.is_empty() || c.text_or_empty(7) == "t";
     let own = if varies { Default::Varies } else { Default::Fixed };
-    let default = if c.flag(6)? { c.oids(8)?.into_iter().map(calls).max().unwrap_or(own).max(own) } else { own };
+    let called = if c.flag(6)? { c.oids(8)?.into_iter().map(calls).max() } else { None };
+    let default = called.map_or(own, |(does, _)| does.max(own));
     let number = |at| c.text(at).ok()?.parse::<i64>().ok();
     let sequence = match (c.text(9).ok(), number(10), number(11)) {
         (Some(name), Some(increment), Some(start)) => Some(Sequence { name: name.to_owned(), increment, start }),
         _ => None,
     };
+    let given = match (default, called, &sequence) {
+        (Default::Fixed, ..) => None,
+        (Default::Varies, ..) if !identity.is_empty() => Some(Given::Identity),
+        (Default::Varies, _, Some(s)) => Some(Given::Sequence(s.name.clone())),
+        (_, Some((does, name)), _) if does == default => Some(Given::Calls(name.to_owned())),
+        _ => Some(Given::Anew),
+    };
     Ok(Column {
+        given,
         name: c.text(1)?.to_owned(),
         carries_oids: c.text_or_empty(12) == "t",
         generated: c.flag(3)?,

@@ -4,9 +4,11 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use super::catalogue::Catalogue;
+use super::finding::Finding;
 use super::{Effect, builtin};
 use crate::sql::lexer::{Kind, Lexer, Token, folded};
 use crate::sql::literals::has_moment;
+use crate::sql::reason::{Kind as Is, Reason};
 
 /// Tokens that a text may have to be proved: parsing costs some microseconds for each, and memory.
 const TOKENS_MAX: usize = 5_000;
@@ -25,14 +27,19 @@ pub(super) struct Tokens<'a> {
 }
 
 impl<'a> Tokens<'a> {
-    /// `None`: it cannot be followed, is too long, or has names whose folding or cutting depends on the server.
-    pub(super) fn new(sql: &'a str, std_strings: bool) -> Option<Tokens<'a>> {
+    /// # Errors
+    /// It cannot be followed, is too long, or has names whose folding or cutting depends on the server.
+    pub(super) fn new(sql: &'a str, std_strings: bool) -> Result<Tokens<'a>, Reason> {
         let mut tokens: Vec<Token> = Lexer::new(sql, std_strings).take(TOKENS_MAX + 2).collect();
         while tokens.last().is_some_and(|t| t.is_char(b';')) {
             tokens.pop();
         }
-        if tokens.len() > TOKENS_MAX || !tokens.iter().all(|t| is_plain(t, sql)) {
-            return None;
+        if tokens.len() > TOKENS_MAX {
+            return Err(Reason::TooLong(TOKENS_MAX));
+        }
+        if let Some(t) = tokens.iter().find(|t| !is_plain(t, sql)) {
+            let unterminated = t.kind == Kind::Unterminated;
+            return Err(if unterminated { Reason::Unterminated } else { Reason::Identifier(t.text(sql).to_owned()) });
         }
         let names = tokens.iter().map(|t| folded(t, sql)).collect();
         let mut depth = 0u32;
@@ -48,7 +55,7 @@ impl<'a> Tokens<'a> {
             _ => depth,
         });
         let depths = depths.collect();
-        Some(Tokens { sql, tokens, names, depths })
+        Ok(Tokens { sql, tokens, names, depths })
     }
 
     /// How many there are.
@@ -91,25 +98,36 @@ impl<'a> Tokens<'a> {
     }
 
     /// A write that computes the same on every node. `time`: its time functions will be literals.
-    pub(super) fn is_fixed_write(&self, catalogue: &Catalogue, time: bool) -> bool {
-        let moment = has_moment(self.sql, true);
-        !moment && (0..self.len()).all(|i| self.is_write_word(i) || self.is_fixed_at(i, catalogue, time))
+    ///
+    /// # Errors
+    /// The first part that need not.
+    pub(super) fn is_fixed_write(&self, catalogue: &Catalogue, time: bool) -> Result<(), Reason> {
+        if has_moment(self.sql, true) {
+            return Err(Reason::Moment);
+        }
+        let mut all = (0..self.len()).filter(|i| !self.is_write_word(*i));
+        all.try_for_each(|i| self.is_fixed_at(i, catalogue, time))
     }
 
     /// A write that changes nothing but the rows that it is about, and sequences.
-    pub(super) fn is_harmless_write(&self, catalogue: &Catalogue) -> bool {
-        (0..self.len()).all(|i| self.is_write_word(i) || self.is_harmless_at(i, catalogue))
+    ///
+    /// # Errors
+    /// The first part of which nobody knows what it changes.
+    pub(super) fn is_harmless_write(&self, catalogue: &Catalogue) -> Result<(), Reason> {
+        let mut all = (0..self.len()).filter(|i| !self.is_write_word(*i));
+        all.try_for_each(|i| self.is_harmless_at(i, catalogue))
     }
 
     /// A query that may write rows: it names a user's function of which nobody knows what it does, or a view that calls
-    /// one, or has a word that writes.
-    pub(super) fn may_write(&self, catalogue: &Catalogue) -> bool {
+    /// one, or has a word that writes. That word.
+    pub(super) fn may_write(&self, catalogue: &Catalogue) -> Option<String> {
         let doubtful = |i: usize| {
             let name = self.names[i].as_deref();
             name.is_some_and(|n| catalogue.is_doubtful(n)) || self.any(i, &["insert", "update", "delete", "merge"])
         };
         let locks = |i: usize| i > 0 && self.is(i, "update") && self.any(i - 1, &["for", "key"]);
-        (0..self.len()).any(|i| doubtful(i) && !locks(i))
+        let first = (0..self.len()).find(|&i| doubtful(i) && !locks(i))?;
+        Some(self.tokens[first].text(self.sql).to_owned())
     }
 
     /// The words that make it an INSERT, UPDATE or DELETE.
@@ -121,20 +139,24 @@ impl<'a> Tokens<'a> {
         }
     }
 
-    fn is_fixed_at(&self, i: usize, catalogue: &Catalogue, time: bool) -> bool {
-        if self.any(i, &["select", "with", "table"]) || self.token_effect(i, catalogue, &HashSet::new()) != Effect::Read
-        {
-            return false;
+    fn is_fixed_at(&self, i: usize, catalogue: &Catalogue, time: bool) -> Result<(), Reason> {
+        if self.any(i, &["select", "with", "table"]) {
+            return Err(Reason::Subquery(self.tokens[i].text(self.sql).to_owned()));
         }
-        let Some(name) = self.names[i].as_deref() else { return true };
+        if let Some(reason) = self.token_effect(i, catalogue, &HashSet::new()).reason {
+            return Err(reason);
+        }
+        let Some(name) = self.names[i].as_deref() else { return Ok(()) };
         let calls = self.is_char(i + 1, b'(');
-        if builtin::is_time_function(name) {
-            return time || !(calls || builtin::is_keyword_function(name));
-        }
-        if calls {
-            return self.is_column_list(i) || catalogue.is_immutable(name) || self.is_syntax_at(i);
-        }
-        !builtin::is_keyword_function(name) || matches!(name, "array" | "row")
+        let fixed = if builtin::is_time_function(name) {
+            time || !(calls || builtin::is_keyword_function(name))
+        } else if calls {
+            self.is_column_list(i) || catalogue.is_immutable(name) || self.is_syntax_at(i)
+        } else {
+            !builtin::is_keyword_function(name) || matches!(name, "array" | "row")
+        };
+        let varies = || Reason::Varies(format!("{name}{}", if calls { "()" } else { "" }));
+        if fixed { Ok(()) } else { Err(varies()) }
     }
 
     /// The name of an INSERT's table (or its alias) stands there, with a list of columns behind it.
@@ -197,11 +219,16 @@ impl<'a> Tokens<'a> {
         self.any(i, &WORDS)
     }
 
-    fn is_harmless_at(&self, i: usize, catalogue: &Catalogue) -> bool {
-        let effect = self.token_effect(i, catalogue, &HashSet::new());
-        let known =
-            || self.names[i].as_deref().is_some_and(builtin::is_harmless_generator) && self.is_char(i + 1, b'(');
-        known() || (effect != Effect::Unknown && self.is_known_call(i, catalogue))
+    fn is_harmless_at(&self, i: usize, catalogue: &Catalogue) -> Result<(), Reason> {
+        let name = self.names[i].as_deref();
+        if name.is_some_and(builtin::is_harmless_generator) && self.is_char(i + 1, b'(') {
+            return Ok(());
+        }
+        match self.token_effect(i, catalogue, &HashSet::new()) {
+            Finding { effect: Effect::Unknown, reason } => Err(reason.unwrap_or(Reason::Parts)),
+            _ if self.is_known_call(i, catalogue) => Ok(()),
+            _ => Err(Reason::Call(name.unwrap_or_default().to_owned())),
+        }
     }
 
     /// It begins as only a query can.
@@ -210,8 +237,9 @@ impl<'a> Tokens<'a> {
         first.is_some_and(|at| self.any(at, &["select", "values", "table", "with"]))
     }
 
-    /// It cannot overflow the stack.
-    pub(super) fn fit_a_parser(&self) -> bool {
+    /// # Errors
+    /// It could overflow the stack.
+    pub(super) fn fit_a_parser(&self) -> Result<(), Reason> {
         const WORDS: [&str; 18] = [
             "and",
             "or",
@@ -233,7 +261,8 @@ impl<'a> Tokens<'a> {
             "escape",
         ];
         let deepens = |i: usize| self.tokens[i].kind == Kind::Operator || self.is_char(i, b':') || self.any(i, &WORDS);
-        (0..self.tokens.len()).filter(|i| deepens(*i)).count() <= CHAIN_MAX
+        let fits = (0..self.tokens.len()).filter(|i| deepens(*i)).count() <= CHAIN_MAX;
+        if fits { Ok(()) } else { Err(Reason::TooDeep(CHAIN_MAX)) }
     }
 
     /// The text as sqlparser reads it: without semicolons at its end, and FOR NO KEY UPDATE and FOR KEY SHARE, which it
@@ -253,70 +282,82 @@ impl<'a> Tokens<'a> {
     }
 
     /// What the tokens can do. `relations`: the names that the other witness found where relations stand.
-    pub(super) fn effect(&self, catalogue: &Catalogue, relations: &HashSet<String>) -> Effect {
-        (0..self.tokens.len()).map(|i| self.token_effect(i, catalogue, relations)).max().unwrap_or(Effect::Unknown)
+    pub(super) fn effect(&self, catalogue: &Catalogue, relations: &HashSet<String>) -> Finding {
+        if self.tokens.is_empty() {
+            return Finding::unknown(Reason::Parts);
+        }
+        Finding::worst((0..self.tokens.len()).map(|i| self.token_effect(i, catalogue, relations)))
     }
 
-    fn token_effect(&self, i: usize, catalogue: &Catalogue, relations: &HashSet<String>) -> Effect {
-        let token = &self.tokens[i];
-        match token.kind {
+    fn token_effect(&self, i: usize, catalogue: &Catalogue, relations: &HashSet<String>) -> Finding {
+        let text = || self.tokens[i].text(self.sql).to_owned();
+        match self.tokens[i].kind {
             Kind::Operator => self.operator(i, catalogue),
             Kind::Word | Kind::Quoted => {
-                let Some(name) = &self.names[i] else { return Effect::Unknown };
+                let Some(name) = &self.names[i] else { return Finding::unknown(Reason::Identifier(text())) };
                 self.keyword(i).max(self.name(i, name, catalogue, relations))
             }
-            Kind::Punctuation(b'(' | b')' | b'[' | b']' | b',' | b'.' | b':') => Effect::Read,
+            Kind::Punctuation(b'(' | b')' | b'[' | b']' | b',' | b'.' | b':') => Finding::READ,
             // A semicolon between statements is here too.
-            Kind::Punctuation(_) | Kind::Unterminated => Effect::Unknown,
-            Kind::Integer | Kind::Number | Kind::String | Kind::OtherString | Kind::Parameter => Effect::Read,
+            Kind::Punctuation(_) | Kind::Unterminated => Finding::unknown(Reason::Construct(text())),
+            Kind::Integer | Kind::Number | Kind::String | Kind::OtherString | Kind::Parameter => Finding::READ,
         }
     }
 
-    fn operator(&self, i: usize, catalogue: &Catalogue) -> Effect {
-        match self.tokens[i].text(self.sql) {
+    fn operator(&self, i: usize, catalogue: &Catalogue) -> Finding {
+        let name = match self.tokens[i].text(self.sql) {
             // name => argument: PostgreSQL allows no operator of this name.
-            "=>" => Effect::Read,
-            "!=" => catalogue.operator("<>"),
-            name => catalogue.operator(name),
-        }
+            "=>" => return Finding::READ,
+            "!=" => "<>",
+            name => name,
+        };
+        Finding::new(catalogue.operator(name), || {
+            let cause = catalogue.cause(Is::Operator, name);
+            Reason::Named { kind: Is::Operator, name: name.to_owned(), cause }
+        })
     }
 
     /// What a word does as a keyword.
-    fn keyword(&self, i: usize) -> Effect {
+    fn keyword(&self, i: usize) -> Finding {
+        let writes = || Finding::unknown(Reason::Word(self.tokens[i].text(self.sql).to_owned()));
         if self.any(i, &["insert", "delete", "merge", "into"]) {
-            return Effect::Unknown;
+            return writes();
         }
         let after_for = i > 0 && (self.is(i - 1, "for") || self.is(i - 1, "key"));
         if self.is(i, "update") {
-            return if after_for { Effect::MainOnly } else { Effect::Unknown };
+            return if after_for { Finding::new(Effect::MainOnly, || Reason::RowLock) } else { writes() };
         }
-        let locks = self.is(i, "for") && self.any(i + 1, &["update", "share", "no", "key"]);
+        if self.is(i, "for") && self.any(i + 1, &["update", "share", "no", "key"]) {
+            return Finding::new(Effect::MainOnly, || Reason::RowLock);
+        }
         // A sample's seed is each server's own, and what it picks goes by physical order.
-        if locks || self.is(i, "tablesample") { Effect::MainOnly } else { Effect::Read }
+        let samples = self.is(i, "tablesample");
+        if samples { Finding::new(Effect::MainOnly, || Reason::Sample) } else { Finding::READ }
     }
 
     /// What an identifier can do as a function, type, relation or column.
-    fn name(&self, i: usize, name: &str, catalogue: &Catalogue, relations: &HashSet<String>) -> Effect {
-        let mut effect = Effect::Read;
+    fn name(&self, i: usize, name: &str, catalogue: &Catalogue, relations: &HashSet<String>) -> Finding {
         if name.starts_with("pg_temp") || name.starts_with("pg_toast") {
-            return Effect::Unknown;
+            return Finding::unknown(Reason::OwnSchema(name.to_owned()));
         }
+        let mut found = Finding::READ;
         if builtin::is_node_word(name) || name == "information_schema" {
-            effect = Effect::MainOnly;
+            found = Finding::new(Effect::MainOnly, || Reason::NodesOwn(name.to_owned()));
         }
+        let of = |effect, kind| Finding::of_name(Some(effect), kind, name, catalogue);
         if self.is_char(i + 1, b'(') {
-            effect = effect.max(catalogue.call(name).unwrap_or(Effect::Read));
+            found = found.max(of(catalogue.call(name).unwrap_or(Effect::Read), Is::Function));
         } else if i > 0 && self.is_char(i - 1, b'.') {
             // t.f is f(t) where t has no such column.
-            effect = effect.max(catalogue.attribute(name));
+            found = found.max(of(catalogue.attribute(name), Is::Function));
         }
         if catalogue.is_user_type(name) || self.is_type_position(i) {
-            effect = effect.max(catalogue.type_name(name).unwrap_or(Effect::Read));
+            found = found.max(of(catalogue.type_name(name).unwrap_or(Effect::Read), Is::Type));
         }
         // A doubtful relation counts wherever its name stands; any other where both witnesses see a relation.
         match catalogue.relation(name) {
-            Some(e) if e == Effect::Unknown || relations.contains(name) => effect.max(e),
-            _ => effect,
+            Some(e) if e == Effect::Unknown || relations.contains(name) => found.max(of(e, Is::Relation)),
+            _ => found,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The second witness: sqlparser's tree of the text, which must be one query made of parts that are known here.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::fmt::{Debug, Write as _};
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
@@ -9,11 +10,13 @@ use sqlparser::ast::{
     TableAlias, TableFactor, Visit, Visitor,
 };
 use sqlparser::dialect::PostgreSqlDialect;
-use sqlparser::parser::Parser;
+use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::Token;
 
 use super::catalogue::Catalogue;
+use super::finding::Finding;
 use super::{Effect, builtin};
+use crate::sql::reason::{Kind, Reason};
 
 /// What a query is made of. Names are without schemas, folded.
 #[derive(Default)]
@@ -21,8 +24,8 @@ pub(super) struct Parts {
     /// Names where relations stand, CTEs included.
     pub(super) relations: HashSet<String>,
     ctes: HashSet<String>,
-    functions: HashSet<String>,
-    types: HashSet<String>,
+    functions: BTreeSet<String>,
+    types: BTreeSet<String>,
     /// What rows of relations are called: the relation's name or its alias.
     rows: Vec<(String, String)>,
     /// Identifiers that stand alone: columns, or whole rows.
@@ -33,31 +36,44 @@ pub(super) struct Parts {
     whole_row: bool,
 }
 
-/// The parts of a text that is one query; `None` if it is not, or has a part that is not known here.
-pub(super) fn read(sql: &str) -> Option<Parts> {
-    let mut parser = Parser::new(&PostgreSqlDialect {}).try_with_sql(sql).ok()?;
-    let query = parser.parse_query().ok()?;
-    parser.expect_token(&Token::EOF).ok()?;
+/// The parts of a text that is one query.
+///
+/// # Errors
+/// It is not, or has a part that is not known here.
+pub(super) fn read(sql: &str) -> Result<Parts, Reason> {
+    let parse = || {
+        let mut parser = Parser::new(&PostgreSqlDialect {}).try_with_sql(sql)?;
+        let query = parser.parse_query()?;
+        parser.expect_token(&Token::EOF)?;
+        Ok(query)
+    };
+    let query = parse().map_err(|e: ParserError| Reason::Parser(e.to_string()))?;
     let mut parts = Parts::default();
-    query.visit(&mut parts).is_continue().then_some(parts)
+    match query.visit(&mut parts) {
+        ControlFlow::Continue(()) => Ok(parts),
+        ControlFlow::Break(part) => Err(Reason::Construct(part)),
+    }
 }
 
 impl Parts {
     /// What they do together.
-    pub(super) fn effect(&self, catalogue: &Catalogue) -> Effect {
+    pub(super) fn effect(&self, catalogue: &Catalogue) -> Finding {
         let functions = self.functions.iter().map(|name| match catalogue.call(name) {
-            Some(effect) => effect,
-            None if builtin::is_keyword_function(name) => Effect::Read,
-            None => Effect::Unknown,
+            None if builtin::is_keyword_function(name) => Finding::READ,
+            effect => Finding::of_name(effect, Kind::Function, name, catalogue),
         });
         let relations = self.relations.iter().map(|name| match catalogue.relation(name) {
-            Some(effect) => effect,
-            None if self.ctes.contains(name) => Effect::Read,
-            None => Effect::Unknown,
+            None if self.ctes.contains(name) => Finding::READ,
+            effect => Finding::of_name(effect, Kind::Relation, name, catalogue),
         });
-        let types = self.types.iter().map(|name| catalogue.type_name(name).unwrap_or(Effect::Unknown));
-        let own = if self.locks || self.shows_row_types(catalogue) { Effect::MainOnly } else { Effect::Read };
-        functions.chain(relations).chain(types).max().unwrap_or(Effect::Read).max(own)
+        let types =
+            self.types.iter().map(|name| Finding::of_name(catalogue.type_name(name), Kind::Type, name, catalogue));
+        let own = match () {
+            () if self.locks => Finding::new(Effect::MainOnly, || Reason::RowLock),
+            () if self.shows_row_types(catalogue) => Finding::new(Effect::MainOnly, || Reason::WholeRow),
+            () => Finding::READ,
+        };
+        Finding::worst(functions.chain(relations).chain(types).chain(std::iter::once(own)))
     }
 
     /// A whole row may leave the server as such: its type's OID is each node's own.
@@ -272,36 +288,56 @@ impl Parts {
 }
 
 impl Visitor for Parts {
-    type Break = ();
+    /// The part that is not known.
+    type Break = String;
 
-    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<String> {
         self.locks |= !query.locks.is_empty();
         for cte in query.with.iter().flat_map(|w| &w.cte_tables) {
             self.ctes.insert(fold(&cte.alias.name));
         }
-        go_on(self.body(&query.body))
+        go_on(self.body(&query.body), &query.body)
     }
 
-    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
-        go_on(select.into.is_none().then_some(()))
+    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<String> {
+        go_on(select.into.is_none().then_some(()), &select.into)
     }
 
-    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
-        go_on(self.table_factor(factor))
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<String> {
+        go_on(self.table_factor(factor), factor)
     }
 
-    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-        go_on(self.expr(expr))
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<String> {
+        go_on(self.expr(expr), expr)
     }
 
-    fn pre_visit_statement(&mut self, _: &Statement) -> ControlFlow<()> {
+    fn pre_visit_statement(&mut self, statement: &Statement) -> ControlFlow<String> {
         // Only the query itself was given: any statement inside it is one that writes.
-        ControlFlow::Break(())
+        go_on(None, statement)
     }
 }
 
-fn go_on(known: Option<()>) -> ControlFlow<()> {
-    known.map_or(ControlFlow::Break(()), ControlFlow::Continue)
+fn go_on(known: Option<()>, part: &impl Debug) -> ControlFlow<String> {
+    match known {
+        Some(()) => ControlFlow::Continue(()),
+        None => ControlFlow::Break(kind_of(part)),
+    }
+}
+
+/// What sqlparser calls this part of its tree: the first word of what Debug prints. Nothing behind it is printed, since
+/// that would recurse as deep as the tree is.
+fn kind_of(part: &impl Debug) -> String {
+    struct FirstWord(String);
+    impl std::fmt::Write for FirstWord {
+        fn write_str(&mut self, s: &str) -> std::fmt::Result {
+            let word: String = s.chars().take_while(|c| c.is_alphanumeric()).collect();
+            self.0.push_str(&word);
+            if word.len() == s.len() { Ok(()) } else { Err(std::fmt::Error) }
+        }
+    }
+    let mut word = FirstWord(String::new());
+    let _stopped_behind_the_word = write!(word, "{part:?}");
+    word.0
 }
 
 /// An identifier as PostgreSQL folds it; the other witness has seen to it that ASCII rules suffice.

@@ -25,6 +25,7 @@ use super::catalogue::Catalogue;
 use super::tables::{Default, Sequence, Table};
 use super::tokens::Tokens;
 use crate::sql::class::Class;
+use crate::sql::reason::Reason;
 
 /// How a write reaches the replicas.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -131,50 +132,77 @@ impl Rows {
     }
 }
 
+/// A form, and why it is no cheaper one.
+#[derive(Clone, Debug, Default)]
+pub struct Judged {
+    /// The first form that was proved.
+    pub form: Form,
+    /// Why not as a keyed statement.
+    pub not_keyed: Option<Reason>,
+    /// Why not by its rows.
+    pub not_rows: Option<Reason>,
+}
+
+impl Judged {
+    fn image(why: &'static str, reason: Reason) -> Judged {
+        Judged { form: Form::Image(why), not_keyed: None, not_rows: Some(reason) }
+    }
+}
+
 /// How a statement of this class reaches the replicas. `time`: its time functions will be literals.
-pub(super) fn form(sql: &str, std_strings: bool, class: &Class, catalogue: &Catalogue, time: bool) -> Form {
+pub(super) fn judged(sql: &str, std_strings: bool, class: &Class, catalogue: &Catalogue, time: bool) -> Judged {
     let class = match class {
         Class::Explain { analyze: true, inner } => &**inner,
         class => class,
     };
     let explains = !matches!(class, Class::Explain { .. }) && is_explained(sql, std_strings);
-    let unread = sql.contains(char::REPLACEMENT_CHARACTER) || (!std_strings && sql.contains('\\'));
-    let tokens = if unread { None } else { Tokens::new(sql, std_strings) };
+    let tokens = match super::unclear(sql, std_strings) {
+        Some(reason) => Err(reason),
+        None => Tokens::new(sql, std_strings),
+    };
     match (class, tokens) {
-        (Class::Insert | Class::Update | Class::Delete, Some(tokens)) if !explains => {
+        (Class::Insert | Class::Update | Class::Delete, Ok(tokens)) if !explains => {
             table_write(&tokens, class, catalogue, time)
         }
-        (Class::Insert | Class::Update | Class::Delete, _) => Form::Image("the statement cannot be read here"),
-        (Class::Merge, _) => Form::Image("MERGE chooses what it does row by row"),
-        (Class::WithDml, _) => Form::Image("it writes in a WITH query"),
-        (Class::Do, _) => Form::Image("nobody knows what a DO block writes"),
-        (Class::Call, _) => Form::Image("nobody knows what a procedure writes"),
-        (Class::Select { into: false, .. } | Class::CopyTo { .. }, Some(tokens)) => match tokens.may_write(catalogue) {
-            true => Form::Image("it calls a function of which nobody knows what it writes"),
-            false => Form::AsItIs,
+        (Class::Insert | Class::Update | Class::Delete, tokens) => {
+            Judged::image(NOT_READ, tokens.err().unwrap_or(Reason::Explained))
+        }
+        (Class::Merge, _) => Judged::image("MERGE chooses what it does row by row", Reason::RowByRow),
+        (Class::WithDml, _) => Judged::image("it writes in a WITH query", Reason::WithWrites),
+        (Class::Do, _) => Judged::image("nobody knows what a DO block writes", Reason::Body("a DO block")),
+        (Class::Call, _) => Judged::image("nobody knows what a procedure writes", Reason::Body("a procedure")),
+        (Class::Select { into: false, .. } | Class::CopyTo { .. }, Ok(tokens)) => match tokens.may_write(catalogue) {
+            Some(name) => {
+                Judged::image("it calls a function of which nobody knows what it writes", Reason::MayWrite(name))
+            }
+            None => Judged::default(),
         },
-        (Class::CopyFrom { .. }, Some(tokens)) => copy_from(&tokens, catalogue),
-        _ => Form::AsItIs,
+        (Class::CopyFrom { .. }, Ok(tokens)) => copy_from(&tokens, catalogue),
+        _ => Judged { not_rows: Some(Reason::Command), ..Judged::default() },
     }
 }
 
+const NOT_READ: &str = "the statement cannot be read here";
+const NO_TABLE: &str = "its table is not known, or the name may mean several";
+const NOT_PLAIN: &str = "its table has triggers, rules, row security or children, or is a view";
+
 /// EXPLAIN stands in front of it.
 fn is_explained(sql: &str, std_strings: bool) -> bool {
-    Tokens::new(sql, std_strings).is_some_and(|t| t.is(0, "explain"))
+    Tokens::new(sql, std_strings).is_ok_and(|t| t.is(0, "explain"))
 }
 
-fn table_write(tokens: &Tokens<'_>, class: &Class, catalogue: &Catalogue, time: bool) -> Form {
+fn table_write(tokens: &Tokens<'_>, class: &Class, catalogue: &Catalogue, time: bool) -> Judged {
     let parsed = match class {
         Class::Insert => insert(tokens),
         Class::Update => update(tokens),
         _ => delete(tokens),
     };
-    let Some(write) = parsed else { return Form::Image("the statement cannot be read here") };
+    let Some(write) = parsed else { return Judged::image(NOT_READ, Reason::Parts) };
     let Some(table) = catalogue.table(write.schema.as_deref(), &write.table) else {
-        return Form::Image("its table is not known, or the name may mean several");
+        return Judged::image(NO_TABLE, Reason::Table(write.table));
     };
     if !table.plain {
-        return Form::Image("its table has triggers, rules, row security or children, or is a view");
+        return Judged::image(NOT_PLAIN, Reason::NotPlain(write.table, table.obstacles.clone()));
     }
     let fires = match write.change {
         Change::Insert => false,
@@ -182,36 +210,45 @@ fn table_write(tokens: &Tokens<'_>, class: &Class, catalogue: &Catalogue, time: 
         Change::Delete => table.delete_fires,
     };
     if fires {
-        return Form::Image("a foreign key makes it write to a table with triggers or rules, or defaults");
+        let why = "a foreign key makes it write to a table with triggers or rules, or defaults";
+        return Judged::image(why, Reason::ForeignKey(write.table));
     }
-    if write.is_keyed(table, tokens, catalogue, time) {
-        return Form::Keyed;
-    }
+    let not_keyed = match write.is_keyed(table, tokens, catalogue, time) {
+        Ok(()) => return Judged { form: Form::Keyed, ..Judged::default() },
+        Err(reason) => Some(reason),
+    };
     let by_key = write.change != Change::Insert || write.conflict == Some(Conflict::Update);
     if by_key && table.key.is_empty() && !table.full {
         // No replica could tell which row is meant.
-        return Form::AsItIs;
+        return Judged { not_keyed, not_rows: Some(Reason::NoKey(write.table)), ..Judged::default() };
     }
-    if !tokens.is_harmless_write(catalogue) {
-        return Form::Image("it calls something of which nobody knows what it does");
+    let harmful = "it calls something of which nobody knows what it does";
+    let no_rows = "it changes a key, or a default is of a function of which nobody knows what it does";
+    let rows = tokens.is_harmless_write(catalogue).map_err(|reason| (harmful, reason));
+    match rows.and_then(|()| write.rows(table).map_err(|reason| (no_rows, reason))) {
+        Ok(rows) => Judged { form: Form::Rows(Arc::new(rows)), not_keyed, not_rows: None },
+        Err((why, reason)) => Judged { not_keyed, ..Judged::image(why, reason) },
     }
-    let unknown = || Form::Image("it changes a key, or a default is of a function of which nobody knows what it does");
-    write.rows(table).map_or_else(unknown, |rows| Form::Rows(Arc::new(rows)))
 }
 
 /// COPY FROM of a plain table, all of whose other columns get the same on every node, goes with its data.
-fn copy_from(t: &Tokens<'_>, catalogue: &Catalogue) -> Form {
-    let Some((schema, table, at)) = name(t, 1) else { return Form::Image("the statement cannot be read here") };
-    let Some(table) = catalogue.table(schema.as_deref(), &table) else {
-        return Form::Image("its table is not known, or the name may mean several");
+fn copy_from(t: &Tokens<'_>, catalogue: &Catalogue) -> Judged {
+    let Some((schema, named, at)) = name(t, 1) else { return Judged::image(NOT_READ, Reason::Parts) };
+    let Some(table) = catalogue.table(schema.as_deref(), &named) else {
+        return Judged::image(NO_TABLE, Reason::Table(named));
     };
     if !table.plain {
-        return Form::Image("its table has triggers, rules, row security or children, or is a view");
+        return Judged::image(NOT_PLAIN, Reason::NotPlain(named, table.obstacles.clone()));
     }
     let named = if t.is_char(at, b'(') { t.closing(at).and_then(|close| list(t, at + 1, close)) } else { None };
     let given = |column: &str| named.as_ref().is_none_or(|n| n.iter().any(|name| name == column));
-    let varies = table.columns.iter().any(|c| !c.generated && !given(&c.name) && c.default != Default::Fixed);
-    if varies { Form::Image("other columns than those copied get a value that varies") } else { Form::AsItIs }
+    match table.columns.iter().find(|c| !c.generated && !given(&c.name) && c.default != Default::Fixed) {
+        Some(c) => Judged::image(
+            "other columns than those copied get a value that varies",
+            Reason::Default(c.name.clone(), c.why()),
+        ),
+        None => Judged::default(),
+    }
 }
 
 /// Behind ON CONFLICT.
@@ -397,35 +434,43 @@ fn assignments(t: &Tokens<'_>, from: usize, to: usize) -> Option<Vec<String>> {
 
 impl Write {
     /// It does the same wherever it runs.
-    fn is_keyed(&self, table: &Table, t: &Tokens<'_>, catalogue: &Catalogue, time: bool) -> bool {
-        if !t.is_fixed_write(catalogue, time) {
-            return false;
-        }
+    ///
+    /// # Errors
+    /// The first thing that is not proved.
+    fn is_keyed(&self, table: &Table, t: &Tokens<'_>, catalogue: &Catalogue, time: bool) -> Result<(), Reason> {
+        t.is_fixed_write(catalogue, time)?;
         match self.change {
-            Change::Insert => {
-                let one = self.conflict.is_none() || self.values == 1;
-                self.values > 0 && one && self.gives_all(table, t)
-            }
+            Change::Insert if self.values == 0 => Err(Reason::NoValues),
+            Change::Insert if self.conflict.is_some() && self.values > 1 => Err(Reason::SeveralRows),
+            Change::Insert => self.gives_all(table, t),
+            Change::Update | Change::Delete if self.joins => Err(Reason::Joins),
+            Change::Update | Change::Delete if table.key.is_empty() => Err(Reason::NoKey(self.table.clone())),
             Change::Update | Change::Delete => {
-                !self.joins
-                    && !table.key.is_empty()
-                    && self.condition.is_some_and(|(a, b)| self.names_key(table, t, a, b))
+                let (from, to) = self.condition.ok_or(Reason::NoCondition)?;
+                self.names_key(table, t, from, to)
             }
         }
     }
 
     /// No column is left to a default that varies.
-    fn gives_all(&self, table: &Table, t: &Tokens<'_>) -> bool {
-        let varies = table.columns.iter().filter(|c| !c.generated && c.default != Default::Fixed);
+    fn gives_all(&self, table: &Table, t: &Tokens<'_>) -> Result<(), Reason> {
         let given = |c: &str| self.named.as_ref().is_some_and(|n| n.iter().any(|name| name == c));
-        varies.clone().next().is_none() || (!t.has("default") && varies.into_iter().all(|c| given(&c.name)))
+        let mut varies = table.columns.iter().filter(|c| !c.generated && c.default != Default::Fixed).peekable();
+        if varies.peek().is_some() && t.has("default") {
+            return Err(Reason::DefaultWord);
+        }
+        match varies.find(|c| !given(&c.name)) {
+            None => Ok(()),
+            Some(c) => Err(Reason::Default(c.name.clone(), c.why())),
+        }
     }
 
     /// The condition names each column of the key by equality with a literal or a parameter, and whatever else it says
     /// only takes rows away.
-    fn names_key(&self, table: &Table, t: &Tokens<'_>, from: usize, to: usize) -> bool {
-        if (from..to).any(|i| t.any(i, &["or", "between", "case", "current"])) {
-            return false;
+    fn names_key(&self, table: &Table, t: &Tokens<'_>, from: usize, to: usize) -> Result<(), Reason> {
+        const WORDS: [&str; 4] = ["or", "between", "case", "current"];
+        if let Some(word) = (from..to).find_map(|i| WORDS.iter().find(|w| t.is(i, w))) {
+            return Err(Reason::Condition((*word).to_owned()));
         }
         let mut found = vec![false; table.key.len()];
         let mut start = from;
@@ -439,7 +484,9 @@ impl Write {
             }
             start = i + 1;
         }
-        found.into_iter().all(|f| f)
+        let missing = table.key.iter().zip(found).filter(|(_, found)| !found);
+        let missing: Vec<String> = missing.map(|(k, _)| table.columns[*k].name.clone()).collect();
+        if missing.is_empty() { Ok(()) } else { Err(Reason::KeyNotNamed(missing)) }
     }
 
     /// `[alias .] column = literal`, in either order: the column.
@@ -468,33 +515,47 @@ impl Write {
         table.readers.iter().filter(may).cloned().collect()
     }
 
-    /// What main is asked for, and what replicas do with it. `None`: rows do not serve.
-    fn rows(&self, table: &Table) -> Option<Rows> {
+    /// What main is asked for, and what replicas do with it.
+    ///
+    /// # Errors
+    /// Why rows do not serve.
+    fn rows(&self, table: &Table) -> Result<Rows, Reason> {
         let is_key = |c: &str| table.key.iter().any(|k| table.columns[*k].name == c);
         let given: Vec<usize> = (0..table.columns.len()).filter(|i| !table.columns[*i].generated).collect();
         let asked: Vec<usize> = match self.change {
-            Change::Insert if table.columns.iter().any(|c| c.default == Default::Unknown) => return None,
-            Change::Insert => given.clone(),
+            Change::Insert => match table.columns.iter().find(|c| c.default == Default::Unknown) {
+                Some(c) => return Err(Reason::DoubtfulDefault(c.name.clone(), c.why())),
+                None => given.clone(),
+            },
             Change::Delete => table.key.clone(),
             Change::Update => {
                 let set = match &self.set {
                     Some(names) => names.iter().map(|n| table.columns.iter().position(|c| c.name == *n)).collect(),
                     None => Some(given.clone()),
                 };
-                let mut set: Vec<usize> = set?;
+                let mut set: Vec<usize> = set.ok_or(Reason::Parts)?;
                 set.retain(|i| !table.columns[*i].generated);
                 set.sort_unstable();
                 set.dedup();
                 let column = |i: &usize| &table.columns[*i];
-                if set.is_empty() || set.iter().any(|i| column(i).always || is_key(&column(i).name)) {
-                    return None;
+                if set.is_empty() {
+                    return Err(Reason::NothingToAsk);
+                }
+                if let Some(c) = set.iter().map(column).find(|c| is_key(&c.name)) {
+                    return Err(Reason::KeyChanges(c.name.clone()));
+                }
+                if let Some(c) = set.iter().map(column).find(|c| c.always) {
+                    return Err(Reason::Always(c.name.clone()));
                 }
                 set.into_iter().chain(table.key.iter().copied()).collect()
             }
         };
         let by_key = self.change != Change::Insert || self.conflict == Some(Conflict::Update);
-        if asked.is_empty() || (by_key && table.key.is_empty()) {
-            return None;
+        if by_key && table.key.is_empty() {
+            return Err(Reason::NoKey(self.table.clone()));
+        }
+        if asked.is_empty() {
+            return Err(Reason::NothingToAsk);
         }
         let names: Vec<String> = asked.iter().map(|i| quoted(&table.columns[*i].name)).collect();
         let mut returning = String::from(if self.returns { ", " } else { " RETURNING " });
@@ -522,8 +583,8 @@ impl Write {
                     let key: Vec<String> = table.key.iter().map(|k| quoted(&table.columns[*k].name)).collect();
                     let set: Vec<String> = names.iter().map(|n| format!("{n} = EXCLUDED.{n}")).collect();
                     let _ = write!(statement, " ON CONFLICT ({}) DO UPDATE SET {}", key.join(", "), set.join(", "));
-                    if asked.iter().any(|i| table.columns[*i].always) {
-                        return None;
+                    if let Some(i) = asked.iter().find(|i| table.columns[**i].always) {
+                        return Err(Reason::Always(table.columns[*i].name.clone()));
                     }
                 } else {
                     copy = Some(Bytes::from(format!("COPY {target} ({list}) FROM STDIN")));
@@ -549,7 +610,7 @@ impl Write {
             column.sequence.as_ref().filter(|_| draws).map(|s| Follow::new(at, s))
         };
         let sequences = asked.iter().enumerate().filter_map(follows).collect();
-        Some(Rows {
+        Ok(Rows {
             sequences,
             returning,
             returns: self.returns,

@@ -80,7 +80,7 @@ impl Session {
         if is_reserved(p.name) {
             return self.refuse_in_batch(&reserved(p.name), cx);
         }
-        if let Some(sql) = self.with_verifier(p.sql, cx) {
+        if let Some(sql) = self.rewritten(p.sql, cx) {
             let mut raw = BytesMut::new();
             front::parse(&mut raw, p.name, &sql, &p.types);
             return self.parse(&Frame { tag: b'P', raw: raw.freeze() }, cx);
@@ -90,9 +90,12 @@ impl Session {
         let version = self.registry.next_version();
         let raw = kept(&frame.raw);
         let at = p.sql.as_ptr() as usize - frame.raw.as_ptr() as usize;
-        let (sql, types) = (raw.slice(at..at + p.sql.len()), Arc::from(p.types));
+        let sql = raw.slice(at..at + p.sql.len());
+        let explains = verdict.class == Class::ExplainPglockstep;
+        let instead = if explains { self.parse_of_explained(&p, cx) } else { None };
+        let (raw, types) = (instead.unwrap_or(raw), Arc::from(p.types));
         let asks = self.asks(p.name, &sql, &types, &verdict);
-        let prepared = Arc::new(Prepared { version, sql, raw, types, verdict, asks });
+        let prepared = Arc::new(Prepared { version, sql, raw: raw.clone(), types, verdict, asks });
         let limit = cx.env.config.limits.prepared_statements;
         if let Some(existing) = self.registry.statement(p.name).filter(|_| !p.name.is_empty()).cloned() {
             // The server will refuse it (StorePreparedStatement in prepare.c), if it finds nothing else to say; which
@@ -100,7 +103,7 @@ impl Session {
             let target = self.target();
             self.prepare_on(target, p.name, &existing, cx);
             let note = Note::Replaced(Arc::from(p.name), prepared);
-            self.send_client(target, frame.raw.clone(), Asked::Parse, note, cx);
+            self.send_client(target, raw, Asked::Parse, note, cx);
             return true;
         }
         if !p.name.is_empty() && self.registry.len() >= limit {
@@ -138,7 +141,7 @@ impl Session {
                 l.prepares(Fresh::Named(name));
             }
         }
-        let raw = asks.map_or_else(|| frame.raw.clone(), |a| a.raw.clone());
+        let raw = asks.map_or(raw, |a| a.raw.clone());
         self.send_client(target, raw, Asked::Parse, note, cx);
         true
     }
@@ -339,6 +342,7 @@ impl Session {
             Plan::Commit { chain } => self.execute_commit(chain, cx),
             Plan::Rollback { chain } => self.execute_rollback(chain, cx),
             Plan::Refused(e) => self.refuse_in_batch(&e, cx),
+            Plan::Explain => self.execute_explain(name, rows, cx),
             Plan::Everywhere => {
                 self.forget_databases(&given.sql, cx);
                 self.send_client(self.target(), frame.raw.clone(), Asked::Execute, Note::Nothing, cx);

@@ -20,6 +20,7 @@
 //! - [`lifecycle`]: how requests and sessions end; `lost`: what becomes of them when the lane is lost, or main;
 //! - [`registry`], [`settings`]: what the session has prepared and set; `names`: which backend knows it; [`prepared`]:
 //!   by SQL;
+//! - `explain`: `EXPLAIN (PGLOCKSTEP)`; `treatment`: what it answers;
 //! - `rows`: writes that reach the replicas by the rows that main tells of; `conflict`: single statements that are run
 //!   again after 40001;
 //! - `image`: transactions that reach the replicas by what main's WAL tells of them;
@@ -46,6 +47,7 @@ mod done;
 pub mod early;
 mod elsewhere;
 mod ended;
+mod explain;
 pub mod extended;
 mod fate;
 pub mod function;
@@ -83,6 +85,7 @@ pub mod strings;
 mod survey;
 mod tokens;
 pub mod transaction;
+mod treatment;
 mod window;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};

@@ -69,6 +69,8 @@ pub enum Own {
     Check,
     /// A string of several statements, parsed as a whole before the first of them runs.
     Syntax,
+    /// What `EXPLAIN (PGLOCKSTEP)` explains, parsed and never run. Its failure is the client's.
+    Explain,
     /// Parameter types of what a PREPARE has prepared. Its failure is of no interest: PREPARE's own has been told.
     Types,
     /// SET TRANSACTION in place of a BEGIN that stands behind other statements. Its failure is the client's.

@@ -60,6 +60,8 @@ pub struct Portal {
     pub id: u64,
     /// What is known of its write, once it has been executed.
     pub noted: Option<Arc<Noted>>,
+    /// What `EXPLAIN (PGLOCKSTEP)` has answered.
+    pub answered: Option<super::explain::Answered>,
 }
 
 /// What has been sent and not been answered yet: an error skips it.
@@ -243,7 +245,7 @@ impl Registry {
         let name: Arc<str> = Arc::from(name);
         self.unbound.push_back((self.batches.0, name.clone()));
         let id = self.next_version();
-        self.portals.insert(name, Portal { statement, bind, batch: self.batches.0, id, noted: None });
+        self.portals.insert(name, Portal { statement, bind, batch: self.batches.0, id, noted: None, answered: None });
     }
 
     /// A Sync or a Query of the client's.

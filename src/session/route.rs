@@ -18,7 +18,7 @@ use crate::auth::{DEFAULT_ITERATIONS, ScramVerifier};
 use crate::script::{Expect, Statement};
 use crate::sql::cache::Verdict;
 use crate::sql::class::{Class, DiscardWhat, TxModes, written_relation};
-use crate::sql::proof::{Form, Rows};
+use crate::sql::proof::{Catalogue, Form, Rows};
 use crate::wire::{PgError, front};
 
 /// What is to be done with a statement.
@@ -36,6 +36,8 @@ pub(super) enum Plan {
     Write(Box<PendingWrite>, Writes),
     /// Main runs it outside any transaction, then every replica.
     Everywhere,
+    /// The proxy answers it.
+    Explain,
     /// It cannot be done here.
     Refused(PgError),
 }
@@ -47,6 +49,34 @@ pub(super) struct Writes {
     pub rows: bool,
     /// The catalogue changes.
     pub ddl: bool,
+}
+
+/// Why a session's reads are not spread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum KeptOnMain {
+    /// `load_balance_mode` is off.
+    NoBalance,
+    /// It has made temporary tables.
+    Temporary,
+    /// It may have state that readers do not know: an opaque statement has run, or more SETs than are remembered.
+    State,
+}
+
+impl std::fmt::Display for KeptOnMain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            KeptOnMain::NoBalance => "load_balance_mode is off",
+            KeptOnMain::Temporary => "the session has made a temporary table",
+            KeptOnMain::State => "something that the session has run may have changed its state, which only main knows",
+        })
+    }
+}
+
+impl KeptOnMain {
+    /// What to change.
+    pub(super) fn advice(self) -> Option<&'static str> {
+        (self != KeptOnMain::NoBalance).then_some("DISCARD ALL, or a new session.")
+    }
 }
 
 /// A login after it may be another than one before: idle backends of before are of no use.
@@ -74,12 +104,24 @@ pub(super) struct Given {
 }
 
 impl Session {
+    fn fresh_catalogue(&self, cx: &Cx<'_>) -> Option<Arc<Catalogue>> {
+        let catalogue = cx.env.catalogues.borrow().get(&self.database).cloned();
+        let current = self.version.current();
+        catalogue.filter(|c| c.version >= current)
+    }
+
+    /// The catalogue that a statement is judged by, as the session sees it; `None`: there is none.
+    pub(super) fn catalogue_for(&self, text: &str, cx: &Cx<'_>) -> Option<Arc<Catalogue>> {
+        let catalogue = self.fresh_catalogue(cx)?;
+        let names = crate::sql::lexer::identifiers(text, self.std_strings);
+        let own = names.iter().any(|n| self.temporary_names.contains(n));
+        Some(if own { Arc::new(catalogue.with_temporary(self.temporary_names.clone())) } else { catalogue })
+    }
+
     /// What the statement is; parsed once per shape.
     pub(super) fn judge(&self, sql: &[u8], cx: &Cx<'_>) -> Arc<Verdict> {
         let text = String::from_utf8_lossy(sql);
-        let catalogue = cx.env.catalogues.borrow().get(&self.database).cloned();
-        let current = self.version.current();
-        let catalogue = catalogue.filter(|c| c.version >= current);
+        let catalogue = self.fresh_catalogue(cx);
         if let Some(c) = catalogue.as_ref().filter(|_| !self.temporary_names.is_empty()) {
             let names = crate::sql::lexer::identifiers(&text, self.std_strings);
             if names.iter().any(|n| self.temporary_names.contains(n)) {
@@ -153,6 +195,7 @@ impl Session {
                 Plan::Plain(_) => plain,
                 _ => self.opaque(given, verdict),
             },
+            Class::ExplainPglockstep => self.explained(&given.sql).map_or_else(Plan::Refused, |_| Plan::Explain),
             Class::SetTransaction(modes) => Plan::Plain(Note::Modes(modes.clone())),
             Class::Show
             | Class::Lock
@@ -273,8 +316,17 @@ impl Session {
 
     /// The read may be spread: not in a transaction, nothing known against it.
     pub(super) fn may_spread(&self, cx: &Cx<'_>) -> bool {
-        let config = &cx.env.config;
-        config.load_balance.load_balance_mode && !self.main_only && !self.temporary
+        self.kept_on_main(cx).is_none()
+    }
+
+    /// Why it may not.
+    pub(super) fn kept_on_main(&self, cx: &Cx<'_>) -> Option<KeptOnMain> {
+        match () {
+            () if !cx.env.config.load_balance.load_balance_mode => Some(KeptOnMain::NoBalance),
+            () if self.temporary => Some(KeptOnMain::Temporary),
+            () if self.main_only => Some(KeptOnMain::State),
+            () => None,
+        }
     }
 
     /// A statement of which nobody knows what it does may have changed the session's state: reads stay on main, and main
@@ -287,6 +339,18 @@ impl Session {
         self.snapshots.stale = true;
         self.settings_dirty = true;
         self.bound = true;
+    }
+
+    /// The statement as servers are to have it; `None`: as it is.
+    pub(super) fn rewritten(&self, sql: &[u8], cx: &mut Cx<'_>) -> Option<Bytes> {
+        // Behind a comment too.
+        let may = matches!(sql.trim_ascii_start().first(), Some(b'e' | b'E' | b'/' | b'-'));
+        let off = || {
+            let text = std::str::from_utf8(sql).ok().filter(|t| super::tokens::mentions(t.as_bytes()))?;
+            crate::sql::explain::without_option(text, self.std_strings).map(Bytes::from)
+        };
+        let off = if may { off() } else { None };
+        off.or_else(|| self.with_verifier(sql, cx))
     }
 
     /// CREATE or ALTER ROLE with a plain password: every node would make a salt of its own, and the keys of one verifier

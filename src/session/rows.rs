@@ -43,6 +43,44 @@ pub struct Asks {
     pub raw: Bytes,
 }
 
+/// What in a session keeps a write from going by its rows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum NoRows {
+    /// `extra_float_digits` is below 1.
+    Digits,
+    /// `DateStyle` is not ISO.
+    DateStyle,
+    /// Names or text that are not ASCII, in another encoding than UTF-8.
+    Encoding,
+    /// The role may not read the table, or is another one than logged in.
+    Role,
+}
+
+impl std::fmt::Display for NoRows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            NoRows::Digits => "extra_float_digits is below 1: numbers do not print exactly",
+            NoRows::DateStyle => "DateStyle is not ISO: dates do not print exactly",
+            NoRows::Encoding => "client_encoding is not UTF8, and the statement or the table's names are not ASCII",
+            NoRows::Role => {
+                "the role lacks a privilege on the table (to read all of its columns), or SET ROLE has been used"
+            }
+        })
+    }
+}
+
+impl NoRows {
+    /// What to change.
+    pub(super) fn advice(self) -> &'static str {
+        match self {
+            NoRows::Digits => "RESET extra_float_digits.",
+            NoRows::DateStyle => "SET DateStyle = ISO.",
+            NoRows::Encoding => "SET client_encoding = UTF8.",
+            NoRows::Role => "GRANT SELECT on the table to the role.",
+        }
+    }
+}
+
 /// Rows of the statement at hand.
 #[derive(Debug, Default)]
 pub(super) struct Told {
@@ -62,20 +100,36 @@ impl Session {
             // What is prepared under that name asks for them.
             return self.registry.statement(name)?.asked();
         }
-        let Form::Rows(rows) = verdict.form() else { return None };
+        self.rows_for(sql, verdict).ok()
+    }
+
+    /// A parameter's value as the session's servers have told it.
+    pub(super) fn told_parameter(&self, name: &str) -> Option<&str> {
+        let of_welcome = || self.welcome.as_ref()?.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
+        self.lane.as_ref().and_then(|l| l.parameter(name)).or_else(of_welcome)
+    }
+
+    /// The same, for a statement that is no EXECUTE.
+    ///
+    /// # Errors
+    /// What in the session stands against it; `None`: the statement's own proof does.
+    pub(super) fn rows_for(&self, sql: &[u8], verdict: &Verdict) -> Result<Arc<Rows>, Option<NoRows>> {
+        let Form::Rows(rows) = verdict.form() else { return Err(None) };
         // Values go back in as they come out: text that is unambiguous under this session's settings.
-        let lane = self.lane.as_ref();
-        let told = |name: &str| {
-            let of_welcome = || self.welcome.as_ref()?.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
-            lane.and_then(|l| l.parameter(name)).or_else(of_welcome)
-        };
+        let told = |name: &str| self.told_parameter(name);
         let digits = self.settings.value("extra_float_digits").is_none_or(|d| d.parse().is_ok_and(|d: i32| d >= 1));
         let iso = told("DateStyle").is_some_and(|s| s.starts_with("ISO"));
         let utf8 = told("client_encoding").is_some_and(|e| e == "UTF8");
         let ascii = rows.returning.is_ascii() && rows.statement.is_ascii();
         let readable = std::str::from_utf8(sql).is_ok() && (utf8 || (ascii && sql.is_ascii()));
         let may_read = rows.roles.contains(&*self.user) && !self.role_changed;
-        (digits && iso && readable && may_read).then(|| rows.clone())
+        match () {
+            () if !digits => Err(Some(NoRows::Digits)),
+            () if !iso => Err(Some(NoRows::DateStyle)),
+            () if !readable => Err(Some(NoRows::Encoding)),
+            () if !may_read => Err(Some(NoRows::Role)),
+            () => Ok(rows.clone()),
+        }
     }
 
     /// DataRow of a statement whose rows were asked for, complete in `own_row`.

@@ -499,6 +499,7 @@ impl Session {
                 self.pump_requests(cx);
             }
             Own::Syntax => self.syntax_answered(target, error, cx),
+            Own::Explain => self.explain_parsed(error, cx),
             Own::Modes => self.modes_set(cx),
             Own::Check => self.lane_lives(cx),
             Own::Default => self.pump_requests(cx),
@@ -551,6 +552,7 @@ impl Session {
                 | Own::Settings
                 | Own::Replay
                 | Own::Syntax
+                | Own::Explain
                 | Own::MinCsn
                 | Own::Seen,
             ) => {

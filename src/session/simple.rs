@@ -76,6 +76,11 @@ impl Simple {
         self.frame.clone()
     }
 
+    /// The current step's text.
+    pub(super) fn step_text(&self) -> Option<Bytes> {
+        self.steps.get(self.next).map(|s| self.text.slice(s.clone()))
+    }
+
     fn is_last(&self) -> bool {
         self.next + 1 >= self.steps.len()
     }
@@ -122,7 +127,7 @@ impl Session {
         if steps.len() > 1 && self.tx.target() != Some(Target::Reader) && !self.has_lane(cx) {
             return false;
         }
-        let (frame, text, steps) = self.roles_with_verifiers(frame, text, steps, cx);
+        let (frame, text, steps) = self.rewritten_steps(frame, text, steps, cx);
         self.registry.drop_unnamed();
         self.registry.batch_ends();
         self.batch.interrupt();
@@ -170,15 +175,15 @@ impl Session {
         }
     }
 
-    /// The same query, with verifiers in place of plain passwords.
-    fn roles_with_verifiers(
+    /// The same query, each statement as servers are to have it.
+    fn rewritten_steps(
         &self,
         frame: &Frame,
         text: Bytes,
         steps: Vec<Range<usize>>,
         cx: &mut Cx<'_>,
     ) -> (Frame, Bytes, Vec<Range<usize>>) {
-        let rewritten: Vec<Option<Bytes>> = steps.iter().map(|s| self.with_verifier(&text[s.clone()], cx)).collect();
+        let rewritten: Vec<Option<Bytes>> = steps.iter().map(|s| self.rewritten(&text[s.clone()], cx)).collect();
         if rewritten.iter().all(Option::is_none) {
             return (frame.clone(), text, steps);
         }
@@ -230,6 +235,9 @@ impl Session {
         let Request::Simple(s) = &self.request else { return Went::Done };
         let sql = s.text.slice(s.steps[s.next].clone());
         let verdict = self.judge(&sql, cx);
+        if verdict.class == Class::ExplainPglockstep {
+            return self.simple_explain(&sql, cx);
+        }
         self.renew_executed(&verdict.class, cx);
         let given = Given {
             sql: sql.clone(),
@@ -277,6 +285,7 @@ impl Session {
             Plan::Commit { chain } => self.simple_commit(chain, cx),
             Plan::Rollback { chain } => self.simple_rollback(chain, cx),
             Plan::Refused(e) => self.refuse(&e, cx),
+            Plan::Explain => self.simple_explain(&sql, cx),
             Plan::Everywhere => self.simple_everywhere(cx),
             Plan::Plain(note) => self.simple_plain(note, &verdict, cx),
             Plan::Write(pending, writes) => self.simple_write(pending, writes, &verdict.class, cx),
@@ -411,7 +420,7 @@ impl Session {
     }
 
     /// A reader or a lane is awaited.
-    fn step_waits(&mut self) -> Went {
+    pub(super) fn step_waits(&mut self) -> Went {
         if let Request::Simple(s) = &mut self.request {
             s.waiting = true;
         }
@@ -517,6 +526,22 @@ impl Session {
         self.out.relay(chunk, &piece.place);
         if self.out.is_holding() {
             self.out.end_run(chunk);
+        }
+    }
+
+    /// The same of a step that the proxy has answered itself.
+    pub(super) fn local_complete(&mut self, complete: Bytes) {
+        let implicit = self.tx.open().is_some_and(|o| o.implicit);
+        if implicit && matches!(&self.request, Request::Simple(s) if s.is_last()) {
+            self.out.hold();
+        }
+        self.out.push(complete);
+    }
+
+    /// The next step's turn comes.
+    pub(super) fn step_answered(&mut self) {
+        if let Request::Simple(s) = &mut self.request {
+            s.next += 1;
         }
     }
 

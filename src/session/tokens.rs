@@ -68,7 +68,7 @@ pub(super) fn shown(sql: &[u8], class: &Class) -> Option<Shown> {
 }
 
 /// Something of ours stands in it, perhaps.
-fn mentions(sql: &[u8]) -> bool {
+pub(super) fn mentions(sql: &[u8]) -> bool {
     let sql = &sql[..sql.len().min(4096)];
     sql.windows(b"pglockstep".len()).any(|w| w.eq_ignore_ascii_case(b"pglockstep"))
 }
@@ -155,6 +155,7 @@ pub(super) fn waits(class: &Class) -> bool {
                 | Class::ClosePortal
                 | Class::Listen
                 | Class::Unlisten
+                | Class::ExplainPglockstep
                 | Class::Empty
         ))
 }

@@ -12,7 +12,8 @@ use bytes::Bytes;
 use super::class::{Class, classify, is_positioned, uses_time_at_once};
 use super::lexer::identifiers;
 use super::literals::{has_moment, time_calls, time_parameter};
-use super::proof::{Catalogue, Effect, Form, effect, form};
+use super::proof::{Catalogue, Effect, Form, effect, finding, form, judged};
+use super::reason::Reason;
 use super::shape::{Parameterised, ShapeHash, TIMESTAMPTZ, append_time, parameterise, parameters, shape_hash};
 use crate::wire::FIRST_OWN_OID;
 
@@ -67,7 +68,40 @@ pub struct ReplicaForm {
     pub time: bool,
 }
 
+/// Why a verdict is what it is.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Reasons {
+    /// Why it is no read that any node may serve.
+    pub not_read: Option<Reason>,
+    /// Why a write does not go as a keyed statement.
+    pub not_keyed: Option<Reason>,
+    /// Why it does not go by its rows.
+    pub not_rows: Option<Reason>,
+}
+
 impl Verdict {
+    /// The reasons that the verdict's proofs gave, which are made again for them. `catalogue`: the one that the verdict
+    /// rests on.
+    #[must_use]
+    pub fn reasons(&self, sql: &str, catalogue: Option<&Catalogue>) -> Reasons {
+        let Some(catalogue) = catalogue else {
+            let none = || Some(Reason::NoCatalogue);
+            return Reasons { not_read: none(), not_keyed: none(), not_rows: none() };
+        };
+        if self.version == 0 {
+            return Reasons { not_read: Some(Reason::Refuted), ..Reasons::default() };
+        }
+        let not_read = finding(sql, self.std_strings, &self.class, catalogue).reason;
+        let judged = judged(sql, self.std_strings, &self.class, catalogue, self.time);
+        Reasons { not_read, not_keyed: judged.not_keyed, not_rows: judged.not_rows }
+    }
+
+    /// Time functions stand in it whose values are main's on all nodes.
+    #[must_use]
+    pub fn has_time(&self) -> bool {
+        self.time
+    }
+
     fn new(sql: &str, std_strings: bool, catalogue: Option<&Catalogue>) -> Verdict {
         let class = classify(sql, std_strings);
         let time = !time_calls(sql, std_strings).is_empty() && uses_time_at_once(sql, std_strings, &class);
@@ -145,6 +179,7 @@ impl Verdict {
                 | Class::Move
                 | Class::ClosePortal
                 | Class::Deallocate(_)
+                | Class::ExplainPglockstep
                 | Class::Empty
         );
         let harmless_set =
@@ -261,7 +296,9 @@ fn leaves_state(sql: &str, std_strings: bool, class: &Class) -> bool {
         let lock = n.strip_prefix("pg_try_advisory_lock").or_else(|| n.strip_prefix("pg_advisory_lock"));
         lock.is_some() || matches!(n.as_str(), "set_config" | "dblink_connect" | "lo_open" | "setseed")
     };
-    matches!(class, Class::Listen | Class::Declare | Class::Load) || identifiers(sql, std_strings).iter().any(named)
+    let runs = *class != Class::ExplainPglockstep;
+    matches!(class, Class::Listen | Class::Declare | Class::Load)
+        || (runs && identifiers(sql, std_strings).iter().any(named))
 }
 
 /// By their names.

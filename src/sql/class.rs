@@ -100,6 +100,8 @@ pub enum Class {
         analyze: bool,
         inner: Box<Class>,
     },
+    /// EXPLAIN (PGLOCKSTEP), which the proxy answers.
+    ExplainPglockstep,
     Call,
     Do,
     /// PostgreSQL refuses it in a transaction block.
@@ -398,6 +400,9 @@ fn deallocate(w: &Words<'_>, at: usize) -> Class {
 }
 
 fn explain(w: &Words<'_>, at: usize) -> Class {
+    if at == 0 && super::explain::asks(w.sql, &w.tokens) {
+        return Class::ExplainPglockstep;
+    }
     let mut i = at + 1;
     let mut analyze = false;
     if w.tokens.get(i).is_some_and(|t| t.is_char(b'(')) {

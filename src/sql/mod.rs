@@ -9,6 +9,7 @@
 pub mod cache;
 pub mod class;
 pub mod custom;
+pub mod explain;
 pub mod lexer;
 pub mod literals;
 pub mod prepare;

@@ -311,7 +311,10 @@ impl Display for Reason {
             R::Unterminated => f.write_str("a string or comment in it has no end"),
             R::TooLong(max) => write!(f, "it has more than {max} words and signs"),
             R::TooDeep(max) => write!(f, "it has more than {max} operators and conjunctions"),
-            R::Identifier(name) => write!(f, "servers may read the identifier {name} differently (longer than 63 bytes, or not ASCII in capitals)"),
+            R::Identifier(name) => write!(
+                f,
+                "servers may read the identifier {name} differently (longer than 63 bytes, or not ASCII in capitals)"
+            ),
             R::Command => f.write_str("no proof is made for this kind of statement"),
             R::Show => f.write_str("settings are each server's own"),
             R::Wrapped => f.write_str("what it wraps is no query that is understood"),
@@ -325,7 +328,9 @@ impl Display for Reason {
             R::Named { kind, name, cause } => write!(f, "{} {cause}", kind.named(name)),
             R::Missing { kind, name } => write!(f, "{} is not in the catalogue", kind.named(name)),
             R::WholeRow => f.write_str("a whole row is a result: the OID of its type is each node's own"),
-            R::Implicit => f.write_str("a user-defined operator or cast may stand behind any comparison in this database"),
+            R::Implicit => {
+                f.write_str("a user-defined operator or cast may stand behind any comparison in this database")
+            }
             R::Hold => f.write_str("the cursor outlives its transaction"),
             R::Parts => f.write_str("not understood: its parts could not be told"),
             R::Table(name) => write!(f, "table {name} is not in the catalogue, or the name stands in several schemas"),
@@ -334,14 +339,18 @@ impl Display for Reason {
                 write!(f, "table {table} {}", why.join(" and "))
             }
             R::Moment => f.write_str("a string in it means a moment ('now', 'today')"),
-            R::Subquery(word) => write!(f, "{} stands in it: what a query finds may differ between nodes", word.to_uppercase()),
+            R::Subquery(word) => {
+                write!(f, "{} stands in it: what a query finds may differ between nodes", word.to_uppercase())
+            }
             R::Varies(name) => write!(f, "{name} is not immutable"),
             R::Call(name) => write!(f, "it is not known what {name}() writes"),
             R::NoValues => f.write_str("its rows are not given by VALUES"),
             R::SeveralRows => f.write_str("ON CONFLICT with several rows: how many are hit depends on what is there"),
             R::Default(column, given) => write!(f, "column {column} {given}"),
             R::DefaultWord => f.write_str("DEFAULT stands for a value, and a column's default differs between nodes"),
-            R::DoubtfulDefault(column, given) => write!(f, "column {column} {given}, and it is not known what that writes"),
+            R::DoubtfulDefault(column, given) => {
+                write!(f, "column {column} {given}, and it is not known what that writes")
+            }
             R::Joins => f.write_str("another table takes part"),
             R::NoKey(table) => write!(f, "table {table} has no primary key"),
             R::NoCondition => f.write_str("it has no WHERE: it names no row"),

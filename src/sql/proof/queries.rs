@@ -184,7 +184,7 @@ SELECT c.oid, n.nspname, c.relname,
  EXISTS (SELECT FROM fires x WHERE x.root OPERATOR(pg_catalog.=) c.oid AND x.deletes),
  EXISTS (SELECT FROM fires x WHERE x.root OPERATOR(pg_catalog.=) c.oid AND NOT x.deletes),
  pg_catalog.concat_ws(pg_catalog.chr(10),
-  CASE WHEN c.relkind OPERATOR(pg_catalog.<>) ALL ('{r,p}'::pg_catalog.\"char\"[]) THEN c.relkind::pg_catalog.text END,
+  CASE WHEN c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog.\"char\"[]) THEN NULL ELSE c.relkind::pg_catalog.text END,
   CASE WHEN c.relrowsecurity THEN 's' END,
   (SELECT pg_catalog.string_agg(pg_catalog.concat('r ', w.rulename), pg_catalog.chr(10) ORDER BY w.rulename) FROM pg_catalog.pg_rewrite w
    WHERE c.relhasrules AND w.ev_class OPERATOR(pg_catalog.=) c.oid AND c.relkind OPERATOR(pg_catalog.=) 'r'),

@@ -1,0 +1,333 @@
+//! How the session would treat a statement, in words: what `EXPLAIN (PGLOCKSTEP)` answers.
+//!
+//! Nothing is decided here. What the statement is comes from its verdict, what would be done with it from the plan that
+//! running it would follow ([`Plan`]), and why from the proofs and from the checks that keep it from something cheaper.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+
+use super::Session;
+use super::io::Cx;
+use super::note::{Note, PendingWrite};
+use super::route::{Given, Plan};
+use super::transaction::{Reads, Target, Tx};
+use crate::config::BusyReads;
+use crate::sql::cache::{Reasons, Verdict};
+use crate::sql::class::Class;
+use crate::sql::prepare::executed;
+use crate::sql::proof::Form;
+use crate::wire::PgError;
+
+/// An answer.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Treatment {
+    /// One of: read, session, block control, write, everywhere, refused, explain.
+    verdict: &'static str,
+    /// Of a write: keyed statement, statement, statement with literals, rows, opaque.
+    form: Option<&'static str>,
+    /// What is to be said, under names as EXPLAIN has them.
+    facts: Vec<(&'static str, String)>,
+    /// Why it is nothing cheaper.
+    reasons: Vec<(&'static str, String)>,
+    /// What to change.
+    advice: Vec<String>,
+}
+
+const ANY_NODE: &str = "any node";
+const MAIN: &str = "main";
+
+impl Treatment {
+    fn new(verdict: &'static str, runs_on: impl Into<String>, replicas: &str) -> Treatment {
+        let facts = vec![("Runs On", runs_on.into()), ("Replicas", replicas.to_owned())];
+        Treatment { verdict, facts, ..Treatment::default() }
+    }
+
+    fn fact(mut self, name: &'static str, text: impl Into<String>) -> Treatment {
+        self.facts.push((name, text.into()));
+        self
+    }
+
+    fn because(mut self, name: &'static str, text: impl ToString, advice: Option<String>) -> Treatment {
+        self.reasons.push((name, text.to_string()));
+        self.advice.extend(advice.filter(|a| !self.advice.contains(a)));
+        self
+    }
+
+    fn of_error(e: &PgError) -> Treatment {
+        let mut t = Treatment::new("refused", "no node", "hear nothing of it");
+        t = t.fact("SQLSTATE", e.sqlstate).because("Refused", &e.message, e.hint.clone());
+        match &e.detail {
+            Some(detail) => t.because("Detail", detail, None),
+            None => t,
+        }
+    }
+
+    /// One line for each fact, indented as EXPLAIN's are.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let mut verdict = self.verdict.to_owned();
+        verdict[..1].make_ascii_uppercase();
+        let head = self.form.map_or(verdict.clone(), |form| format!("{verdict} by {form}"));
+        let facts = self.facts.iter().chain(&self.reasons).map(|(name, text)| format!("  {name}: {text}"));
+        let advice = self.advice.iter().map(|text| format!("  Advice: {text}"));
+        std::iter::once(head).chain(facts).chain(advice).collect()
+    }
+
+    /// The same for programs: one object, in a list as EXPLAIN (FORMAT JSON) gives it.
+    pub(super) fn json(&self) -> String {
+        let string = |text: &str| serde_json::Value::from(text).to_string();
+        let list = |items: Vec<String>| match items.is_empty() {
+            true => "[]".to_owned(),
+            false => format!("[\n        {}\n      ]", items.join(",\n        ")),
+        };
+        let mut out = String::from("[\n  {\n    \"PGLOCKSTEP\": {\n");
+        let _ = writeln!(out, "      \"Verdict\": {},", string(self.verdict));
+        let _ = writeln!(out, "      \"Form\": {},", self.form.map_or("null".to_owned(), string));
+        for (name, text) in &self.facts {
+            let _ = writeln!(out, "      {}: {},", string(name), string(text));
+        }
+        let reason =
+            |(name, text): &(&str, String)| format!("{{\"Kind\": {}, \"Reason\": {}}}", string(name), string(text));
+        let _ = writeln!(out, "      \"Reasons\": {},", list(self.reasons.iter().map(reason).collect()));
+        let _ = writeln!(out, "      \"Advice\": {}", list(self.advice.iter().map(|a| string(a)).collect()));
+        out.push_str("    }\n  }\n]");
+        out
+    }
+}
+
+impl Session {
+    /// How this statement would be treated now. `types`, `extended`: as its own Parse would say.
+    ///
+    /// # Errors
+    /// It names a prepared statement that there is not.
+    pub(super) fn treatment(
+        &self,
+        sql: &Bytes,
+        types: &[u32],
+        extended: bool,
+        cx: &Cx<'_>,
+    ) -> Result<Treatment, PgError> {
+        let verdict = self.judge(sql, cx);
+        let rows = self.rows_of(sql, &verdict);
+        let bind = Bytes::from_static(crate::wire::front::BIND_NOTHING);
+        let given = Given { sql: sql.clone(), types: types.into(), bind, extended, rows };
+        let plan = self.plan(&given, &verdict, cx);
+        // What EXECUTE does is what its statement does.
+        let (text, of) = match self.executed_by(sql, &verdict.class) {
+            Some((sql, of)) => (sql, self.known(&of, cx).verdict),
+            None => (sql.clone(), verdict.clone()),
+        };
+        let why = self.reasons(&text, &of, cx);
+        let treatment = match plan {
+            Plan::Explain => Treatment::new("explain", "no node: pglockstep answers it", "hear nothing of it"),
+            Plan::Refused(e) if e.sqlstate == "26000" => return Err(e),
+            Plan::Refused(e) => Treatment::of_error(&e),
+            Plan::Begin(modes) => {
+                let on = self.where_block_runs(&modes, cx);
+                Treatment::new("block control", on, "hear of it at COMMIT, if it writes")
+            }
+            Plan::Commit { .. } => {
+                let does = "first apply what the transaction wrote, then commit after main";
+                Treatment::new("block control", "main, or the replica that the block reads on", does)
+            }
+            Plan::Rollback { .. } => {
+                Treatment::new("block control", "main, or the replica that the block reads on", "hear nothing of it")
+            }
+            Plan::Everywhere => {
+                let why = "PostgreSQL refuses it in a transaction block";
+                Treatment::new("everywhere", "main, outside any transaction", "run it after main")
+                    .fact("Note", "a replica on which it fails becomes stale")
+                    .because("Not in a Transaction", why, None)
+            }
+            Plan::Plain(note) => self.plain(note, &verdict, &of, why, cx),
+            Plan::Write(pending, _) => self.write(&pending, &verdict, &text, &of, why),
+        };
+        let ddl = self.tx.open().is_some_and(|o| o.ddl);
+        let seen = "judged by the committed catalogue, without what this transaction has changed in it";
+        Ok(if ddl { treatment.fact("Catalogue", seen) } else { treatment })
+    }
+
+    /// The prepared statement that an EXECUTE names.
+    fn executed_by(&self, sql: &Bytes, class: &Class) -> Option<(Bytes, std::sync::Arc<super::registry::Prepared>)> {
+        if !matches!(class, Class::Execute(_)) {
+            return None;
+        }
+        let name = executed(std::str::from_utf8(sql).ok()?, self.std_strings)?.name;
+        let statement = self.registry.statement(&name)?;
+        Some((statement.sql.clone(), statement.clone()))
+    }
+
+    fn reasons(&self, sql: &[u8], verdict: &Verdict, cx: &Cx<'_>) -> Reasons {
+        let text = String::from_utf8_lossy(sql);
+        verdict.reasons(&text, self.catalogue_for(&text, cx).as_deref())
+    }
+
+    /// Where a block of these modes begins.
+    fn where_block_runs(&self, modes: &crate::sql::class::TxModes, cx: &Cx<'_>) -> String {
+        match self.block_reads(modes, cx) {
+            Some(Reads::Twin) => "a replica for reads, main from the first statement on that is no read".into(),
+            Some(_) => "a replica, as long as it does nothing but proven reads".into(),
+            None => "main".into(),
+        }
+    }
+
+    /// Where a read runs, and why not on any node.
+    fn where_read_runs(&self, cx: &Cx<'_>) -> (String, Option<(String, Option<String>)>) {
+        let main = |why: &str, advice: Option<&str>| (MAIN.into(), Some((why.into(), advice.map(Into::into))));
+        match &self.tx {
+            Tx::Open(o) if o.on == Target::Reader => ("the replica that this block reads on".into(), None),
+            Tx::Open(o) if o.implicit => main("it stands in a string of several statements", None),
+            Tx::Open(_) => main(
+                "this block runs there",
+                Some("BEGIN READ ONLY, or read outside the block; transaction_reads = \"spread\" reads in any block."),
+            ),
+            Tx::Begun(modes) if self.block_reads(modes, cx).is_some() => ("a replica".into(), None),
+            Tx::Idle if self.kept_on_main(cx).is_none() => {
+                let busy = cx.env.gated && cx.env.config.load_balance.busy_reads == BusyReads::Main;
+                (if busy { format!("{ANY_NODE} (main while a commit is under way)") } else { ANY_NODE.into() }, None)
+            }
+            _ => match self.kept_on_main(cx) {
+                Some(why) => (MAIN.into(), Some((why.to_string(), why.advice().map(Into::into)))),
+                None => main("a block that may write begins there", Some("BEGIN READ ONLY.")),
+            },
+        }
+    }
+
+    /// What one server runs and no replica hears of.
+    fn plain(&self, note: Note, verdict: &Verdict, of: &Verdict, why: Reasons, cx: &Cx<'_>) -> Treatment {
+        let nothing = "hear nothing of it";
+        if verdict.is_read() || (matches!(verdict.class, Class::Execute(_)) && of.is_read()) {
+            let (on, because) = match verdict.class {
+                Class::Execute(_) => (
+                    MAIN.into(),
+                    Some(("EXECUTE runs there".into(), Some("Use the protocol's own prepared statements.".into()))),
+                ),
+                _ => self.where_read_runs(cx),
+            };
+            let t = Treatment::new("read", on, nothing);
+            return match because {
+                Some((why, advice)) => t.because("On Main", why, advice),
+                None => t,
+            };
+        }
+        let reads = matches!(verdict.class, Class::Select { .. } | Class::CopyTo { .. } | Class::Explain { .. })
+            || matches!(verdict.class, Class::Execute(_));
+        if reads {
+            let t = Treatment::new("read", MAIN, nothing);
+            return match why.not_read {
+                Some(reason) => t.because("On Main", &reason, reason.advice()),
+                None => t,
+            };
+        }
+        match note {
+            Note::Setting(_) => Treatment::new("session", MAIN, "get it with the transactions and reads that follow"),
+            Note::Write(_) => Treatment::new("session", MAIN, "get it too, at COMMIT"),
+            Note::Temporary(_) => Treatment::new("session", MAIN, nothing)
+                .fact("Note", "temporary tables live on main alone; reads stay there until DISCARD ALL"),
+            Note::Savepoint(_) | Note::RollbackTo(_) | Note::Release(_) => Treatment::new(
+                "session",
+                "where the block runs",
+                "hear nothing of it: what was rolled back is not in the script",
+            ),
+            _ => match verdict.class {
+                Class::Insert
+                | Class::Update
+                | Class::Delete
+                | Class::Merge
+                | Class::Truncate
+                | Class::CopyFrom { .. }
+                | Class::Ddl => Treatment::new("session", MAIN, nothing)
+                    .fact("Note", "it writes a temporary table, which lives on main alone"),
+                _ => Treatment::new("session", MAIN, nothing),
+            },
+        }
+    }
+
+    /// What the replicas must do too.
+    fn write(&self, p: &PendingWrite, verdict: &Verdict, sql: &[u8], of: &Verdict, why: Reasons) -> Treatment {
+        let main = "main, in a transaction";
+        let rows = p.by_rows;
+        let keyed = matches!(of.form(), Form::Keyed) && !p.opaque;
+        let time = of.has_time();
+        let dml = matches!(of.class, Class::Insert | Class::Update | Class::Delete | Class::Merge);
+        if p.opaque {
+            let mut t =
+                Treatment::new("write", main, "run it again at COMMIT, if main's transaction has written by then");
+            t.form = Some("opaque statement");
+            if let Some(reason) =
+                why.not_read.filter(|_| matches!(of.class, Class::Select { .. } | Class::CopyTo { .. }))
+            {
+                t = t.because("Not a Read", &reason, reason.advice());
+            } else {
+                t = t.because("Opaque", opaque(&of.class), None);
+            }
+            return t
+                .fact("Not Compared", "what it stores on each node; the session's reads stay on main afterwards")
+                .with_advice("Send the INSERT, UPDATE or DELETE itself, which can go by its rows.");
+        }
+        let mut t = if rows {
+            Treatment::new("write", "main, with RETURNING for the rows that it makes", "get those rows at COMMIT")
+        } else {
+            Treatment::new("write", main, "run it at COMMIT")
+        };
+        t.form = Some(match () {
+            () if rows => "rows",
+            () if keyed && time => "keyed statement with literals",
+            () if keyed => "keyed statement",
+            () if time => "statement with literals",
+            () => "statement",
+        });
+        if time && !rows {
+            t = t.fact("Literals", "now() and the like become main's transaction time");
+        }
+        if p.statement.keep && !rows && !p.statement.types.is_empty() {
+            t = t.fact("Prepared", "once per node: its literals are parameters there");
+        }
+        if let Some(reason) = why.not_keyed.filter(|_| !keyed) {
+            // For rows that is all there is to gain; a statement has a nearer goal.
+            let advice = reason.advice().filter(|_| rows);
+            t = t.because("Not Keyed", &reason, advice);
+        }
+        if let Some(reason) = why.not_rows.filter(|_| dml) {
+            t = t.because("Not by Rows", &reason, reason.advice());
+        } else if let (Err(Some(no)), false) = (self.rows_for(sql, of), rows) {
+            t = t.because("Not by Rows", no, Some(no.advice().to_owned()));
+        } else if p.asked.is_some() && !rows {
+            t = t.because("Not by Rows", "this transaction has changed the catalogue", Some("COMMIT first.".into()));
+        }
+        if !rows && !keyed && dml {
+            t = t.fact("Not Compared", "the values that each node stores: tag and row count are");
+        }
+        match of.class {
+            Class::Ddl | Class::Analyze | Class::Cluster => {
+                t.fact("Catalogue", "changes: verdicts are made anew afterwards")
+            }
+            _ if rows
+                && matches!(of.form(), Form::Rows(r) if r.returns)
+                && matches!(verdict.class, Class::Execute(_)) == false =>
+            {
+                t.fact("Note", "fetched with a row limit, it goes as a statement")
+            }
+            _ => t,
+        }
+    }
+}
+
+impl Treatment {
+    fn with_advice(mut self, text: &str) -> Treatment {
+        self.advice.push(text.to_owned());
+        self
+    }
+}
+
+/// Why nobody knows what a statement of this class writes.
+fn opaque(class: &Class) -> &'static str {
+    match class {
+        Class::WithDml => "WITH has a part that writes",
+        Class::Call => "what a procedure writes is not known",
+        Class::Do => "what a DO block writes is not known",
+        Class::Explain { .. } => "EXPLAIN ANALYZE runs a statement that may write",
+        Class::Other => "not understood: it is no statement that is known here",
+        _ => "it is not known what it writes",
+    }
+}

@@ -17,6 +17,7 @@ use crate::sql::cache::{Reasons, Verdict};
 use crate::sql::class::Class;
 use crate::sql::prepare::executed;
 use crate::sql::proof::Form;
+use crate::sql::reason::Reason;
 use crate::wire::PgError;
 
 /// An answer.
@@ -50,8 +51,23 @@ impl Treatment {
 
     fn because(mut self, name: &'static str, text: impl ToString, advice: Option<String>) -> Treatment {
         self.reasons.push((name, text.to_string()));
+        self.advise(advice)
+    }
+
+    fn because_of(self, name: &'static str, reason: Option<Reason>) -> Treatment {
+        match reason {
+            Some(reason) => self.because(name, &reason, reason.advice()),
+            None => self,
+        }
+    }
+
+    fn advise(mut self, advice: Option<String>) -> Treatment {
         self.advice.extend(advice.filter(|a| !self.advice.contains(a)));
         self
+    }
+
+    fn of_form(self, form: &'static str) -> Treatment {
+        Treatment { form: Some(form), ..self }
     }
 
     fn of_error(e: &PgError) -> Treatment {
@@ -69,7 +85,12 @@ impl Treatment {
         verdict[..1].make_ascii_uppercase();
         let head = self.form.map_or(verdict.clone(), |form| format!("{verdict} by {form}"));
         let facts = self.facts.iter().chain(&self.reasons).map(|(name, text)| format!("  {name}: {text}"));
-        let advice = self.advice.iter().map(|text| format!("  Advice: {text}"));
+        let label = match (self.verdict, self.form) {
+            ("refused", _) => "Instead",
+            ("read", _) | ("write", Some("rows")) => "Cheaper",
+            _ => "Better",
+        };
+        let advice = self.advice.iter().map(|text| format!("  {label}: {text}"));
         std::iter::once(head).chain(facts).chain(advice).collect()
     }
 
@@ -124,7 +145,9 @@ impl Session {
             Plan::Refused(e) => Treatment::of_error(&e),
             Plan::Begin(modes) => {
                 let on = self.where_block_runs(&modes, cx);
-                Treatment::new("block control", on, "hear of it at COMMIT, if it writes")
+                let reads = modes.read_only == Some(true);
+                let hear = if reads { "hear nothing of it" } else { "hear of the block at COMMIT, if it has written" };
+                Treatment::new("block control", on, hear)
             }
             Plan::Commit { .. } => {
                 let does = "first apply what the transaction wrote, then commit after main";
@@ -140,7 +163,7 @@ impl Session {
                     .because("Not in a Transaction", why, None)
             }
             Plan::Plain(note) => self.plain(note, &verdict, &of, why, cx),
-            Plan::Write(pending, _) => self.write(&pending, &verdict, &text, &of, why),
+            Plan::Write(pending, _) => self.write(&pending, &text, &of, why, cx),
         };
         let ddl = self.tx.open().is_some_and(|o| o.ddl);
         let seen = "judged by the committed catalogue, without what this transaction has changed in it";
@@ -213,11 +236,7 @@ impl Session {
         let reads = matches!(verdict.class, Class::Select { .. } | Class::CopyTo { .. } | Class::Explain { .. })
             || matches!(verdict.class, Class::Execute(_));
         if reads {
-            let t = Treatment::new("read", MAIN, nothing);
-            return match why.not_read {
-                Some(reason) => t.because("On Main", &reason, reason.advice()),
-                None => t,
-            };
+            return Treatment::new("read", MAIN, nothing).because_of("On Main", why.not_read);
         }
         match note {
             Note::Setting(_) => Treatment::new("session", MAIN, "get it with the transactions and reads that follow"),
@@ -244,33 +263,29 @@ impl Session {
     }
 
     /// What the replicas must do too.
-    fn write(&self, p: &PendingWrite, verdict: &Verdict, sql: &[u8], of: &Verdict, why: Reasons) -> Treatment {
+    fn write(&self, p: &PendingWrite, sql: &[u8], of: &Verdict, why: Reasons, cx: &Cx<'_>) -> Treatment {
         let main = "main, in a transaction";
-        let rows = p.by_rows;
-        let keyed = matches!(of.form(), Form::Keyed) && !p.opaque;
-        let time = of.has_time();
-        let dml = matches!(of.class, Class::Insert | Class::Update | Class::Delete | Class::Merge);
         if p.opaque {
-            let mut t =
-                Treatment::new("write", main, "run it again at COMMIT, if main's transaction has written by then");
-            t.form = Some("opaque statement");
-            if let Some(reason) =
-                why.not_read.filter(|_| matches!(of.class, Class::Select { .. } | Class::CopyTo { .. }))
-            {
-                t = t.because("Not a Read", &reason, reason.advice());
-            } else {
-                t = t.because("Opaque", opaque(&of.class), None);
-            }
-            return t
-                .fact("Not Compared", "what it stores on each node; the session's reads stay on main afterwards")
-                .with_advice("Send the INSERT, UPDATE or DELETE itself, which can go by its rows.");
+            let does = "run it again at COMMIT, if main's transaction has written by then";
+            let t = Treatment::new("write", main, does).of_form("opaque statement");
+            let t = t.fact("Not Compared", "what each node stores");
+            let t = t.fact("Afterwards", "the session's reads stay on main");
+            let reads = matches!(of.class, Class::Select { .. } | Class::CopyTo { .. });
+            let t = match why.not_read.filter(|_| reads) {
+                Some(reason) => t.because("Not a Read", &reason, reason.advice()),
+                None => t.because("Opaque", opaque(&of.class), None),
+            };
+            let itself = "Send the INSERT, UPDATE or DELETE itself, which can go by its rows.";
+            let hides = !matches!(of.class, Class::Explain { .. } | Class::Other);
+            return t.advise(hides.then(|| itself.to_owned()));
         }
+        let (rows, keyed, time) = (p.by_rows, matches!(of.form(), Form::Keyed), of.has_time());
         let mut t = if rows {
             Treatment::new("write", "main, with RETURNING for the rows that it makes", "get those rows at COMMIT")
         } else {
             Treatment::new("write", main, "run it at COMMIT")
         };
-        t.form = Some(match () {
+        t = t.of_form(match () {
             () if rows => "rows",
             () if keyed && time => "keyed statement with literals",
             () if keyed => "keyed statement",
@@ -280,43 +295,46 @@ impl Session {
         if time && !rows {
             t = t.fact("Literals", "now() and the like become main's transaction time");
         }
-        if p.statement.keep && !rows && !p.statement.types.is_empty() {
-            t = t.fact("Prepared", "once per node: its literals are parameters there");
+        let alone = matches!(self.tx, Tx::Idle) && self.modes_of_keyed(cx).isolation.is_some();
+        if keyed && alone {
+            t = t.fact("Isolation", "READ COMMITTED where it stands alone, so that no conflict (40001) ends it");
         }
-        if let Some(reason) = why.not_keyed.filter(|_| !keyed) {
-            // For rows that is all there is to gain; a statement has a nearer goal.
-            let advice = reason.advice().filter(|_| rows);
-            t = t.because("Not Keyed", &reason, advice);
-        }
-        if let Some(reason) = why.not_rows.filter(|_| dml) {
-            t = t.because("Not by Rows", &reason, reason.advice());
-        } else if let (Err(Some(no)), false) = (self.rows_for(sql, of), rows) {
-            t = t.because("Not by Rows", no, Some(no.advice().to_owned()));
-        } else if p.asked.is_some() && !rows {
-            t = t.because("Not by Rows", "this transaction has changed the catalogue", Some("COMMIT first.".into()));
-        }
-        if !rows && !keyed && dml {
-            t = t.fact("Not Compared", "the values that each node stores: tag and row count are");
+        let returns = matches!(of.form(), Form::Rows(r) if r.returns);
+        if rows && returns {
+            t = t.fact("Row Limit", "fetched with one, it goes as a statement");
         }
         match of.class {
+            Class::Insert | Class::Update | Class::Delete | Class::Merge if rows || keyed => {}
+            Class::Truncate => {}
+            Class::CopyFrom { .. } => {
+                let what = "the values that each node stores, with those of defaults; the row count is";
+                t = t.fact("Not Compared", what);
+            }
             Class::Ddl | Class::Analyze | Class::Cluster => {
-                t.fact("Catalogue", "changes: verdicts are made anew afterwards")
+                t = t.fact("Not Compared", "what each node fills new columns or tables with; the command tag is");
             }
-            _ if rows
-                && matches!(of.form(), Form::Rows(r) if r.returns)
-                && matches!(verdict.class, Class::Execute(_)) == false =>
-            {
-                t.fact("Note", "fetched with a row limit, it goes as a statement")
-            }
-            _ => t,
+            _ => t = t.fact("Not Compared", "the values that each node stores; tag and row count are"),
         }
-    }
-}
-
-impl Treatment {
-    fn with_advice(mut self, text: &str) -> Treatment {
-        self.advice.push(text.to_owned());
-        self
+        let dml = matches!(of.class, Class::Insert | Class::Update | Class::Delete | Class::Merge);
+        if !dml || keyed {
+            return t;
+        }
+        if why.not_keyed.is_some() && why.not_keyed == why.not_rows {
+            return t.because_of("Neither Keyed nor by Rows", why.not_rows);
+        }
+        if let Some(reason) = why.not_keyed {
+            // For rows that is all there is to gain; a statement has a nearer goal.
+            let advice = reason.advice_for_write().filter(|_| rows);
+            t = t.because("Not Keyed", &reason, advice);
+        }
+        match self.rows_for(sql, of) {
+            _ if rows => t,
+            Err(Some(no)) => t.because("Not by Rows", no, Some(no.advice().to_owned())),
+            Err(None) => t.because_of("Not by Rows", why.not_rows),
+            Ok(_) => {
+                t.because("Not by Rows", "this transaction has changed the catalogue", Some("COMMIT first.".into()))
+            }
+        }
     }
 }
 

@@ -290,7 +290,7 @@ mod tests {
         );
         assert_eq!(
             w("explain (pglockstep, pglockstep false, verbose, pglockstep false) select 1").unwrap(),
-            "explain (                               verbose                  ) select 1"
+            "explain (                              verbose                  ) select 1"
         );
         assert_eq!(w("explain (pglockstep) select 1"), None);
         assert_eq!(w("explain (costs off) select 1"), None);

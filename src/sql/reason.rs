@@ -398,7 +398,8 @@ impl Reason {
                 "See to it that triggers and rules compute the same on every node: no sequences, clocks or random values.".into()
             }
             R::NotPlain(_, why) if why.contains(&Obstacle::View) => "Write the table itself, and not the view.".into(),
-            R::Subquery(_) | R::Joins | R::NoValues => "Read first, then write explicit values.".into(),
+            R::Subquery(_) | R::Joins => "Read first, then write explicit values.".into(),
+            R::NoValues => "Write explicit values.".into(),
             R::Varies(name) => format!("Compute {name} in the client, and write the value."),
             R::Moment => "Use now() or CURRENT_DATE, which become literals.".into(),
             R::Default(column, _) => format!("Give {column} a value in the statement."),
@@ -412,5 +413,16 @@ impl Reason {
             _ => return None,
         };
         Some(text)
+    }
+
+    /// The same for a value that is to be written.
+    #[must_use]
+    pub fn advice_for_write(&self) -> Option<String> {
+        match self {
+            Reason::Named { kind: Kind::Function, name, cause: Cause::EachServersOwn | Cause::Writes } => {
+                Some(format!("Compute {name}() first, and write the value."))
+            }
+            _ => self.advice(),
+        }
     }
 }

@@ -122,7 +122,9 @@ impl Tables {
 fn table(c: &Cells<'_>) -> Result<Table, String> {
     let roles = |at| c.text_or_empty(at).split('\n').filter(|r| !r.is_empty()).map(str::to_owned).collect();
     let (schema, name, plain) = (c.text(1)?.to_owned(), c.text(2)?.to_owned(), c.flag(3)?);
-    let obstacles = c.text_or_empty(10).split('\n').filter(|o| !o.is_empty()).map(Obstacle::read).collect();
+    let obstacles: Vec<Obstacle> =
+        c.text_or_empty(10).split('\n').filter(|o| !o.is_empty()).map(Obstacle::read).collect();
+    let obstacles: Vec<Obstacle> = if obstacles.is_empty() && !plain { vec![Obstacle::Unknown] } else { obstacles };
     let (columns, key) = (Vec::new(), Vec::new());
     let is = |at| c.text_or_empty(at) == "t";
     let (full, delete_fires, update_fires) = (is(7), is(8), is(9));

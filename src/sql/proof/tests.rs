@@ -409,3 +409,128 @@ proptest! {
         prop_assert!(!calls || judge(&sql, &Answers::new().catalogue()) == Effect::Unknown);
     }
 }
+
+#[test]
+fn a_proof_that_fails_names_the_first_part_that_decides() {
+    let mut a = Answers::with_tables();
+    a.add(FUNCTIONS, &["20101", "public", "writes", "v", "f", "", "23", ""])
+        .add(RELATIONS, &["20010", "v1", "v", "f", "23"])
+        .add(RELATIONS, &["20011", "v2", "v", "f", "23"])
+        .add(RELATIONS, &["20013", "guarded", "r", "t", "23"])
+        .add(USES, &["r", "20010", "relid 20011"])
+        .add(USES, &["r", "20011", "funcid 20101"]);
+    let long = format!("select 1{}", " + 1".repeat(2000));
+    for (sql, said) in [
+        ("select a from t", None),
+        ("select random()", Some("function random() gives each server's own answer")),
+        ("select random(), writes(), nextval('s')", Some("function writes() is VOLATILE: it may write")),
+        ("select nextval('s')", Some("function nextval() writes, or runs what it is given")),
+        ("select * from v1", Some("relation v1 uses function writes(), which is VOLATILE: it may write")),
+        ("select * from guarded", Some("relation guarded has row security: what is seen depends on who asks")),
+        (
+            "select relname from pg_class",
+            Some("relation pg_class belongs to the system catalogue, which each node has its own of"),
+        ),
+        ("select 1 from nowhere", Some("relation nowhere is not in the catalogue")),
+        ("select g(1)", Some("function g() is not in the catalogue")),
+        ("select xmin from t", Some("xmin is each node's own")),
+        ("select a from t for update", Some("it locks rows")),
+        ("select a into u from t", Some("no proof is made for this kind of statement")),
+        ("select t from t", Some("a whole row is a result: the OID of its type is each node's own")),
+        ("explain select random()", Some("function random() gives each server's own answer")),
+        (
+            "copy pg_class to stdout",
+            Some("relation pg_class belongs to the system catalogue, which each node has its own of"),
+        ),
+        ("select 'x", Some("a string or comment in it has no end")),
+        (&long, Some("it has more than 1000 operators and conjunctions")),
+        ("select * from json_table('[]', '$' columns (x int path '$'))", Some("this part is not known: JsonTable")),
+    ] {
+        let found = finding(sql, true, &classify(sql, true), &a.catalogue());
+        assert_eq!(found.reason.map(|r| r.to_string()).as_deref(), said, "{sql}");
+        assert_eq!(found.effect == Effect::Read, said.is_none(), "{sql}");
+    }
+    let sql = "select a from t where from";
+    let found = finding(sql, true, &classify(sql, true), &a.catalogue());
+    assert!(matches!(found.reason, Some(Reason::Parser(_))), "{found:?}");
+}
+
+#[test]
+fn a_write_says_why_it_goes_in_no_cheaper_form() {
+    let mut a = Answers::with_tables();
+    a.add(RELATIONS, &["21004", "audited", "r", "f", "23"])
+        .add(TABLES, &["21004", "public", "audited", "f", "app", "app", "app", "t audit_trg\ns"])
+        .add(FUNCTIONS, &["20101", "public", "writes", "v", "f", "", "23", ""])
+        .add(RELATIONS, &["21005", "doubt", "r", "f", "23"])
+        .add(TABLES, &["21005", "public", "doubt", "t", "app", "app", "app"])
+        .add(COLUMNS, &["21005", "v", "23", "f", "", "", "t", "f", "20101"]);
+    let catalogue = a.catalogue();
+    for (sql, not_keyed, not_rows) in [
+        ("update plain set a = 1 where id = 5", None, None),
+        ("update plain set a = 1 where a = 5", Some("WHERE does not name primary key id = value"), None),
+        ("delete from pair where x = 1", Some("WHERE does not name primary key y = value"), None),
+        ("delete from pair", Some("it has no WHERE: it names no row"), None),
+        ("delete from pair where x = 1 and y = 2 or v = 3", Some("OR stands in its WHERE"), None),
+        ("update plain set c = random() where id = 5", Some("function random() gives each server's own answer"), None),
+        ("update plain set b = 'now' where id = 5", Some("a string in it means a moment ('now', 'today')"), None),
+        (
+            "insert into plain (b) values (1)",
+            Some("column id takes its default from sequence public.plain_id_seq"),
+            None,
+        ),
+        ("insert into plain (id, b) values (1, 'x')", Some("column c has a default that calls random()"), None),
+        (
+            "insert into plain (id, b, c) values (1, 'x', default)",
+            Some("DEFAULT stands for a value, and a column's default differs between nodes"),
+            None,
+        ),
+        (
+            "insert into pair select 1, 2, 3",
+            Some("SELECT stands in it: what a query finds may differ between nodes"),
+            None,
+        ),
+        ("delete from plain using bare where id = 5", Some("another table takes part"), None),
+        ("update bare set v = 1", Some("table bare has no primary key"), Some("table bare has no primary key")),
+        (
+            "update pair set x = 3 where y = 1",
+            Some("WHERE does not name primary key x = value"),
+            Some("column x of the primary key is set"),
+        ),
+        (
+            "insert into bare values (writes())",
+            Some("function writes() is VOLATILE: it may write"),
+            Some("function writes() is VOLATILE: it may write"),
+        ),
+        (
+            "insert into doubt default values",
+            Some("its rows are not given by VALUES"),
+            Some("column v has a default that calls writes(), and it is not known what that writes"),
+        ),
+        (
+            "update audited set v = 1 where id = 1",
+            None,
+            Some("table audited has trigger audit_trg and has row security"),
+        ),
+        ("update fires set id = 1 where id = 2", None, Some("table fires is no plain table")),
+        (
+            "update nowhere set a = 1",
+            None,
+            Some("table nowhere is not in the catalogue, or the name stands in several schemas"),
+        ),
+        (
+            "merge into plain using bare on id = v when matched then delete",
+            None,
+            Some("no proof is made for this kind of statement"),
+        ),
+    ] {
+        let j = judged(sql, true, &classify(sql, true), &catalogue, true);
+        let text = |r: &Option<Reason>| r.as_ref().map(ToString::to_string);
+        assert_eq!((text(&j.not_keyed).as_deref(), text(&j.not_rows).as_deref()), (not_keyed, not_rows), "{sql}");
+        // A reason for each form that stands before the one that was found, and for no other.
+        match j.form {
+            Form::Keyed => assert!(not_keyed.is_none() && not_rows.is_none(), "{sql}"),
+            Form::Rows(_) => assert!(not_keyed.is_some() && not_rows.is_none(), "{sql}"),
+            Form::AsItIs => assert!(not_rows.is_some(), "{sql}"),
+        }
+    }
+}

@@ -47,7 +47,13 @@ pub(super) fn read(sql: &str) -> Result<Parts, Reason> {
         parser.expect_token(&Token::EOF)?;
         Ok(query)
     };
-    let query = parse().map_err(|e: ParserError| Reason::Parser(e.to_string()))?;
+    // Its line and column are those of a part of the client's text.
+    let query = parse().map_err(|e: ParserError| match e {
+        ParserError::TokenizerError(said) | ParserError::ParserError(said) => {
+            Reason::Parser(said.split(" at Line:").next().unwrap_or_default().to_owned())
+        }
+        ParserError::RecursionLimitExceeded => Reason::Parser("it is nested too deep".to_owned()),
+    })?;
     let mut parts = Parts::default();
     match query.visit(&mut parts) {
         ControlFlow::Continue(()) => Ok(parts),

@@ -360,3 +360,34 @@ fn a_write_is_judged_by_the_table_that_it_has_found() {
     });
     assert_equal(&sandbox);
 }
+
+/// Numbers that print inexactly are not told in text: by a SET just before, in a block, by `set_config()`, from the
+/// start-up packet.
+#[test]
+fn floats_are_the_same_whatever_extra_float_digits_is() {
+    let sandbox = start("snapshot_isolation");
+    sandbox.psql_ok(&["-q", "-c", "CREATE TABLE floats (x float8)"]);
+    let insert = "INSERT INTO floats SELECT 0.1::float8 + 0.2::float8";
+    run(async {
+        for before in [
+            "SET extra_float_digits = 0",
+            "SELECT set_config('extra_float_digits', '-5', false)",
+            "SET extra_float_digits TO DEFAULT",
+            "SELECT 1",
+        ] {
+            let options = if before == "SELECT 1" { "-c extra_float_digits=0" } else { "" };
+            for (begin, end) in [("", ""), ("BEGIN", "COMMIT")] {
+                let mut config: tokio_postgres::Config = sandbox.url("postgres").parse().unwrap();
+                let (client, connection) = config.options(options).connect(NoTls).await.unwrap();
+                tokio::spawn(connection);
+                for sql in
+                    [begin, before, insert, insert, end, insert, "SET extra_float_digits = 3", insert, insert, insert]
+                {
+                    client.batch_execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+                }
+                client.execute(insert, &[]).await.unwrap();
+            }
+        }
+    });
+    sandbox.assert_nodes_equal("postgres");
+}

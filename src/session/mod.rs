@@ -21,7 +21,7 @@
 //! - [`registry`], [`settings`]: what the session has prepared and set; `names`: which backend knows it; [`prepared`]:
 //!   by SQL;
 //! - `explain`: `EXPLAIN (PGLOCKSTEP)`; `treatment`: what it answers;
-//! - `rows`: writes that reach the replicas by the rows that main tells of; `conflict`: single statements that are run
+//! - `rows`: writes that reach the replicas by the rows that main tells of; `digits`: whether these print exactly; `conflict`: single statements that are run
 //!   again after 40001;
 //! - `image`: transactions that reach the replicas by what main's WAL tells of them;
 //! - `snapshot`: `snapshot_isolation`'s reads on replicas, and isolation levels; `tokens`: what clients can ask about it;
@@ -43,6 +43,7 @@ pub mod catalogue;
 pub mod commit;
 mod conflict;
 mod copy;
+mod digits;
 mod done;
 pub mod early;
 mod elsewhere;
@@ -268,6 +269,7 @@ pub struct Session {
     undoing: Option<String>,
     /// SET ROLE or SET SESSION AUTHORIZATION has been run: whose privileges main checks is not known here.
     role_changed: bool,
+    digits: digits::Digits,
     /// The next READ ONLY block begins on main: on a replica it has met what only main can do.
     block_on_main: bool,
     temporary: bool,
@@ -420,6 +422,7 @@ impl Session {
             wanted: image::Wanted::default(),
             undoing: None,
             role_changed: false,
+            digits: digits::Digits::default(),
             block_on_main: false,
             temporary: false,
             version: cx.env.catalogue_versions.of(&Arc::from("")),

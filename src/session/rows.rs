@@ -117,14 +117,13 @@ impl Session {
         let Form::Rows(rows) = verdict.form() else { return Err(None) };
         // Values go back in as they come out: text that is unambiguous under this session's settings.
         let told = |name: &str| self.told_parameter(name);
-        let digits = self.settings.value("extra_float_digits").is_none_or(|d| d.parse().is_ok_and(|d: i32| d >= 1));
         let iso = told("DateStyle").is_some_and(|s| s.starts_with("ISO"));
         let utf8 = told("client_encoding").is_some_and(|e| e == "UTF8");
         let ascii = rows.returning.is_ascii() && rows.statement.is_ascii();
         let readable = std::str::from_utf8(sql).is_ok() && (utf8 || (ascii && sql.is_ascii()));
         let may_read = rows.roles.contains(&*self.user) && !self.role_changed;
         match () {
-            () if !digits => Err(Some(NoRows::Digits)),
+            () if !self.prints_exactly() => Err(Some(NoRows::Digits)),
             () if !iso => Err(Some(NoRows::DateStyle)),
             () if !readable => Err(Some(NoRows::Encoding)),
             () if !may_read => Err(Some(NoRows::Role)),

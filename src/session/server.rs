@@ -484,7 +484,10 @@ impl Session {
             Own::Settings => {
                 let rows = std::mem::take(&mut self.settings_rows);
                 match error {
-                    None => self.settings = std::sync::Arc::new(Settings::new(rows)),
+                    None => {
+                        self.settings = std::sync::Arc::new(Settings::new(rows));
+                        self.digits_told();
+                    }
                     Some(_) => self.settings_dirty = true,
                 }
                 self.pump_requests(cx);

@@ -117,6 +117,7 @@ impl Session {
             let text = String::from_utf8_lossy(&given.sql).to_ascii_lowercase();
             self.role_changed |= text.contains("role") || text.contains("authorization");
         }
+        self.notice_digits(given, verdict);
         let names = names(&given.sql, &given.bind, &verdict.class, verdict.leaves_state());
         if matches!(verdict.class, Class::Reset(_) | Class::Discard(_)) && self.min_csn.heard {
             self.min_csn_may_change();
@@ -138,7 +139,7 @@ impl Session {
     /// Asks main for its settings.
     pub(super) fn ask_settings(&mut self, cx: &mut Cx<'_>) {
         // What changes them from here on changes them behind the answer.
-        self.settings_dirty = std::mem::take(&mut self.new_custom);
+        self.settings_dirty = std::mem::take(&mut self.new_custom) | self.digits_asked();
         self.settings_rows.clear();
         self.send_own(Target::Lane, ("_pgls_g", QUERY), Own::Settings, cx);
         if !self.custom.is_empty() {

@@ -101,7 +101,7 @@ pub(super) fn refuses_set(sql: &[u8], name: &str) -> Option<PgError> {
 }
 
 /// The value of `SET name = value`, if it is one word, number or string, and not DEFAULT.
-fn literal(sql: &str) -> Option<String> {
+pub(super) fn literal(sql: &str) -> Option<String> {
     let tokens: Vec<_> = Lexer::new(sql, true).collect();
     let is_sign = |t: &crate::sql::lexer::Token| t.text(sql) == "=" || t.text(sql).eq_ignore_ascii_case("to");
     let at = tokens.iter().position(is_sign)?;

@@ -146,7 +146,11 @@ const CASES: &[(&str, &[&str])] = &[
 ];
 
 fn sandbox(mode: &str) -> (Sandbox, Raw) {
-    let config = format!("[cluster]\nbackend_clustering_mode = \"{mode}\"\n");
+    sandbox_with(mode, "")
+}
+
+fn sandbox_with(mode: &str, config: &str) -> (Sandbox, Raw) {
+    let config = format!("[cluster]\nbackend_clustering_mode = \"{mode}\"\n{config}");
     let sandbox = Sandbox::start(Options { config, ..Options::default() });
     sandbox.psql_ok(&["-q", "-c", SCHEMA]);
     let raw = Raw::login(&sandbox.summary.proxy(), "postgres");
@@ -247,7 +251,7 @@ fn it_says_the_same_by_both_protocols_and_runs_nothing() {
                 assert!(found, "{mode} {sql}: no line {line:?} in {text:#?}");
             }
             let by_extended = extended(&mut raw, &explain(sql), 0);
-            assert_eq!(lines(&by_extended), text, "{sql}");
+            assert_eq!(lines(&by_extended), text, "{mode} {sql}");
             assert_eq!(tags(&by_extended), format!("1tT2T{}CZ", "D".repeat(text.len())), "{sql}");
             let described: Vec<&Message> = by_extended.iter().filter(|m| m.0 == b'T').collect();
             assert_eq!(described[0], &told[0], "{sql}: by Describe of the statement as by the simple protocol");
@@ -289,7 +293,7 @@ fn errors_in_the_statement_are_postgresqls_own_with_their_place() {
     for (sql, state, position) in [
         ("EXPLAIN (PGLOCKSTEP) selct 1", "42601", "22"),
         ("EXPLAIN (PGLOCKSTEP, COSTS off) select 1 from nowhere", "42P01", "47"),
-        ("EXPLAIN (PGLOCKSTEP) /* \u{e9} */ create tabel x ()", "42601", "38"),
+        ("EXPLAIN (PGLOCKSTEP) /* \u{e9} */ create tabel x ()", "42601", "37"),
         ("EXPLAIN (PGLOCKSTEP) select a frm plain where", "42601", "35"),
         ("EXPLAIN (PGLOCKSTEP, NONSENSE) select 1", "42601", ""),
         ("EXPLAIN (PGLOCKSTEP maybe) select 1", "42601", ""),
@@ -334,10 +338,12 @@ fn switched_off_it_is_postgresqls_explain() {
 
 #[test]
 fn it_tells_of_the_session_as_it_is() {
-    let (sandbox, mut raw) = sandbox("native_replication");
-    let mut says = |raw: &mut Raw, sql: &str, line: &str| {
-        for text in [lines(&simple(raw, &explain(sql))), lines(&extended(raw, &explain(sql), 0))] {
-            assert!(text.iter().any(|l| l.trim_start() == line), "{sql}: no line {line:?} in {text:#?}");
+    // Main has no weight, so that the session's reads have another node.
+    let (sandbox, mut raw) = sandbox_with("native_replication", "[[node]]\nid = 0\nbackend_weight = 0\n");
+    let says = |raw: &mut Raw, sql: &str, line: &str| {
+        let by_simple = lines(&simple(raw, &explain(sql)));
+        for (text, how) in [(by_simple, "simple"), (lines(&extended(raw, &explain(sql), 0)), "extended")] {
+            assert!(text.iter().any(|l| l.trim_start() == line), "{how} {sql}: no line {line:?} in {text:#?}");
         }
     };
     let read = "select v from pair";
@@ -425,7 +431,8 @@ fn parameters_portals_names_and_strings_work_as_with_any_explain() {
     let n = "D".repeat(all.len());
     assert_eq!(tags(&told), format!("CT{n}CTDCT{n}CZ"));
     let told = simple(&mut raw, &format!("INSERT INTO pair VALUES (3, 3, 3); {sql}; SELECT 1 / 0; {sql}"));
-    assert_eq!(tags(&told), format!("CT{n}CTEZ").replace("TE", if tags(&told).contains("TE") { "TE" } else { "E" }));
+    // The server describes the row before it fails, or (as the constant is folded) does not.
+    assert!([format!("CT{n}CEZ"), format!("CT{n}CTEZ")].contains(&tags(&told)), "{}", tags(&told));
     // In one batch with others.
     parse(&mut raw, "", "INSERT INTO pair VALUES (4, 4, 4)");
     bind(&mut raw, "", "", 0, 0);

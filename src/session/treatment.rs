@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::Session;
 use super::io::Cx;
 use super::note::{Note, PendingWrite};
+use super::reader::Reader;
 use super::route::{Given, Plan};
 use super::transaction::{Reads, Target, Tx};
 use crate::config::BusyReads;
@@ -185,6 +186,14 @@ impl Session {
         verdict.reasons(&text, self.catalogue_for(&text, cx).as_deref())
     }
 
+    fn in_clients_block(&self) -> bool {
+        match &self.tx {
+            Tx::Idle => false,
+            Tx::Begun(_) => true,
+            Tx::Open(o) => !o.implicit,
+        }
+    }
+
     /// Where a block of these modes begins.
     fn where_block_runs(&self, modes: &crate::sql::class::TxModes, cx: &Cx<'_>) -> String {
         match self.block_reads(modes, cx) {
@@ -199,15 +208,21 @@ impl Session {
         let main = |why: &str, advice: Option<&str>| (MAIN.into(), Some((why.into(), advice.map(Into::into))));
         match &self.tx {
             Tx::Open(o) if o.on == Target::Reader => ("the replica that this block reads on".into(), None),
-            Tx::Open(o) if o.implicit => main("it stands in a string of several statements", None),
-            Tx::Open(_) => main(
+            Tx::Open(o) if !o.implicit => main(
                 "this block runs there",
                 Some("BEGIN READ ONLY, or read outside the block; transaction_reads = \"spread\" reads in any block."),
             ),
             Tx::Begun(modes) if self.block_reads(modes, cx).is_some() => ("a replica".into(), None),
-            Tx::Idle if self.kept_on_main(cx).is_none() => {
+            // What the proxy has opened around the EXPLAIN says nothing of the statement alone.
+            Tx::Idle | Tx::Open(_) if self.kept_on_main(cx).is_none() => {
                 let busy = cx.env.gated && cx.env.config.load_balance.busy_reads == BusyReads::Main;
-                (if busy { format!("{ANY_NODE} (main while a commit is under way)") } else { ANY_NODE.into() }, None)
+                let on = match &self.reader {
+                    // Chosen by weight when the session read for the first time.
+                    Reader::Lane => format!("{ANY_NODE} (this session's is main, by weight)"),
+                    _ if busy => format!("{ANY_NODE} (main while a commit is under way)"),
+                    _ => ANY_NODE.into(),
+                };
+                (on, None)
             }
             _ => match self.kept_on_main(cx) {
                 Some(why) => (MAIN.into(), Some((why.to_string(), why.advice().map(Into::into)))),
@@ -295,7 +310,7 @@ impl Session {
         if time && !rows {
             t = t.fact("Literals", "now() and the like become main's transaction time");
         }
-        let alone = matches!(self.tx, Tx::Idle) && self.modes_of_keyed(cx).isolation.is_some();
+        let alone = !self.in_clients_block() && self.modes_of_keyed(cx).isolation.is_some();
         if keyed && alone {
             t = t.fact("Isolation", "READ COMMITTED where it stands alone, so that no conflict (40001) ends it");
         }

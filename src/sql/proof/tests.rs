@@ -450,7 +450,7 @@ fn a_proof_that_fails_names_the_first_part_that_decides() {
         assert_eq!(found.reason.map(|r| r.to_string()).as_deref(), said, "{sql}");
         assert_eq!(found.effect == Effect::Read, said.is_none(), "{sql}");
     }
-    let sql = "select a from t where from";
+    let sql = "select a a a from t";
     let found = finding(sql, true, &classify(sql, true), &a.catalogue());
     assert!(matches!(found.reason, Some(Reason::Parser(_))), "{found:?}");
 }

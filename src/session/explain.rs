@@ -98,7 +98,7 @@ impl Session {
     /// It has been parsed, or cannot be.
     pub(super) fn explain_parsed(&mut self, error: Option<Bytes>, cx: &mut Cx<'_>) {
         let Request::Simple(s) = &self.request else { return };
-        let Some(sql) = s.step_text() else { return };
+        let Some(sql) = s.steps.get(s.next).map(|step| s.text.slice(step.clone())) else { return };
         if let Some(raw) = error {
             match &mut self.tx {
                 Tx::Open(o) => o.failed = true,
@@ -116,7 +116,9 @@ impl Session {
                 self.out.push(description(json));
                 rows.iter().for_each(|r| self.out.push(r.clone()));
                 self.local_complete(back::command_complete("EXPLAIN"));
-                self.step_answered();
+                if let Request::Simple(s) = &mut self.request {
+                    s.next += 1;
+                }
             }
             Err(e) => {
                 self.refuse(&e, cx);

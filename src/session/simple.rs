@@ -76,11 +76,6 @@ impl Simple {
         self.frame.clone()
     }
 
-    /// The current step's text.
-    pub(super) fn step_text(&self) -> Option<Bytes> {
-        self.steps.get(self.next).map(|s| self.text.slice(s.clone()))
-    }
-
     fn is_last(&self) -> bool {
         self.next + 1 >= self.steps.len()
     }
@@ -536,13 +531,6 @@ impl Session {
             self.out.hold();
         }
         self.out.push(complete);
-    }
-
-    /// The next step's turn comes.
-    pub(super) fn step_answered(&mut self) {
-        if let Request::Simple(s) = &mut self.request {
-            s.next += 1;
-        }
     }
 
     /// An error has been sent to the client for the current step.

@@ -110,10 +110,10 @@ const CASES: &[(&str, &[&str])] = &[
         "with d as (delete from pair returning v) select * from d",
         &["Write by opaque statement", "Opaque: WITH has a part that writes"],
     ),
-    ("call p(1)", &["Write by opaque statement", "Opaque: what a procedure writes is not known"]),
+    ("call p(1)", &["Write by opaque statement", "Opaque: nobody knows what a procedure writes"]),
     (
         "do $$ begin delete from pair; end $$",
-        &["Write by opaque statement", "Opaque: what a DO block writes is not known"],
+        &["Write by opaque statement", "Opaque: nobody knows what a DO block writes"],
     ),
     ("create table made (a int)", &["Write by statement", "Runs On: main, in a transaction"]),
     ("truncate pair", &["Write by statement"]),
@@ -140,7 +140,7 @@ const CASES: &[(&str, &[&str])] = &[
     ),
     (
         "explain analyze delete from pair",
-        &["Write by opaque statement", "Opaque: EXPLAIN ANALYZE runs a statement that may write"],
+        &["Write by opaque statement", "Opaque: EXPLAIN ANALYZE stands in front of it"],
     ),
     ("explain (pglockstep) delete from pair", &["Explain", "Runs On: no node: pglockstep answers it"]),
 ];
@@ -444,4 +444,36 @@ fn parameters_portals_names_and_strings_work_as_with_any_explain() {
     assert_eq!(tags(&replies(&mut raw)), format!("12C12{n}CZ"));
     assert_eq!(sandbox.on_nodes("postgres", "SELECT string_agg(x::text, ' ' ORDER BY x) FROM pair"), ["1 2 4"; 3]);
     sandbox.assert_nodes_equal("postgres");
+}
+
+#[test]
+fn what_goes_by_its_image_says_so_and_what_is_refused_says_why() {
+    let says = |raw: &mut Raw, sql: &str, expected: &[&str]| {
+        for text in [lines(&simple(raw, &explain(sql))), lines(&extended(raw, &explain(sql), 0))] {
+            for line in expected {
+                assert!(text.iter().any(|l| l.trim_start() == *line), "{sql}: no line {line:?} in {text:#?}");
+            }
+        }
+    };
+    let trigger = "update audited set v = 1 where id = 1";
+    let (_with, mut raw) = sandbox_with("snapshot_isolation", "[replication]\nimages = true\n");
+    says(&mut raw, trigger, &["Write by image", "Not by Rows: table audited has trigger audit_trg"]);
+    says(&mut raw, "select f(1)", &["Write by image", "Not a Read: function f() is VOLATILE: it may write"]);
+    says(&mut raw, "do $$ begin end $$", &["Write by image", "Opaque: nobody knows what a DO block writes"]);
+    says(&mut raw, "insert into plain (a) values (2)", &["Write by rows"]);
+    let (_without, mut raw) =
+        sandbox_with("snapshot_isolation", "[replication]\nimages = false\nunsafe_statements = \"refuse\"\n");
+    says(&mut raw, trigger, &["Refused", "SQLSTATE: 0A000", "Not by Rows: table audited has trigger audit_trg"]);
+    says(&mut raw, "call p(1)", &["Refused", "Opaque: nobody knows what a procedure writes"]);
+    says(&mut raw, "update plain set a = 1 where id = 1", &["Write by keyed statement"]);
+    let (_warned, mut raw) =
+        sandbox_with("snapshot_isolation", "[replication]\nimages = false\nunsafe_statements = \"warn\"\n");
+    let why = "Not as a Statement: column id takes its default from sequence public.plain_id_seq";
+    says(
+        &mut raw,
+        "copy plain (a) from stdin",
+        &["Write by statement", why, "Better: Give id a value in the statement."],
+    );
+    let told = lines(&simple(&mut raw, &explain(trigger)));
+    assert!(told.iter().any(|l| l.starts_with("  Warning: the client gets one: ")), "{told:#?}");
 }

@@ -26,7 +26,7 @@ use crate::wire::PgError;
 pub(super) struct Treatment {
     /// One of: read, session, block control, write, everywhere, refused, explain.
     verdict: &'static str,
-    /// Of a write: keyed statement, statement, statement with literals, rows, opaque.
+    /// Of a write: statement, keyed statement (both perhaps with literals), rows, image, opaque statement.
     form: Option<&'static str>,
     /// What is to be said, under names as EXPLAIN has them.
     facts: Vec<(&'static str, String)>,
@@ -67,10 +67,6 @@ impl Treatment {
         self
     }
 
-    fn of_form(self, form: &'static str) -> Treatment {
-        Treatment { form: Some(form), ..self }
-    }
-
     fn of_error(e: &PgError) -> Treatment {
         let mut t = Treatment::new("refused", "no node", "hear nothing of it");
         t = t.fact("SQLSTATE", e.sqlstate).because("Refused", &e.message, e.hint.clone());
@@ -88,7 +84,7 @@ impl Treatment {
         let facts = self.facts.iter().chain(&self.reasons).map(|(name, text)| format!("  {name}: {text}"));
         let label = match (self.verdict, self.form) {
             ("refused", _) => "Instead",
-            ("read", _) | ("write", Some("rows")) => "Cheaper",
+            ("read", _) | ("write", Some("rows" | "image")) => "Cheaper",
             _ => "Better",
         };
         let advice = self.advice.iter().map(|text| format!("  {label}: {text}"));
@@ -143,7 +139,11 @@ impl Session {
         let treatment = match plan {
             Plan::Explain => Treatment::new("explain", "no node: pglockstep answers it", "hear nothing of it"),
             Plan::Refused(e) if e.sqlstate == "26000" => return Err(e),
-            Plan::Refused(e) => Treatment::of_error(&e),
+            Plan::Refused(e) => {
+                let t = Treatment::of_error(&e);
+                // What no image can be had for is refused for what its proof says.
+                if matches!(of.form(), Form::Image(_)) { self.why_unproved(t, &text, &of, why, false) } else { t }
+            }
             Plan::Begin(modes) => {
                 let on = self.where_block_runs(&modes, cx);
                 let reads = modes.read_only == Some(true);
@@ -279,88 +279,93 @@ impl Session {
 
     /// What the replicas must do too.
     fn write(&self, p: &PendingWrite, sql: &[u8], of: &Verdict, why: Reasons, cx: &Cx<'_>) -> Treatment {
-        let main = "main, in a transaction";
-        if p.opaque {
-            let does = "run it again at COMMIT, if main's transaction has written by then";
-            let t = Treatment::new("write", main, does).of_form("opaque statement");
-            let t = t.fact("Not Compared", "what each node stores");
-            let t = t.fact("Afterwards", "the session's reads stay on main");
-            let reads = matches!(of.class, Class::Select { .. } | Class::CopyTo { .. });
-            let t = match why.not_read.filter(|_| reads) {
-                Some(reason) => t.because("Not a Read", &reason, reason.advice()),
-                None => t.because("Opaque", opaque(&of.class), None),
-            };
-            let itself = "Send the INSERT, UPDATE or DELETE itself, which can go by its rows.";
-            let hides = !matches!(of.class, Class::Explain { .. } | Class::Other);
-            return t.advise(hides.then(|| itself.to_owned()));
+        let (keyed, time) = (matches!(of.form(), Form::Keyed), of.has_time());
+        let mut t = self.form(p, keyed, time);
+        if let Some(why) = p.warning {
+            t = t.fact("Warning", format!("the client gets one: {why}"));
         }
-        let (rows, keyed, time) = (p.by_rows, matches!(of.form(), Form::Keyed), of.has_time());
-        let mut t = if rows {
-            Treatment::new("write", "main, with RETURNING for the rows that it makes", "get those rows at COMMIT")
-        } else {
-            Treatment::new("write", main, "run it at COMMIT")
-        };
-        t = t.of_form(match () {
-            () if rows => "rows",
-            () if keyed && time => "keyed statement with literals",
-            () if keyed => "keyed statement",
-            () if time => "statement with literals",
-            () => "statement",
-        });
-        if time && !rows {
+        let text = !(p.image || p.by_rows);
+        if time && text && !p.opaque {
             t = t.fact("Literals", "now() and the like become main's transaction time");
         }
         let alone = !self.in_clients_block() && self.modes_of_keyed(cx).isolation.is_some();
         if keyed && alone {
             t = t.fact("Isolation", "READ COMMITTED where it stands alone, so that no conflict (40001) ends it");
         }
-        let returns = matches!(of.form(), Form::Rows(r) if r.returns);
-        if rows && returns {
-            t = t.fact("Row Limit", "fetched with one, it goes as a statement");
+        if p.by_rows && matches!(of.form(), Form::Rows(r) if r.returns) {
+            t = t.fact("Row Limit", "fetched with one, it does not go by its rows");
         }
-        match of.class {
-            Class::Insert | Class::Update | Class::Delete | Class::Merge if rows || keyed => {}
-            Class::Truncate => {}
-            Class::CopyFrom { .. } => {
-                let what = "the values that each node stores, with those of defaults; the row count is";
-                t = t.fact("Not Compared", what);
-            }
+        t = match of.class {
+            _ if !text || (keyed && !p.opaque) => t,
+            Class::Truncate => t,
             Class::Ddl | Class::Analyze | Class::Cluster => {
-                t = t.fact("Not Compared", "what each node fills new columns or tables with; the command tag is");
+                t.fact("Not Compared", "what each node fills new columns or tables with; the command tag is")
             }
-            _ => t = t.fact("Not Compared", "the values that each node stores; tag and row count are"),
+            _ if p.opaque => t.fact("Not Compared", "what each node stores"),
+            _ => t.fact("Not Compared", "the values that each node stores; tag and row count are"),
+        };
+        if p.opaque {
+            t = t.fact("Afterwards", "the session's reads stay on main");
         }
-        let dml = matches!(of.class, Class::Insert | Class::Update | Class::Delete | Class::Merge);
-        if !dml || keyed {
+        t = self.why_unproved(t, sql, of, why, p.by_rows);
+        let could = matches!(of.form(), Form::Image(_)) && cx.env.slots.is_none();
+        t.advise(could.then(|| "With images = true it goes by its image, the same on every node.".to_owned()))
+    }
+
+    /// The form that the plan has.
+    fn form(&self, p: &PendingWrite, keyed: bool, time: bool) -> Treatment {
+        let main = "main, in a transaction";
+        let (on, hear, form) = match () {
+            () if p.by_rows => ("main, with RETURNING for the rows that it makes", "get those rows at COMMIT", "rows"),
+            () if p.image => (
+                "main, in a transaction that COMMIT prepares",
+                "get at COMMIT what main's WAL tells of the whole transaction",
+                "image",
+            ),
+            () if p.opaque => {
+                (main, "run it again at COMMIT, if main's transaction has written by then", "opaque statement")
+            }
+            () if keyed && time => (main, "run it at COMMIT", "keyed statement with literals"),
+            () if keyed => (main, "run it at COMMIT", "keyed statement"),
+            () if time => (main, "run it at COMMIT", "statement with literals"),
+            () => (main, "run it at COMMIT", "statement"),
+        };
+        Treatment { form: Some(form), ..Treatment::new("write", on, hear) }
+    }
+
+    /// Why it goes in no cheaper form, as its proofs say.
+    fn why_unproved(&self, t: Treatment, sql: &[u8], of: &Verdict, why: Reasons, by_rows: bool) -> Treatment {
+        match of.class {
+            Class::Select { .. } | Class::CopyTo { .. } => t.because_of("Not a Read", why.not_read),
+            Class::Insert | Class::Update | Class::Delete | Class::Merge => self.why_no_rows(t, sql, of, why, by_rows),
+            Class::CopyFrom { .. } => t.because_of("Not as a Statement", why.not_rows),
+            Class::WithDml | Class::Call | Class::Do | Class::Explain { .. } | Class::Other => {
+                t.because_of("Opaque", why.not_rows)
+            }
+            _ => t,
+        }
+    }
+
+    /// Why an INSERT, UPDATE, DELETE or MERGE is not keyed, and does not go by its rows.
+    fn why_no_rows(&self, t: Treatment, sql: &[u8], of: &Verdict, why: Reasons, by_rows: bool) -> Treatment {
+        if matches!(of.form(), Form::Keyed) {
             return t;
         }
         if why.not_keyed.is_some() && why.not_keyed == why.not_rows {
             return t.because_of("Neither Keyed nor by Rows", why.not_rows);
         }
-        if let Some(reason) = why.not_keyed {
-            // For rows that is all there is to gain; a statement has a nearer goal.
-            let advice = reason.advice_for_write().filter(|_| rows);
-            t = t.because("Not Keyed", &reason, advice);
-        }
+        let t = match why.not_keyed {
+            // For rows that is all there is to gain; anything else has a nearer goal.
+            Some(reason) => t.because("Not Keyed", &reason, reason.advice_for_write().filter(|_| by_rows)),
+            None => t,
+        };
         match self.rows_for(sql, of) {
-            _ if rows => t,
+            _ if by_rows => t,
             Err(Some(no)) => t.because("Not by Rows", no, Some(no.advice().to_owned())),
             Err(None) => t.because_of("Not by Rows", why.not_rows),
             Ok(_) => {
                 t.because("Not by Rows", "this transaction has changed the catalogue", Some("COMMIT first.".into()))
             }
         }
-    }
-}
-
-/// Why nobody knows what a statement of this class writes.
-fn opaque(class: &Class) -> &'static str {
-    match class {
-        Class::WithDml => "WITH has a part that writes",
-        Class::Call => "what a procedure writes is not known",
-        Class::Do => "what a DO block writes is not known",
-        Class::Explain { .. } => "EXPLAIN ANALYZE runs a statement that may write",
-        Class::Other => "not understood: it is no statement that is known here",
-        _ => "it is not known what it writes",
     }
 }

@@ -384,9 +384,12 @@ impl Reason {
                 "If {name}() only reads, declare it STABLE or IMMUTABLE, or put it into read_only_function_list."
             ),
             R::Named { cause: Cause::Uses(what), .. } if what.contains("VOLATILE") => {
-                "If that function only reads, declare it STABLE or IMMUTABLE, or put it into read_only_function_list.".into()
+                "If that function only reads, declare it STABLE or IMMUTABLE, or put it into read_only_function_list."
+                    .into()
             }
-            R::Named { cause: Cause::Listed, name, .. } => format!("If {name}() only reads, take it out of write_function_list."),
+            R::Named { cause: Cause::Listed, name, .. } => {
+                format!("If {name}() only reads, take it out of write_function_list.")
+            }
             R::Backslash => "SET standard_conforming_strings = on.".into(),
             R::Encoding => "Use client_encoding UTF8.".into(),
             R::TooLong(_) | R::TooDeep(_) => "Split the statement, or pass a list as an array parameter.".into(),
@@ -395,9 +398,13 @@ impl Reason {
             R::WholeRow => "Name the columns, or use row_to_json().".into(),
             R::Table(name) => format!("Write the schema in front of {name}."),
             R::NotPlain(_, why) if why.iter().any(|o| matches!(o, Obstacle::Trigger(_) | Obstacle::Rule(_))) => {
-                "See to it that triggers and rules compute the same on every node: no sequences, clocks or random values.".into()
+                "Where it does not go by its image: see to it that triggers and rules compute the same on every node."
+                    .into()
             }
             R::NotPlain(_, why) if why.contains(&Obstacle::View) => "Write the table itself, and not the view.".into(),
+            R::RowByRow => "Send the INSERT, UPDATE and DELETE themselves.".into(),
+            R::WithWrites => "Send the statement that writes alone, with RETURNING.".into(),
+            R::Body(_) | R::MayWrite(_) => "Send the INSERT, UPDATE or DELETE itself, which can go by its rows.".into(),
             R::Subquery(_) | R::Joins => "Read first, then write explicit values.".into(),
             R::NoValues => "Write explicit values.".into(),
             R::Varies(name) => format!("Compute {name} in the client, and write the value."),

@@ -1,0 +1,136 @@
+//! Which form serves: the first that is proved, and why the ones before it are not.
+
+use std::sync::Arc;
+
+use super::super::catalogue::Catalogue;
+use super::super::tables::Default as Value;
+use super::super::tokens::Tokens;
+use super::super::unclear;
+use super::{Change, Conflict, Form, delete, insert, list, name, update};
+use crate::sql::class::Class;
+use crate::sql::reason::Reason;
+
+/// A form, and why it is no cheaper one.
+#[derive(Clone, Debug, Default)]
+pub struct Judged {
+    /// The first form that was proved.
+    pub form: Form,
+    /// Why not as a keyed statement.
+    pub not_keyed: Option<Reason>,
+    /// Why not by its rows.
+    pub not_rows: Option<Reason>,
+}
+
+impl Judged {
+    fn image(why: &'static str, reason: Reason) -> Judged {
+        Judged { form: Form::Image(why), not_keyed: None, not_rows: Some(reason) }
+    }
+}
+
+/// How a statement of this class reaches the replicas. `time`: its time functions will be literals.
+pub(in crate::sql::proof) fn judged(
+    sql: &str,
+    std_strings: bool,
+    class: &Class,
+    catalogue: &Catalogue,
+    time: bool,
+) -> Judged {
+    let class = match class {
+        Class::Explain { analyze: true, inner } => &**inner,
+        class => class,
+    };
+    let explains = !matches!(class, Class::Explain { .. }) && is_explained(sql, std_strings);
+    let tokens = match unclear(sql, std_strings) {
+        Some(reason) => Err(reason),
+        None => Tokens::new(sql, std_strings),
+    };
+    match (class, tokens) {
+        (Class::Insert | Class::Update | Class::Delete, Ok(tokens)) if !explains => {
+            table_write(&tokens, class, catalogue, time)
+        }
+        (Class::Insert | Class::Update | Class::Delete, tokens) => {
+            Judged::image(NOT_READ, tokens.err().unwrap_or(Reason::Explained))
+        }
+        (Class::Merge, _) => Judged::image("MERGE chooses what it does row by row", Reason::RowByRow),
+        (Class::WithDml, _) => Judged::image("it writes in a WITH query", Reason::WithWrites),
+        (Class::Do, _) => Judged::image("nobody knows what a DO block writes", Reason::Body("a DO block")),
+        (Class::Call, _) => Judged::image("nobody knows what a procedure writes", Reason::Body("a procedure")),
+        (Class::Select { into: false, .. } | Class::CopyTo { .. }, Ok(tokens)) => match tokens.may_write(catalogue) {
+            Some(name) => {
+                Judged::image("it calls a function of which nobody knows what it writes", Reason::MayWrite(name))
+            }
+            None => Judged::default(),
+        },
+        (Class::CopyFrom { .. }, Ok(tokens)) => copy_from(&tokens, catalogue),
+        _ => Judged { not_rows: Some(Reason::Command), ..Judged::default() },
+    }
+}
+
+const NOT_READ: &str = "the statement cannot be read here";
+const NO_TABLE: &str = "its table is not known, or the name may mean several";
+const NOT_PLAIN: &str = "its table has triggers, rules, row security or children, or is a view";
+
+/// EXPLAIN stands in front of it.
+fn is_explained(sql: &str, std_strings: bool) -> bool {
+    Tokens::new(sql, std_strings).is_ok_and(|t| t.is(0, "explain"))
+}
+
+fn table_write(tokens: &Tokens<'_>, class: &Class, catalogue: &Catalogue, time: bool) -> Judged {
+    let parsed = match class {
+        Class::Insert => insert(tokens),
+        Class::Update => update(tokens),
+        _ => delete(tokens),
+    };
+    let Some(write) = parsed else { return Judged::image(NOT_READ, Reason::Parts) };
+    let Some(table) = catalogue.table(write.schema.as_deref(), &write.table) else {
+        return Judged::image(NO_TABLE, Reason::Table(write.table));
+    };
+    if !table.plain {
+        return Judged::image(NOT_PLAIN, Reason::NotPlain(write.table, table.obstacles.clone()));
+    }
+    let fires = match write.change {
+        Change::Insert => false,
+        Change::Update => table.update_fires,
+        Change::Delete => table.delete_fires,
+    };
+    if fires {
+        let why = "a foreign key makes it write to a table with triggers or rules, or defaults";
+        return Judged::image(why, Reason::ForeignKey(write.table));
+    }
+    let not_keyed = match write.is_keyed(table, tokens, catalogue, time) {
+        Ok(()) => return Judged { form: Form::Keyed, ..Judged::default() },
+        Err(reason) => Some(reason),
+    };
+    let by_key = write.change != Change::Insert || write.conflict == Some(Conflict::Update);
+    if by_key && table.key.is_empty() && !table.full {
+        // No replica could tell which row is meant.
+        return Judged { not_keyed, not_rows: Some(Reason::NoKey(write.table)), ..Judged::default() };
+    }
+    let harmful = "it calls something of which nobody knows what it does";
+    let no_rows = "it changes a key, or a default is of a function of which nobody knows what it does";
+    let rows = tokens.is_harmless_write(catalogue).map_err(|reason| (harmful, reason));
+    match rows.and_then(|()| write.rows(table).map_err(|reason| (no_rows, reason))) {
+        Ok(rows) => Judged { form: Form::Rows(Arc::new(rows)), not_keyed, not_rows: None },
+        Err((why, reason)) => Judged { not_keyed, ..Judged::image(why, reason) },
+    }
+}
+
+/// COPY FROM of a plain table, all of whose other columns get the same on every node, goes with its data.
+fn copy_from(t: &Tokens<'_>, catalogue: &Catalogue) -> Judged {
+    let Some((schema, named, at)) = name(t, 1) else { return Judged::image(NOT_READ, Reason::Parts) };
+    let Some(table) = catalogue.table(schema.as_deref(), &named) else {
+        return Judged::image(NO_TABLE, Reason::Table(named));
+    };
+    if !table.plain {
+        return Judged::image(NOT_PLAIN, Reason::NotPlain(named, table.obstacles.clone()));
+    }
+    let named = if t.is_char(at, b'(') { t.closing(at).and_then(|close| list(t, at + 1, close)) } else { None };
+    let given = |column: &str| named.as_ref().is_none_or(|n| n.iter().any(|name| name == column));
+    match table.columns.iter().find(|c| !c.generated && !given(&c.name) && c.default != Value::Fixed) {
+        Some(c) => Judged::image(
+            "other columns than those copied get a value that varies",
+            Reason::Default(c.name.clone(), c.why()),
+        ),
+        None => Judged::default(),
+    }
+}

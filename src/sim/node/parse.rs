@@ -20,7 +20,7 @@ use super::words::Words;
 use crate::wire::PgError;
 
 /// [`crate::session::transaction::OPAQUE`], as this node can answer it: no transaction changes its catalogues.
-const OPAQUE_ANSWER: &str = "SELECT pg_catalog.txid_current_if_assigned(), false";
+const OPAQUE_ANSWER: &str = "SELECT pg_catalog.txid_current_if_assigned(), 0::int8 AS sum";
 
 /// Statement texts kept parsed; beyond it all are forgotten.
 const PARSED_MAX: usize = 2000;

@@ -71,11 +71,6 @@ impl Batch {
         self.open = false;
     }
 
-    /// Messages of it are still to be looked at, its Sync among them.
-    pub(super) fn is_under_way(&self) -> bool {
-        self.open
-    }
-
     /// A batch that is run again. `overtaken`: its snapshot on a replica could not be used; else main must do it.
     pub(super) fn run_again(overtaken: bool) -> Batch {
         Batch { force_main: !overtaken, again: overtaken, ..Batch::default() }

@@ -10,8 +10,7 @@ use bytes::Bytes;
 
 use super::batch::Batch;
 use super::io::Cx;
-use super::owed::Whose;
-use super::owed::{Asked, Own};
+use super::owed::{Asked, Own, Whose};
 use super::registry::Prepared;
 use super::server::bytes_of;
 use super::transaction::{Reads, Target};
@@ -152,7 +151,7 @@ impl Session {
 
     /// How many messages of the batch under way have not been looked at yet, its Sync among them.
     fn batch_rest(&self) -> usize {
-        let sync = self.inbox.iter().position(|f| f.tag == b'S').filter(|_| self.batch.is_under_way());
+        let sync = self.inbox.iter().position(|f| f.tag == b'S').filter(|_| self.batch.open);
         sync.map_or(0, |at| at + 1)
     }
 

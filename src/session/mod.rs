@@ -16,7 +16,8 @@
 //!   reads on a replica;
 //! - [`transaction`], [`commit`]: the client's transaction, its script, and the commit on all nodes; [`replica`],
 //!   [`applier`]: one replica's part in it; [`early`]: large ones start before COMMIT; [`proofs`]: what they rest on; `window`:
-//!   a commit's place at the gate; `overdue`: nodes that do not answer in time; `fate`: main did not answer COMMIT; `ended`: what follows;
+//!   a commit's place at the gate; `overdue`: nodes that do not answer in time; `on_main`: COMMIT
+//!   there; `fate`: main did not answer it; `ended`: what follows;
 //! - [`lifecycle`]: how requests and sessions end; `lost`: what becomes of them when the lane is lost, or main;
 //! - [`registry`], [`settings`]: what the session has prepared and set; `names`: which backend knows it; [`prepared`]:
 //!   by SQL;
@@ -65,6 +66,7 @@ mod logging;
 mod lost;
 mod names;
 pub mod note;
+mod on_main;
 pub mod out;
 mod overdue;
 pub mod owed;

@@ -391,7 +391,7 @@ impl Session {
                 if pending.opaque {
                     self.ask_baseline(true, cx);
                 }
-                if let Some(why) = pending.warning {
+                if let Some(why) = &pending.warning {
                     self.local(warning(why).encode(), Asked::Execute, Note::Nothing, cx);
                 }
                 let fetches = pending.opaque && matches!(verdict.class, Class::Select { .. });

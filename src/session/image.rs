@@ -78,7 +78,7 @@ impl Session {
         }
         p.image = false;
         match cx.env.config.replication.unsafe_statements {
-            UnsafeStatements::Refuse => Plan::Refused(unsafe_statement(reason(verdict))),
+            UnsafeStatements::Refuse => Plan::Refused(unsafe_statement(&reason(verdict))),
             UnsafeStatements::Warn => {
                 p.warning = Some(reason(verdict));
                 Plan::Write(p, writes)
@@ -281,10 +281,11 @@ pub(super) fn needs_image(given: &Given, verdict: &Verdict) -> bool {
     }
 }
 
-fn reason(verdict: &Verdict) -> &'static str {
+fn reason(verdict: &Verdict) -> String {
     match verdict.form() {
-        Form::Image(reason) => reason,
-        _ => "its rows cannot be asked for: the role may not read them, or the session's settings change how they look",
+        Form::Image(reason) => reason.to_string(),
+        _ => "its rows cannot be asked for: the role may not read them, or the session's settings change how they look"
+            .into(),
     }
 }
 

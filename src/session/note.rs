@@ -110,7 +110,7 @@ pub struct PendingWrite {
     /// It may write large objects.
     pub large_objects: bool,
     /// Other nodes may get other rows, and the client is warned of it: why.
-    pub warning: Option<&'static str>,
+    pub warning: Option<String>,
     /// A COPY FROM STDIN: its entry is in the script since its data began to come.
     pub copy: bool,
     /// Already an entry (its portal was suspended once); shared by all requests that execute the portal.

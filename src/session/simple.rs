@@ -455,7 +455,7 @@ impl Session {
         if pending.opaque {
             self.ask_baseline(false, cx);
         }
-        pending.warning.into_iter().for_each(|why| self.out.push(warning(why).encode()));
+        pending.warning.iter().for_each(|why| self.out.push(warning(why).encode()));
         if writes.rows {
             self.ask_info(false, cx);
         }

@@ -281,7 +281,7 @@ impl Session {
     fn write(&self, p: &PendingWrite, sql: &[u8], of: &Verdict, why: Reasons, cx: &Cx<'_>) -> Treatment {
         let (keyed, time) = (matches!(of.form(), Form::Keyed), of.has_time());
         let mut t = self.form(p, keyed, time);
-        if let Some(why) = p.warning {
+        if let Some(why) = &p.warning {
             t = t.fact("Warning", format!("the client gets one: {why}"));
         }
         let text = !(p.image || p.by_rows);

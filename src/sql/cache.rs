@@ -264,7 +264,7 @@ impl Verdict {
 fn unproved(class: &Class) -> Form {
     match class {
         Class::Insert | Class::Update | Class::Delete | Class::Merge | Class::WithDml | Class::Do | Class::Call => {
-            Form::Image("main's catalogue is not known")
+            Form::Image(Reason::NoCatalogue)
         }
         _ => Form::AsItIs,
     }
@@ -406,7 +406,7 @@ impl VerdictCache {
     /// A server has refused to run it as a read: it is none, whatever was proved.
     pub fn refute(&mut self, sql: &str, std_strings: bool, database: &str) {
         let key = key(shape_hash(sql, std_strings), database);
-        let form = Form::Image("a server says that it writes, and not what");
+        let form = Form::Image(Reason::Refuted);
         let verdict = Arc::new(Verdict { form, ..Verdict::new(sql, std_strings, None) });
         self.young.insert(key, Kept { verdict, version: u64::MAX });
     }

@@ -42,7 +42,7 @@ pub enum Form {
     /// By the rows that main tells of.
     Rows(Arc<Rows>),
     /// By what main's WAL says of the transaction; why nothing less serves.
-    Image(&'static str),
+    Image(Reason),
 }
 
 /// What is done with a row that main has told of.

@@ -22,8 +22,8 @@ pub struct Judged {
 }
 
 impl Judged {
-    fn image(why: &'static str, reason: Reason) -> Judged {
-        Judged { form: Form::Image(why), not_keyed: None, not_rows: Some(reason) }
+    fn image(reason: Reason) -> Judged {
+        Judged { form: Form::Image(reason.clone()), not_keyed: None, not_rows: Some(reason) }
     }
 }
 
@@ -49,26 +49,20 @@ pub(in crate::sql::proof) fn judged(
             table_write(&tokens, class, catalogue, time)
         }
         (Class::Insert | Class::Update | Class::Delete, tokens) => {
-            Judged::image(NOT_READ, tokens.err().unwrap_or(Reason::Explained))
+            Judged::image(tokens.err().unwrap_or(Reason::Explained))
         }
-        (Class::Merge, _) => Judged::image("MERGE chooses what it does row by row", Reason::RowByRow),
-        (Class::WithDml, _) => Judged::image("it writes in a WITH query", Reason::WithWrites),
-        (Class::Do, _) => Judged::image("nobody knows what a DO block writes", Reason::Body("a DO block")),
-        (Class::Call, _) => Judged::image("nobody knows what a procedure writes", Reason::Body("a procedure")),
+        (Class::Merge, _) => Judged::image(Reason::RowByRow),
+        (Class::WithDml, _) => Judged::image(Reason::WithWrites),
+        (Class::Do, _) => Judged::image(Reason::Body("a DO block")),
+        (Class::Call, _) => Judged::image(Reason::Body("a procedure")),
         (Class::Select { into: false, .. } | Class::CopyTo { .. }, Ok(tokens)) => match tokens.may_write(catalogue) {
-            Some(name) => {
-                Judged::image("it calls a function of which nobody knows what it writes", Reason::MayWrite(name))
-            }
+            Some(name) => Judged::image(Reason::MayWrite(name)),
             None => Judged::default(),
         },
         (Class::CopyFrom { .. }, Ok(tokens)) => copy_from(&tokens, catalogue),
         _ => Judged { not_rows: Some(Reason::Command), ..Judged::default() },
     }
 }
-
-const NOT_READ: &str = "the statement cannot be read here";
-const NO_TABLE: &str = "its table is not known, or the name may mean several";
-const NOT_PLAIN: &str = "its table has triggers, rules, row security or children, or is a view";
 
 /// EXPLAIN stands in front of it.
 fn is_explained(sql: &str, std_strings: bool) -> bool {
@@ -81,12 +75,12 @@ fn table_write(tokens: &Tokens<'_>, class: &Class, catalogue: &Catalogue, time: 
         Class::Update => update(tokens),
         _ => delete(tokens),
     };
-    let Some(write) = parsed else { return Judged::image(NOT_READ, Reason::Parts) };
+    let Some(write) = parsed else { return Judged::image(Reason::Parts) };
     let Some(table) = catalogue.table(write.schema.as_deref(), &write.table) else {
-        return Judged::image(NO_TABLE, Reason::Table(write.table));
+        return Judged::image(Reason::Table(write.table));
     };
     if !table.plain {
-        return Judged::image(NOT_PLAIN, Reason::NotPlain(write.table, table.obstacles.clone()));
+        return Judged::image(Reason::NotPlain(write.table, table.obstacles.clone()));
     }
     let fires = match write.change {
         Change::Insert => false,
@@ -94,8 +88,7 @@ fn table_write(tokens: &Tokens<'_>, class: &Class, catalogue: &Catalogue, time: 
         Change::Delete => table.delete_fires,
     };
     if fires {
-        let why = "a foreign key makes it write to a table with triggers or rules, or defaults";
-        return Judged::image(why, Reason::ForeignKey(write.table));
+        return Judged::image(Reason::ForeignKey(write.table));
     }
     let not_keyed = match write.is_keyed(table, tokens, catalogue, time) {
         Ok(()) => return Judged { form: Form::Keyed, ..Judged::default() },
@@ -106,31 +99,25 @@ fn table_write(tokens: &Tokens<'_>, class: &Class, catalogue: &Catalogue, time: 
         // No replica could tell which row is meant.
         return Judged { not_keyed, not_rows: Some(Reason::NoKey(write.table)), ..Judged::default() };
     }
-    let harmful = "it calls something of which nobody knows what it does";
-    let no_rows = "it changes a key, or a default is of a function of which nobody knows what it does";
-    let rows = tokens.is_harmless_write(catalogue).map_err(|reason| (harmful, reason));
-    match rows.and_then(|()| write.rows(table).map_err(|reason| (no_rows, reason))) {
+    match tokens.is_harmless_write(catalogue).and_then(|()| write.rows(table)) {
         Ok(rows) => Judged { form: Form::Rows(Arc::new(rows)), not_keyed, not_rows: None },
-        Err((why, reason)) => Judged { not_keyed, ..Judged::image(why, reason) },
+        Err(reason) => Judged { not_keyed, ..Judged::image(reason) },
     }
 }
 
 /// COPY FROM of a plain table, all of whose other columns get the same on every node, goes with its data.
 fn copy_from(t: &Tokens<'_>, catalogue: &Catalogue) -> Judged {
-    let Some((schema, named, at)) = name(t, 1) else { return Judged::image(NOT_READ, Reason::Parts) };
+    let Some((schema, named, at)) = name(t, 1) else { return Judged::image(Reason::Parts) };
     let Some(table) = catalogue.table(schema.as_deref(), &named) else {
-        return Judged::image(NO_TABLE, Reason::Table(named));
+        return Judged::image(Reason::Table(named));
     };
     if !table.plain {
-        return Judged::image(NOT_PLAIN, Reason::NotPlain(named, table.obstacles.clone()));
+        return Judged::image(Reason::NotPlain(named, table.obstacles.clone()));
     }
     let named = if t.is_char(at, b'(') { t.closing(at).and_then(|close| list(t, at + 1, close)) } else { None };
     let given = |column: &str| named.as_ref().is_none_or(|n| n.iter().any(|name| name == column));
     match table.columns.iter().find(|c| !c.generated && !given(&c.name) && c.default != Value::Fixed) {
-        Some(c) => Judged::image(
-            "other columns than those copied get a value that varies",
-            Reason::Default(c.name.clone(), c.why()),
-        ),
+        Some(c) => Judged::image(Reason::Default(c.name.clone(), c.why())),
         None => Judged::default(),
     }
 }

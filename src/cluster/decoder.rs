@@ -256,7 +256,7 @@ impl Plane {
                     let live = self.live();
                     lock(&decoder.images).tidy(Instant::now(), live.image_timeout);
                     if lock(&decoder.wanted).elapsed() > IDLE {
-                        return Ok("nobody has wanted an image for ten minutes");
+                        return Ok("nobody has wanted an image for a long time");
                     }
                     self.watch_slot(decoder, &name, live.image_wal_limit).await?;
                 }

@@ -4,21 +4,20 @@
 //! dropped, and the transaction is refused if it turns out to be ours. Images that nobody takes are dropped after a while.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::per_database::PerDatabase;
 use crate::image::Refusal;
 use crate::image::decode::{Change, Line, line};
 
 /// Which databases have a slot that is being read: looked at by sessions, set by the control plane.
 #[derive(Debug, Default)]
-pub struct Slots {
-    databases: RwLock<HashMap<Arc<str>, Arc<AtomicBool>>>,
-}
+pub struct Slots(PerDatabase<AtomicBool>);
 
 /// One database's.
 #[derive(Clone, Debug)]
@@ -41,12 +40,7 @@ impl Slots {
     /// The database's.
     #[must_use]
     pub fn of(&self, database: &str) -> Slot {
-        // A poisoned lock means that a thread died between two map operations, neither of which can leave it broken.
-        if let Some(s) = self.databases.read().unwrap_or_else(PoisonError::into_inner).get(database) {
-            return Slot(s.clone());
-        }
-        let mut map = self.databases.write().unwrap_or_else(PoisonError::into_inner);
-        Slot(map.entry(Arc::from(database)).or_default().clone())
+        Slot(self.0.of(database))
     }
 }
 

@@ -16,6 +16,7 @@
 //! | `decoder` | the thread's part in images: a slot per database that needs one, on main |
 //! | `images` | what comes out of a slot, until somebody takes it |
 //! | `walsender` | a replication connection |
+//! | `per_database` | something small of each database, for all threads |
 //! | `answers` | the questions of shards, and their answers |
 
 mod answers;
@@ -27,6 +28,7 @@ pub mod images;
 pub mod lock;
 pub mod membership;
 pub mod nodes;
+pub mod per_database;
 pub mod state;
 mod walsender;
 pub mod watch;

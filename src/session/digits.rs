@@ -27,8 +27,7 @@ pub(super) enum Digits {
 
 fn mentions(text: &[u8]) -> bool {
     // Values beyond this are no names.
-    let text = &text[..text.len().min(64 * 1024)];
-    text.windows(NAME.len()).any(|w| w.eq_ignore_ascii_case(NAME.as_bytes()))
+    crate::sql::lexer::mentions(text, NAME, 64 * 1024)
 }
 
 /// The value is written out, and numbers print exactly with it.

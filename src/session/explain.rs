@@ -32,8 +32,6 @@ use crate::wire::{PgError, TxStatus, back, front};
 const TEXT: u32 = 25;
 const JSON: u32 = 114;
 
-/// PortalSuspended.
-const SUSPENDED: &[u8] = b"s\0\0\0\x04";
 /// Under this name a statement is parsed that has no EXPLAIN.
 const CHECKED: &str = "_pgls_explained";
 
@@ -169,7 +167,7 @@ impl Session {
         answered.gone += now;
         // Whether more rows would follow a server does not look either (`ExecutePlan` in execMain.c).
         if limit != 0 && now == limit as usize {
-            out.put_slice(SUSPENDED);
+            out.put_slice(back::PORTAL_SUSPENDED);
         } else {
             out.put_slice(&back::command_complete("EXPLAIN"));
         }

@@ -22,7 +22,7 @@ use super::{Request, Session};
 use crate::sequencer::SnapshotToken;
 use crate::shard::driver::Time;
 use crate::sql::class::{Class, Isolation};
-use crate::sql::lexer::{Kind, Lexer, identifiers};
+use crate::sql::lexer::{self, Kind, Lexer, identifiers};
 use crate::wire::error::ErrorFields;
 use crate::wire::front::BIND_NOTHING;
 use crate::wire::{PgError, TxStatus};
@@ -69,8 +69,7 @@ pub(super) fn shown(sql: &[u8], class: &Class) -> Option<Shown> {
 
 /// Something of ours stands in it, perhaps.
 pub(super) fn mentions(sql: &[u8]) -> bool {
-    let sql = &sql[..sql.len().min(4096)];
-    sql.windows(b"pglockstep".len()).any(|w| w.eq_ignore_ascii_case(b"pglockstep"))
+    lexer::mentions(sql, "pglockstep", 4096)
 }
 
 /// A custom setting of the proxy's own: no node needs it to compute the same.

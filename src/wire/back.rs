@@ -23,6 +23,8 @@ pub const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
 pub const BIND_COMPLETE: &[u8] = b"2\0\0\0\x04";
 /// CloseComplete.
 pub const CLOSE_COMPLETE: &[u8] = b"3\0\0\0\x04";
+/// PortalSuspended.
+pub const PORTAL_SUSPENDED: &[u8] = b"s\0\0\0\x04";
 /// NoData.
 pub const NO_DATA: &[u8] = b"n\0\0\0\x04";
 /// ParameterDescription of a statement without parameters.

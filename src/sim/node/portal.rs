@@ -309,7 +309,7 @@ impl Session {
             self.tx().command += 1;
         }
         if suspended {
-            self.send(b"s\0\0\0\x04");
+            self.send(crate::wire::back::PORTAL_SUSPENDED);
         } else {
             self.send(&back::command_complete(&tag));
         }

@@ -86,6 +86,13 @@ pub fn run(config: Config, path: &Path, log_level: LogThreshold) -> Result<()> {
     let mut control = control_config(&config, reread(path, &config, log_level));
     let (membership, startup) = Control::startup(&control, &sequencer)?;
     control.can_image = startup.can_image() && config.replication.images;
+    if config.replication.images && !control.can_image {
+        tracing::warn!(
+            "images = true has no effect: every node needs PostgreSQL 14 or later, wal_level = logical, and \
+             max_prepared_transactions, max_replication_slots and max_wal_senders above 0; set these and restart the nodes \
+             and pglockstep. Until then unsafe_statements decides about transactions that need an image"
+        );
+    }
     let slots = control.can_image.then(|| control.slots.clone());
     let mut mock_secret = [0u8; 32];
     getrandom::fill(&mut mock_secret)?;

@@ -4,13 +4,13 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use pglockstep::sandbox::compare::compare_nodes;
 use pglockstep::sandbox::process::{Signal, signal};
+use support::sql::{connect, eight_clients, is_conflict, run, with_number};
 use support::{Options, Sandbox};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::NoTls;
 
 const SCHEMA: &str = "
     CREATE TYPE mood AS ENUM ('sad', 'it''s \"ok\"', 'a b');
@@ -152,16 +152,6 @@ fn in_mode(mode: &str) -> Sandbox {
     start(&format!("[cluster]\nbackend_clustering_mode = \"{mode}\"\n{replication}"), true)
 }
 
-async fn connect(sandbox: &Sandbox) -> Client {
-    let (client, connection) = tokio_postgres::connect(&sandbox.url("postgres"), NoTls).await.unwrap();
-    tokio::spawn(connection);
-    client
-}
-
-fn run<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
-}
-
 /// What asks the nodes has a runtime of its own.
 fn aside(work: impl FnOnce() + Send) {
     std::thread::scope(|scope| scope.spawn(work).join()).unwrap();
@@ -175,14 +165,6 @@ fn assert_equal(sandbox: &Sandbox) {
     assert_eq!(sandbox.on_nodes("postgres", "SELECT count(*) FROM pg_prepared_xacts"), ["0", "0", "0"]);
 }
 
-fn is_conflict(e: &tokio_postgres::Error) -> bool {
-    e.code().is_some_and(|c| matches!(c.code(), "40001" | "40P01"))
-}
-
-fn simple(statement: &str, n: u64) -> String {
-    statement.replace("$1::int", &n.to_string()).replace("$1", &n.to_string())
-}
-
 fn every_kind(mode: &str) {
     let sandbox = in_mode(mode);
     run(async {
@@ -190,7 +172,7 @@ fn every_kind(mode: &str) {
         for statement in STATEMENTS {
             let typed = statement.replace("$1::int", "$1").replace("$1", "$1::int");
             for n in 1..4 {
-                let text = simple(statement, n);
+                let text = with_number(statement, n);
                 c.simple_query(&text).await.unwrap_or_else(|e| panic!("{text}: {e:?}"));
                 if !statement.starts_with("EXPLAIN") && !statement.starts_with("CALL") {
                     let s = c.prepare(&typed).await.unwrap_or_else(|e| panic!("{typed}: {e:?}"));
@@ -230,36 +212,36 @@ fn every_kind_of_statement_makes_the_same_rows_on_all_nodes_in_snapshot_isolatio
 fn eight_clients_at_once_make_the_same_rows_on_all_nodes() {
     for mode in ["native_replication", "snapshot_isolation"] {
         let sandbox = in_mode(mode);
-        let done = AtomicU64::new(0);
-        std::thread::scope(|scope| {
-            for client in 0..8usize {
-                let (sandbox, done) = (&sandbox, &done);
-                scope.spawn(move || {
-                    run(async {
-                        let c = connect(sandbox).await;
-                        for i in 0..40usize {
-                            let statement = STATEMENTS[(client * 7 + i * 5) % STATEMENTS.len()];
-                            let text = simple(statement, (i % 9 + 1) as u64);
-                            let text = match i % 8 {
-                                0 => format!("BEGIN; {text}; INSERT INTO accounts (v) VALUES (0); COMMIT"),
-                                3 => BLOCKS[(client + i) % BLOCKS.len()].to_owned(),
-                                _ => text,
-                            };
-                            match c.batch_execute(&text).await {
-                                Ok(()) => drop(done.fetch_add(1, Ordering::Relaxed)),
-                                Err(e) if is_conflict(&e) || e.code().is_some_and(|c| c.code() == "23505") => {
-                                    drop(c.batch_execute("ROLLBACK").await);
-                                }
-                                Err(e) => panic!("{mode}: {text}: {e:?}"),
-                            }
-                        }
-                    });
-                });
+        let text = |client: usize, i: usize| {
+            let statement = STATEMENTS[(client * 7 + i * 5) % STATEMENTS.len()];
+            let text = with_number(statement, (i % 9 + 1) as u64);
+            match i % 8 {
+                0 => format!("BEGIN; {text}; INSERT INTO accounts (v) VALUES (0); COMMIT"),
+                3 => BLOCKS[(client + i) % BLOCKS.len()].to_owned(),
+                _ => text,
             }
-        });
-        assert!(done.load(Ordering::Relaxed) > 100, "{mode}: hardly anything was done");
+        };
+        eight_clients(&sandbox, text, |e| is_conflict(e) || e.code().is_some_and(|c| c.code() == "23505"));
         assert_equal(&sandbox);
     }
+}
+
+/// Main keeps WAL for whoever reads it, which must have a bound.
+#[test]
+fn a_slot_that_keeps_back_too_much_wal_is_given_up_and_made_anew() {
+    let sandbox = start("[replication]\nimages = true\nimage_wal_limit = \"1MB\"\n", true);
+    run(async {
+        let c = connect(&sandbox).await;
+        let bulk = "CREATE TABLE bulk AS SELECT g, repeat('x', 1000) AS x FROM generate_series(1, 20000) g";
+        c.batch_execute(bulk).await.unwrap();
+        sandbox.wait_for_log("more than image_wal_limit");
+        let write = "UPDATE ruled SET v = v + 1 WHERE id = 1";
+        // The transaction that meets the loss is told to try again.
+        while let Err(e) = c.batch_execute(write).await {
+            assert!(is_conflict(&e), "{e:?}");
+        }
+    });
+    assert_equal(&sandbox);
 }
 
 #[test]

@@ -5,11 +5,10 @@
 
 mod support;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
+use support::sql::{connect, eight_clients, is_conflict, run, with_number};
 use support::{Options, Sandbox};
+use tokio_postgres::NoTls;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, NoTls};
 
 const SCHEMA: &str = "
     CREATE EXTENSION IF NOT EXISTS pgcrypto;
@@ -75,30 +74,11 @@ fn start(mode: &str) -> Sandbox {
     sandbox
 }
 
-async fn connect(sandbox: &Sandbox) -> Client {
-    let (client, connection) = tokio_postgres::connect(&sandbox.url("postgres"), NoTls).await.unwrap();
-    tokio::spawn(connection);
-    client
-}
-
-fn run<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
-}
-
 fn assert_equal(sandbox: &Sandbox) {
     sandbox.assert_nodes_equal("postgres");
     sandbox.assert_nothing_in_transaction();
     let log = sandbox.whole_log();
     assert!(!log.contains("node is out"), "{log}");
-}
-
-/// Conflicts are the clients' own affair in blocks; nothing else may go wrong.
-fn is_conflict(e: &tokio_postgres::Error) -> bool {
-    e.code().is_some_and(|c| matches!(c.code(), "40001" | "40P01"))
-}
-
-fn simple(statement: &str, n: u64) -> String {
-    statement.replace("$1::int", &n.to_string()).replace("$1", &n.to_string())
 }
 
 fn every_kind(mode: &str) {
@@ -109,7 +89,7 @@ fn every_kind(mode: &str) {
             // A parameter's type is what the statement makes of it: here always int.
             let typed = statement.replace("$1::int", "$1").replace("$1", "$1::int");
             for n in 1..4 {
-                let text = simple(statement, n);
+                let text = with_number(statement, n);
                 c.simple_query(&text).await.unwrap_or_else(|e| panic!("{text}: {e:?}"));
                 let n = i32::try_from(n).unwrap();
                 if typed.contains("$1") {
@@ -156,32 +136,12 @@ fn every_kind_of_statement_makes_the_same_rows_on_all_nodes_in_snapshot_isolatio
 fn eight_clients_at_once_make_the_same_rows_on_all_nodes() {
     for mode in ["native_replication", "snapshot_isolation"] {
         let sandbox = start(mode);
-        let done = AtomicU64::new(0);
-        std::thread::scope(|scope| {
-            for client in 0..8usize {
-                let (sandbox, done) = (&sandbox, &done);
-                scope.spawn(move || {
-                    run(async {
-                        let c = connect(sandbox).await;
-                        for i in 0..40usize {
-                            let statement = STATEMENTS[(client * 7 + i * 5) % STATEMENTS.len()];
-                            let text = simple(statement, (i % 9 + 1) as u64);
-                            let text = if i % 4 == 0 {
-                                format!("BEGIN; {text}; INSERT INTO log (i) VALUES (0); COMMIT")
-                            } else {
-                                text
-                            };
-                            match c.batch_execute(&text).await {
-                                Ok(()) => drop(done.fetch_add(1, Ordering::Relaxed)),
-                                Err(e) if is_conflict(&e) => drop(c.batch_execute("ROLLBACK").await),
-                                Err(e) => panic!("{mode}: {text}: {e:?}"),
-                            }
-                        }
-                    });
-                });
-            }
-        });
-        assert!(done.load(Ordering::Relaxed) > 100, "{mode}: hardly anything was done");
+        let text = |client: usize, i: usize| {
+            let statement = STATEMENTS[(client * 7 + i * 5) % STATEMENTS.len()];
+            let text = with_number(statement, (i % 9 + 1) as u64);
+            if i % 4 == 0 { format!("BEGIN; {text}; INSERT INTO log (i) VALUES (0); COMMIT") } else { text }
+        };
+        eight_clients(&sandbox, text, is_conflict);
         assert_equal(&sandbox);
     }
 }

@@ -5,6 +5,7 @@
 pub mod random;
 pub mod raw;
 pub mod relay;
+pub mod sql;
 
 use pglockstep::sandbox::client::{Client, Target};
 use pglockstep::sandbox::compare::compare_nodes;

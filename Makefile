@@ -19,6 +19,9 @@ demo: server-deps
 
 test: deps check
 	$(CARGO) test --locked --lib --bins
+	for driver in ring glommio; do \
+	  $(CARGO) test --locked --lib -- --ignored running_out_of_descriptors_is_survived_by_$$driver || exit 1; \
+	done
 	$(CARGO) test --locked --doc
 	$(CARGO) test --locked --test '*' -- --test-threads=2
 	PGLOCKSTEP_TEST_IO_DRIVER=glommio $(CARGO) test --locked $(addprefix --test ,$(DRIVER_TESTS)) -- --test-threads=2

@@ -15,15 +15,15 @@
 //! - `blocks`: BEGIN, COMMIT and ROLLBACK of the client's; `begin`: on which server a transaction begins, and how it
 //!   reads on a replica;
 //! - [`transaction`], [`commit`]: the client's transaction, its script, and the commit on all nodes; [`replica`],
-//!   [`applier`]: one replica's part in it; [`early`]: large ones start before COMMIT; [`proofs`]: what they rest on; `window`:
-//!   a commit's place at the gate; `overdue`: nodes that do not answer in time; `on_main`: COMMIT
-//!   there; `fate`: main did not answer it; `ended`: what follows;
+//!   [`applier`]: one replica's part in it; [`early`]: large ones start before COMMIT; [`proofs`]: what they rest on;
+//!   `on_main`: COMMIT there; `fate`: main did not answer it; `window`: a commit's place at the gate; `overdue`: nodes that
+//!   do not answer in time; `ended`: what follows;
 //! - [`lifecycle`]: how requests and sessions end; `lost`: what becomes of them when the lane is lost, or main;
 //! - [`registry`], [`settings`]: what the session has prepared and set; `names`: which backend knows it; [`prepared`]:
 //!   by SQL;
 //! - `explain`: `EXPLAIN (PGLOCKSTEP)`; `treatment`: what it answers;
-//! - `rows`: writes that reach the replicas by the rows that main tells of; `digits`: whether these print exactly; `conflict`: single statements that are run
-//!   again after 40001;
+//! - `rows`: writes that reach the replicas by the rows that main tells of; `digits`: whether these print exactly;
+//!   `conflict`: single statements that are run again after 40001;
 //! - `image`: transactions that reach the replicas by what main's WAL tells of them;
 //! - `snapshot`: `snapshot_isolation`'s reads on replicas, and isolation levels; `tokens`: what clients can ask about it;
 //! - `elsewhere`: reads that a replica could not serve are run again; `leave`: blocks that began on a replica and need

@@ -452,13 +452,13 @@ fn running_out_of_descriptors_neither_spins_nor_loses_clients<D: Tested>() {
 }
 
 #[test]
-#[ignore = "lowers the process's limit of descriptors; run it alone"]
+#[ignore = "lowers the process's limit of descriptors; make test runs it alone"]
 fn running_out_of_descriptors_is_survived_by_ring() {
     running_out_of_descriptors_neither_spins_nor_loses_clients::<RingDriver>();
 }
 
 #[test]
-#[ignore = "lowers the process's limit of descriptors; run it alone"]
+#[ignore = "lowers the process's limit of descriptors; make test runs it alone"]
 fn running_out_of_descriptors_is_survived_by_glommio() {
     running_out_of_descriptors_neither_spins_nor_loses_clients::<GlommioDriver>();
 }

@@ -130,7 +130,12 @@ impl State {
         }
     }
 
-    /// An accepted client gets a slot; closed at once if there is none: see [`Slots::may_admit`].
+    /// A client has to wait for a slot. Not when it will be closed all the same.
+    pub(super) fn has_no_slot(&self) -> bool {
+        !self.slots.may_admit() && !self.stopping && !self.ending
+    }
+
+    /// An accepted client gets a slot; closed at once if there is none.
     pub(super) fn admit(&mut self, stream: TcpStream, peer: Peer) -> Option<usize> {
         let index = self.slots.admit(Own { stream: Some(stream), ..Own::default() }).ok()?;
         let conn = self.slots.id(index);

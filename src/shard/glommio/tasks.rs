@@ -118,13 +118,15 @@ pub(super) async fn accept(state: Shared, listener: Listener) {
     let listener = sys::listener(socket);
     let mut accepted = (0, 0);
     while !state.borrow().stopping {
-        if !state.borrow().slots.may_admit() {
-            // They wait in the listener's own queue.
-            next_turn(&state).await;
-            continue;
-        }
         match listener.shared_accept().await.map_err(io::Error::from) {
-            Ok(client) => admit(&state, client, tcp),
+            Ok(client) => {
+                // It waits here, and those behind it in the listener's own queue. (Another listener may have taken the
+                // last slot since this one began to accept.)
+                while state.borrow().has_no_slot() {
+                    next_turn(&state).await;
+                }
+                admit(&state, client, tcp);
+            }
             // A client that gave up while it waited says nothing about the next.
             Err(error) if transient(&error) || error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(_) if state.borrow().stopping => break,

@@ -145,8 +145,9 @@ const CASES: &[(&str, &[&str])] = &[
     ("explain (pglockstep) delete from pair", &["Explain", "Runs On: no node: pglockstep answers it"]),
 ];
 
+/// Most forms show only where no image can be had.
 fn sandbox(mode: &str) -> (Sandbox, Raw) {
-    sandbox_with(mode, "")
+    sandbox_with(mode, "[replication]\nimages = false\n")
 }
 
 fn sandbox_with(mode: &str, config: &str) -> (Sandbox, Raw) {

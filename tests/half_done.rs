@@ -1,13 +1,14 @@
-//! What main has done only in part: a query that writes as its rows are fetched. The other nodes could only do all of
-//! it, so such a transaction is not committed.
+//! What main has done only in part: a query that writes as its rows are fetched. By its text the other nodes could only
+//! do all of it, so such a transaction is committed by its image or not at all.
 
 mod support;
 
 use support::raw::Raw;
 use support::{Options, Sandbox};
 
-fn sandbox() -> (Sandbox, Raw) {
-    let sandbox = Sandbox::start(Options::default());
+fn sandbox(images: bool) -> (Sandbox, Raw) {
+    let config = format!("[replication]\nimages = {images}\n");
+    let sandbox = Sandbox::start(Options { config, ..Options::default() });
     let tables = "CREATE TABLE t (n int PRIMARY KEY); CREATE TABLE u (a int PRIMARY KEY); \
         CREATE FUNCTION put(n int) RETURNS int LANGUAGE sql AS 'INSERT INTO t VALUES (n) RETURNING n'; \
         CREATE FUNCTION look(n int) RETURNS int LANGUAGE sql VOLATILE AS 'SELECT n'";
@@ -45,7 +46,7 @@ const PUTS: &str = "SELECT put(n) FROM generate_series(1, 9) n";
 
 #[test]
 fn a_query_that_writes_is_committed_only_if_it_was_fetched_to_its_end() {
-    let (sandbox, mut raw) = sandbox();
+    let (sandbox, mut raw) = sandbox(false);
     // In a block, and alone.
     raw.run("BEGIN");
     bind(&mut raw, "p", PUTS);
@@ -73,8 +74,36 @@ fn a_query_that_writes_is_committed_only_if_it_was_fetched_to_its_end() {
 }
 
 #[test]
+fn an_image_tells_how_far_it_was_fetched() {
+    let (sandbox, mut raw) = sandbox(true);
+    let fetch_four = |raw: &mut Raw, portal: &str| {
+        bind(raw, portal, PUTS);
+        fetch(raw, portal, 4);
+        sync(raw);
+    };
+    // The slot is made at first use.
+    raw.run("SELECT put(100)");
+    raw.run("BEGIN");
+    fetch_four(&mut raw, "p");
+    raw.run("COMMIT");
+    assert_eq!(count(&sandbox), ["5 0"; 3]);
+    raw.run("DELETE FROM t");
+    // Alone, its transaction ends at Sync.
+    fetch_four(&mut raw, "");
+    assert_eq!(count(&sandbox), ["4 0"; 3]);
+    raw.run("DELETE FROM t");
+    // There is no image of this one.
+    raw.run("BEGIN; NOTIFY c");
+    fetch_four(&mut raw, "p");
+    raw.query("COMMIT");
+    is_refused(&mut raw);
+    assert_eq!(count(&sandbox), ["0 0"; 3]);
+    sandbox.assert_nodes_equal("postgres");
+}
+
+#[test]
 fn what_was_taken_back_of_it_counts_no_more_unless_it_is_fetched_on() {
-    let (sandbox, mut raw) = sandbox();
+    let (sandbox, mut raw) = sandbox(false);
     raw.run("BEGIN; INSERT INTO u VALUES (1); SAVEPOINT s");
     bind(&mut raw, "p", PUTS);
     fetch(&mut raw, "p", 4);
@@ -129,7 +158,7 @@ fn what_was_taken_back_of_it_counts_no_more_unless_it_is_fetched_on() {
 
 #[test]
 fn a_row_limit_is_no_matter_where_main_has_done_all_or_nothing() {
-    let (sandbox, mut raw) = sandbox();
+    let (sandbox, mut raw) = sandbox(true);
     // RETURNING: main has run the statement before its first row goes out.
     raw.run("BEGIN");
     bind(&mut raw, "p", "INSERT INTO u SELECT generate_series(1, 9) RETURNING a");
@@ -149,7 +178,7 @@ fn a_row_limit_is_no_matter_where_main_has_done_all_or_nothing() {
 /// What must not stand in a block is told from what stands before it by its Sync, which may come later.
 #[test]
 fn a_batch_with_vacuum_that_comes_in_pieces_is_run_as_one() {
-    let (_sandbox, mut raw) = sandbox();
+    let (_sandbox, mut raw) = sandbox(true);
     let pause = || std::thread::sleep(std::time::Duration::from_millis(50));
     for sql in ["ANALYZE t", "VACUUM t", "REINDEX INDEX CONCURRENTLY t_pkey", "VACUUM u"] {
         bind(&mut raw, "", sql);

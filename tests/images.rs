@@ -266,29 +266,37 @@ fn row_security_decides_on_main_and_replicas_get_what_came_of_it() {
     assert_equal(&sandbox);
 }
 
+/// With nothing in it that differs from node to node, so that its text serves as well.
+const IMAGELESS: &str = "
+    CREATE TABLE told (n int);
+    CREATE FUNCTION plain(n int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN INSERT INTO told SELECT n; RETURN 1; END $$;
+    CREATE FUNCTION tells() RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM plain(1); PERFORM pg_notify('c', 'x'); END $$;
+    CREATE FUNCTION tolled() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM plain(7); RETURN NEW; END $$;
+    CREATE TABLE keyless (a int); CREATE TRIGGER k AFTER UPDATE ON keyless FOR EACH ROW EXECUTE FUNCTION tolled();
+    INSERT INTO keyless VALUES (1); CREATE UNLOGGED TABLE fleeting (a int);
+    CREATE FUNCTION flee() RETURNS void LANGUAGE sql AS 'INSERT INTO fleeting VALUES (1)'";
+
+const WITHOUT_IMAGE: &[&str] = &[
+    "UPDATE keyless SET a = a + 1",
+    "SELECT flee()",
+    "SELECT tells()",
+    "BEGIN; SELECT plain(1); NOTIFY c; COMMIT",
+    "BEGIN; SELECT lo_create(4711); SELECT plain(1); COMMIT",
+    "BEGIN; CREATE TEMP TABLE mine (a int); SELECT plain(1); COMMIT",
+    "BEGIN; SELECT plain(1); SELECT count(*) FROM mine; COMMIT",
+    "BEGIN; SELECT plain(1); DECLARE c CURSOR WITH HOLD FOR SELECT 1; COMMIT",
+];
+
 #[test]
 fn what_no_image_can_tell_is_refused_and_leaves_nothing_behind() {
     let sandbox = in_mode("native_replication");
-    sandbox.psql_ok(&[
-        "-q",
-        "-c",
-        "CREATE TABLE keyless (a int); CREATE TRIGGER k AFTER UPDATE ON keyless FOR EACH ROW EXECUTE FUNCTION audited();
-         INSERT INTO keyless VALUES (1); CREATE UNLOGGED TABLE fleeting (a int PRIMARY KEY);
-         CREATE FUNCTION flee() RETURNS void LANGUAGE sql AS 'INSERT INTO fleeting VALUES (1)';
-         CREATE FUNCTION tells() RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM place(1); PERFORM pg_notify('c', 'x'); END $$",
-    ]);
+    sandbox.psql_ok(&["-q", "-c", IMAGELESS]);
     run(async {
         let c = connect(&sandbox).await;
-        for text in [
-            "UPDATE keyless SET a = 2",
-            "SELECT flee()",
-            "SELECT tells()",
-            "BEGIN; SELECT place(1); NOTIFY c; COMMIT",
-            "BEGIN; SELECT lo_create(4711); SELECT place(1); COMMIT",
-            "BEGIN; CREATE TEMP TABLE mine (a int); SELECT place(1); COMMIT",
-            "BEGIN; SELECT place(1); DECLARE c CURSOR WITH HOLD FOR SELECT 1; COMMIT",
-        ] {
-            let e = c.batch_execute(text).await.expect_err(text);
+        for text in WITHOUT_IMAGE {
+            // What is refused leaves no temporary table behind, either.
+            let text = text.replace("count(*) FROM mine", "set_config('a.b', 'c', false); LISTEN c");
+            let e = c.batch_execute(&text).await.expect_err(&text);
             assert_eq!(e.code().map(tokio_postgres::error::SqlState::code), Some("0A000"), "{text}: {e:?}");
             c.batch_execute("ROLLBACK").await.unwrap();
         }
@@ -296,6 +304,40 @@ fn what_no_image_can_tell_is_refused_and_leaves_nothing_behind() {
         c.batch_execute("SELECT place(2)").await.unwrap();
     });
     assert_equal(&sandbox);
+}
+
+#[test]
+fn what_no_image_can_tell_goes_by_its_text_where_that_is_allowed() {
+    for (mode, policy) in [("native_replication", "allow"), ("snapshot_isolation", "warn")] {
+        let config = format!(
+            "[cluster]\nbackend_clustering_mode = \"{mode}\"\n[replication]\nunsafe_statements = \"{policy}\"\n"
+        );
+        let sandbox = start(&config, true);
+        sandbox.psql_ok(&["-q", "-c", IMAGELESS]);
+        run(async {
+            for text in WITHOUT_IMAGE {
+                let c = connect(&sandbox).await;
+                c.batch_execute("CREATE TEMP TABLE mine (a int)").await.unwrap();
+                let text = text.replace("CREATE TEMP TABLE mine (a int)", "TABLE mine");
+                let mut told = c.batch_execute(&text).await;
+                if text.contains("tells") {
+                    // Nobody knows what it does before main refuses to prepare it; that is kept in mind.
+                    let e = told.expect_err(&text);
+                    assert!(is_conflict(&e) && e.as_db_error().unwrap().detail().unwrap().contains("NOTIFY"), "{e:?}");
+                    told = c.batch_execute(&text).await;
+                }
+                told.unwrap_or_else(|e| panic!("{text}: {e:?}"));
+                // What can be had of the same session goes by its image.
+                c.batch_execute("UPDATE ruled SET v = 1 WHERE id = 1").await.unwrap();
+            }
+        });
+        assert_equal(&sandbox);
+        assert_eq!(sandbox.on_nodes("postgres", "SELECT string_agg(n::text, '' ORDER BY n) FROM told"), ["1111117"; 3]);
+        let told = sandbox.psql(&["-c", "UPDATE keyless SET a = a + 1"]).stderr;
+        assert_eq!(String::from_utf8_lossy(&told).contains("WARNING"), policy == "warn");
+        let log = sandbox.whole_log();
+        assert!(log.contains("replicas run its statements"), "{log}");
+    }
 }
 
 #[test]

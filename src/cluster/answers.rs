@@ -19,7 +19,7 @@ impl Plane {
             // These wait for probes and for shards, and open no connection each.
             Request::Stands { node } => Reply::Stands(self.settle(node).await),
             Request::Detach { node, reason } => Reply::Detached(self.detach(node, &reason).await),
-            Request::Slot { database } => Reply::Slot(self.await_decoder(&database).await),
+            Request::Slot { database, moment } => Reply::Slot(self.await_decoder(&database, moment).await),
             Request::NoSlot { databases } => Reply::Slot(self.drop_slots(&databases).await),
             Request::Image { database, gid, xid, version } => {
                 Reply::Image(self.image(&database, &gid, xid, version).await)

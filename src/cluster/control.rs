@@ -119,8 +119,8 @@ pub enum Request {
     Prepared { database: String, gid: String, commit: bool },
     /// Roll back what this backend of main may have prepared, or may still prepare, however long it takes.
     Undo { node: NodeId, pid: u32, database: String, gid: String },
-    /// There is to be a slot for images of this database.
-    Slot { database: String },
+    /// There is to be a slot for images of this database; `moment`: nobody waits for it long.
+    Slot { database: String, moment: bool },
     /// There is to be no slot of these databases any more.
     NoSlot { databases: Vec<String> },
     /// What replicas do to have what this prepared transaction changed. `version`: of the catalogue.

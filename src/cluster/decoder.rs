@@ -27,6 +27,9 @@ const IDLE: Duration = Duration::from_secs(600);
 /// How often the server is told what has been read, and the slot is looked at.
 const TICK: Duration = Duration::from_secs(2);
 
+/// How long a transaction waits for a slot that it may not need.
+const MOMENT: Duration = Duration::from_secs(1);
+
 /// How long a slot may take to be gone, and how often it is looked for.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(3);
@@ -95,23 +98,24 @@ impl Plane {
             wanted: Mutex::new(Instant::now()),
             stop: tokio::sync::Notify::new(),
         });
+        made.slot.making();
         all.insert(database.to_owned(), made.clone());
         tokio::task::spawn_local(self.clone().decode(database.to_owned(), made.clone()));
         made
     }
 
-    /// Waits for the database's slot, within `image_timeout`.
-    pub(super) async fn await_decoder(self: &Arc<Self>, database: &str) -> Result<(), String> {
+    /// Waits for the database's slot, within `image_timeout`; `moment`: within [`MOMENT`] if that is less.
+    pub(super) async fn await_decoder(self: &Arc<Self>, database: &str, moment: bool) -> Result<(), String> {
         if !self.config.can_image {
             return Err("the servers are not set up for images".into());
         }
-        self.ready_decoder(database).await.map(drop)
+        let timeout = self.live().image_timeout;
+        self.ready_decoder(database, if moment { timeout.min(MOMENT) } else { timeout }).await.map(drop)
     }
 
-    async fn ready_decoder(self: &Arc<Self>, database: &str) -> Result<Arc<Decoder>, String> {
+    async fn ready_decoder(self: &Arc<Self>, database: &str, timeout: Duration) -> Result<Arc<Decoder>, String> {
         let decoder = self.decoder(database);
         let mut state = decoder.state.subscribe();
-        let timeout = self.live().image_timeout;
         let settled = tokio::time::timeout(timeout, state.wait_for(|s| *s != State::Making)).await;
         let settled = match settled {
             Ok(Ok(state)) => state.clone(),
@@ -135,9 +139,9 @@ impl Plane {
         xid: u64,
         version: u64,
     ) -> Result<Vec<Step>, Refusal> {
-        let decoder = self.ready_decoder(database).await.map_err(Refusal::Lost)?;
-        *lock(&decoder.wanted) = Instant::now();
         let timeout = self.live().image_timeout;
+        let decoder = self.ready_decoder(database, timeout).await.map_err(Refusal::Lost)?;
+        *lock(&decoder.wanted) = Instant::now();
         let comes = lock(&decoder.images).take(gid.as_bytes());
         let image: Image = match tokio::time::timeout(timeout, comes).await {
             Ok(Ok(image)) => image,

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,22 +17,37 @@ use crate::image::decode::{Change, Line, line};
 
 /// Which databases have a slot that is being read: looked at by sessions, set by the control plane.
 #[derive(Debug, Default)]
-pub struct Slots(PerDatabase<AtomicBool>);
+pub struct Slots(PerDatabase<AtomicU8>);
+
+/// What stands in a [`Slot`]; 0: there is none.
+const MAKING: u8 = 1;
+const READY: u8 = 2;
 
 /// One database's.
 #[derive(Clone, Debug)]
-pub struct Slot(Arc<AtomicBool>);
+pub struct Slot(Arc<AtomicU8>);
 
 impl Slot {
     /// What a transaction prepares that begins to write now will be told of.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.load(Ordering::Acquire) == READY
     }
 
-    /// It is, or is no more.
+    /// It waits for all transactions that are writing.
+    #[must_use]
+    pub fn is_being_made(&self) -> bool {
+        self.0.load(Ordering::Acquire) == MAKING
+    }
+
+    /// It is being made.
+    pub fn making(&self) {
+        self.0.store(MAKING, Ordering::Release);
+    }
+
+    /// It is ready, or is no more.
     pub fn set(&self, ready: bool) {
-        self.0.store(ready, Ordering::Release);
+        self.0.store(if ready { READY } else { 0 }, Ordering::Release);
     }
 }
 

@@ -319,7 +319,7 @@ impl Default for Replication {
             right_of_way: Duration::from_millis(50),
             conflict_retries: 100,
             min_csn_timeout: Duration::from_secs(10),
-            images: false,
+            images: true,
             image_timeout: Duration::from_secs(10),
             image_limit: 256 << 20,
             image_wal_limit: 4 << 30,

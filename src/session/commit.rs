@@ -15,6 +15,8 @@
 //! - A SERIALIZABLE transaction is prepared on main first, where that is possible: main judges it at COMMIT, and a
 //!   judgement that was lost with its answer cannot be made up (hazard 70).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::Session;
@@ -30,6 +32,7 @@ use crate::script::{Entry, Script};
 use crate::sequencer::Csn;
 use crate::shard::driver::Time;
 use crate::sim::planted::{Planted, is};
+use crate::sql::cache::Verdict;
 use crate::telemetry::{Phase as Measured, StatementClass};
 use crate::wire::PgError;
 
@@ -60,6 +63,8 @@ pub enum Work {
 pub(super) enum Phase {
     /// SET CONSTRAINTS ALL IMMEDIATE on main.
     Constraints,
+    /// Main is asked whether it can prepare a transaction that should go by its image.
+    Preparable { yes: bool },
     /// Main prepares a transaction that goes by its image.
     ImagePrepare,
     /// Its rows have been asked for.
@@ -106,6 +111,10 @@ pub struct Commit {
     pub(super) unjudged: bool,
     /// It goes by its image, and replicas apply it as `apply_user`; main has prepared it.
     pub(super) image: bool,
+    /// The shapes of statements that need it.
+    pub(super) imaged: Vec<Arc<Verdict>>,
+    /// Its script has a query in it that main was not asked to run to its end: only an image tells what came of that.
+    pub(super) half_done: bool,
     pub(super) prepared: Prepared,
     /// The lane's backend.
     pub(super) pid: u32,
@@ -139,6 +148,8 @@ impl Commit {
             gid: None,
             unjudged: false,
             image: false,
+            imaged: Vec::new(),
+            half_done: false,
             prepared: Prepared::No,
             pid: 0,
             asked: 0,
@@ -152,10 +163,10 @@ impl Commit {
         }
     }
 
-    /// Main is at work on SET CONSTRAINTS, or prepares an image's transaction.
+    /// Main is at work on SET CONSTRAINTS, or prepares an image's transaction or says whether it can.
     #[must_use]
     pub fn checks_constraints(&self) -> bool {
-        matches!(self.phase, Phase::Constraints | Phase::ImagePrepare)
+        matches!(self.phase, Phase::Constraints | Phase::Preparable { .. } | Phase::ImagePrepare)
     }
 
     /// One line for the log.
@@ -178,7 +189,12 @@ impl Commit {
     pub fn is_decided(&self) -> bool {
         !matches!(
             self.phase,
-            Phase::Constraints | Phase::ImagePrepare | Phase::ImageRows { .. } | Phase::Apply | Phase::Need
+            Phase::Constraints
+                | Phase::Preparable { .. }
+                | Phase::ImagePrepare
+                | Phase::ImageRows { .. }
+                | Phase::Apply
+                | Phase::Need
         )
     }
 
@@ -245,11 +261,12 @@ impl Session {
         let lasting = open.lasting_settings().cloned().collect();
         // PREPARE TRANSACTION checks them, and replicas have nothing to check.
         let constraints = writes && !image && self.deferrable_constraints(cx);
-        // An image rests on nothing that was proved: it is what main has done.
-        let proofs = if image { Proofs::default() } else { open.proofs };
+        let (unpreparable, half_done) = (open.unpreparable, writes && open.is_half_done());
+        let (proofs, imaged) = (open.proofs, open.imaged);
         let commit = Commit::new(after, Work::Script(open.script), Phase::Apply, cx.io.now());
         let unjudged = gid.is_some();
         let commit = Commit { need, xid, ddl, logins, constraints, lasting, proofs, gid, unjudged, image, ..commit };
+        let commit = Commit { imaged, half_done, ..commit };
         let mut commit = Box::new(commit);
         if !writes {
             // Nothing for the replicas: main's own COMMIT, and no number.
@@ -262,15 +279,22 @@ impl Session {
             // What was sent early was sent as the client.
             self.drop_replicas(cx);
             self.commit = Some(commit);
-            return self.prepare_image(cx);
-        }
-        if constraints {
-            commit.phase = Phase::Constraints;
-            self.commit = Some(commit);
-            return self.own_statement(("_pgls_d", "SET CONSTRAINTS ALL IMMEDIATE"), Own::Constraints, cx);
+            if !self.asks_preparable(unpreparable, cx) {
+                self.prepare_image(cx);
+            }
+            return;
         }
         self.commit = Some(commit);
+        if constraints {
+            return self.check_constraints(cx);
+        }
         self.start_apply(cx);
+    }
+
+    /// What is deferred is seen to on main before replicas hear of anything.
+    pub(super) fn check_constraints(&mut self, cx: &mut Cx<'_>) {
+        self.commit.iter_mut().for_each(|c| c.phase = Phase::Constraints);
+        self.own_statement(("_pgls_d", "SET CONSTRAINTS ALL IMMEDIATE"), Own::Constraints, cx);
     }
 
     /// Why main must not even be asked to commit.
@@ -284,11 +308,7 @@ impl Session {
             return Self::refuses_image(open);
         }
         let half_done = open.has_writes() && open.is_half_done();
-        half_done.then(|| {
-            PgError::error("0A000", "could not commit: a query that may write was not fetched to its end")
-                .detail("It has done on main what its rows so far took; the other nodes would run it to its end.")
-                .hint("Fetch all of its rows, or declare its functions STABLE if they only read.")
-        })
+        half_done.then(self::half_done)
     }
 
     /// Main has done a statement that must not stand in a transaction block; now the replicas.
@@ -406,6 +426,7 @@ impl Session {
             Phase::Need => self.commit_on_main(cx),
             Phase::Replicas => self.commit_on_replicas(cx),
             Phase::Constraints
+            | Phase::Preparable { .. }
             | Phase::ImagePrepare
             | Phase::ImageRows { .. }
             | Phase::Prepare
@@ -491,7 +512,7 @@ impl Session {
         let open = self.lane.as_ref().is_some_and(|l| !l.is_idle());
         let at_main = self.commit.as_ref().is_some_and(|c| match c.phase {
             Phase::ImagePrepare => open,
-            Phase::Constraints | Phase::Apply | Phase::Need => true,
+            Phase::Constraints | Phase::Preparable { .. } | Phase::Apply | Phase::Need => true,
             _ => false,
         });
         let prepared = self.commit.as_mut().and_then(|c| {
@@ -570,4 +591,11 @@ impl Session {
             cx.env.recorder.borrow_mut().record(StatementClass::Commit, phase, took);
         }
     }
+}
+
+/// A query that may write was not fetched to its end, and replicas would run it to that.
+pub(super) fn half_done() -> PgError {
+    PgError::error("0A000", "could not commit: a query that may write was not fetched to its end")
+        .detail("It has done on main what its rows so far took; the other nodes would run it to its end.")
+        .hint("Fetch all of its rows, or declare its functions STABLE if they only read.")
 }

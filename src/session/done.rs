@@ -116,7 +116,7 @@ impl Session {
     }
 
     /// The server's transaction is over without a COMMIT of the proxy's.
-    fn transaction_ended(&mut self, chain: bool) {
+    pub(super) fn transaction_ended(&mut self, chain: bool) {
         let modes = self.tx.open().map(|o| o.modes.clone()).unwrap_or_default();
         self.tx = if chain { Tx::Begun(modes) } else { Tx::Idle };
         self.registry.drop_portals();

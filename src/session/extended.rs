@@ -379,7 +379,7 @@ impl Session {
                     if (rows > 0 && asked.returns) || (pending.binary && asked.text_only) {
                         // What the client does not fetch would be missing; what it fetches is of no use.
                         pending.by_rows = false;
-                        pending.image = self.may_image();
+                        pending.image = self.may_image().then(|| verdict.clone());
                     } else if rows > 0 {
                         // A statement that returns nothing runs to its end, whatever limit Execute names.
                         let mut out = BytesMut::new();

@@ -2,7 +2,7 @@
 //!
 //! | when | what |
 //! |---|---|
-//! | the first statement that needs it | a slot is waited for, which must be there before the transaction begins to write; without one in time, or if it writes already: 40001 |
+//! | the first statement that needs it | a slot is waited for, which must be there before the transaction begins to write; without one in time, or if it writes already: 40001. A block that begins to write while one is being made waits a moment |
 //! | COMMIT | a closing message, so that a transaction without rows is told of too, and PREPARE TRANSACTION |
 //! | main has prepared | the rows are asked for; they become the script that replicas apply, as `apply_user` |
 //! | the replicas have applied | in the gate, with its number: COMMIT PREPARED on main, then COMMIT on the replicas |
@@ -15,13 +15,13 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::Session;
 use super::commit::{Phase, Work};
+use super::fallback::must_image;
 use super::io::{Answer, Cx, Question};
-use super::note::PendingWrite;
 use super::owed::{Asked, Own, Whose};
 use super::route::{Given, Plan};
 use super::transaction::{Open, Target};
+use super::{Request, Session};
 use crate::cluster::images::Slot;
 use crate::config::UnsafeStatements;
 use crate::image::Refusal;
@@ -30,7 +30,6 @@ use crate::script::entry::Room;
 use crate::script::{Digest, Entry, Expect, Script, Statement};
 use crate::sql::cache::Verdict;
 use crate::sql::proof::Form;
-use crate::wire::error::ErrorFields;
 use crate::wire::{PgError, front, literal};
 
 /// Prefix of the closing message.
@@ -44,6 +43,8 @@ pub(super) struct Wanted {
     asked: Option<u64>,
     /// Why there is none; taken by the statement that waited.
     missing: Option<String>,
+    /// One that was being made has been waited for in vain.
+    waited: bool,
 }
 
 impl Wanted {
@@ -69,14 +70,16 @@ impl Session {
     /// The plan, if what the statement does can reach the replicas; and whether the client is to be warned.
     pub(super) fn with_image(&self, plan: Plan, verdict: &Verdict, cx: &Cx<'_>) -> Plan {
         let Plan::Write(mut p, writes) = plan else { return plan };
-        // What has changed the catalogue goes by its text: no image tells of that.
-        p.image &= !writes.ddl && self.tx.open().is_none_or(|o| !o.ddl);
-        if !p.image || cx.env.slots.is_some() {
+        if writes.ddl || self.tx.open().is_some_and(|o| o.ddl) {
+            // What has changed the catalogue goes by its text: no image tells of that.
+            p.image = None;
+        }
+        if p.image.is_none() || cx.env.slots.is_some() {
             // Rows may be written whatever the tag says (hazard 1).
-            p.counted &= !p.image;
+            p.counted &= p.image.is_none();
             return Plan::Write(p, writes);
         }
-        p.image = false;
+        p.image = None;
         match cx.env.config.replication.unsafe_statements {
             UnsafeStatements::Refuse => Plan::Refused(unsafe_statement(&reason(verdict))),
             UnsafeStatements::Warn => {
@@ -93,20 +96,20 @@ impl Session {
             return Ok(self.has_no_slot(sql, cx));
         }
         let Plan::Write(p, _) = plan else { return Ok(true) };
-        if !p.image {
-            return Ok(true);
-        }
         let Some(slots) = &cx.env.slots else { return Ok(true) };
         let slot = self.wanted.slot.get_or_insert_with(|| slots.of(&self.database));
         if slot.is_ready() {
-            self.wanted.missing = None;
+            (self.wanted.missing, self.wanted.waited) = (None, false);
             return Ok(true);
+        }
+        if p.image.is_none() {
+            return Ok(!(slot.is_being_made() && self.awaits_making(cx)));
         }
         if let Some(why) = self.wanted.missing.take() {
             return Err(Box::new(no_slot(why)));
         }
         if self.wanted.asked.is_none() {
-            let token = cx.io.ask(Question::Slot { database: self.database.to_string() });
+            let token = cx.io.ask(Question::Slot { database: self.database.to_string(), moment: false });
             // A slot waits for all that write, this transaction among them.
             if self.tx.open().is_some_and(|o| o.info_asked || o.xid().is_some()) {
                 return Err(Box::new(no_slot(
@@ -116,6 +119,21 @@ impl Session {
             self.wanted.asked = Some(token);
         }
         Ok(false)
+    }
+
+    /// A block that begins to write while the slot is being made could not have an image later: it waits a moment, once.
+    fn awaits_making(&mut self, cx: &mut Cx<'_>) -> bool {
+        self.wanted.waited |= self.wanted.missing.take().is_some();
+        let several = matches!(&self.request, Request::Simple(s) if s.is_several());
+        let writes = self.tx.open().is_some_and(|o| o.info_asked || o.xid().is_some());
+        if self.wanted.waited || writes || !(several || self.in_clients_block()) {
+            return false;
+        }
+        if self.wanted.asked.is_none() {
+            let q = Question::Slot { database: self.database.to_string(), moment: true };
+            self.wanted.asked = Some(cx.io.ask(q));
+        }
+        true
     }
 
     /// What would go by its text can go by an image: there is a slot, and nothing stands against it.
@@ -151,21 +169,6 @@ impl Session {
             self.pump_requests(cx);
         }
         true
-    }
-
-    /// A statement that needs an image is sent.
-    pub(super) fn mark_image(&mut self, write: &PendingWrite) {
-        if let Some(open) = self.tx.open_mut() {
-            open.image |= write.image;
-            open.large_objects |= write.large_objects;
-        }
-    }
-
-    /// The transaction is to be committed by its image.
-    pub(super) fn commits_by_image(&self, open: &Open, cx: &Cx<'_>) -> bool {
-        let refuses = cx.env.config.replication.unsafe_statements == UnsafeStatements::Refuse;
-        let possible = refuses || Self::refuses_image(open).is_none();
-        open.image && open.has_writes() && !open.ddl && possible && cx.env.slots.is_some()
     }
 
     /// Why an image cannot be had of it, as far as is known before main is asked to prepare it.
@@ -213,20 +216,11 @@ impl Session {
         commit.phase = Phase::ImageRows { token };
     }
 
-    /// Main could not prepare it.
-    pub(super) fn image_refused(&mut self, raw: Bytes, cx: &mut Cx<'_>) {
-        if let Some(commit) = &mut self.commit {
-            commit.prepared = Prepared::No;
-        }
-        let fields = ErrorFields::parse(raw.get(5..).unwrap_or_default());
-        let error = if fields.sqlstate == "0A000" { cannot_prepare(&fields.message).encode() } else { raw };
-        self.refuse_commit(error, cx);
-    }
-
     /// The rows are here: they are the script.
     pub(super) fn image_answered(&mut self, result: &Result<Vec<Step>, Refusal>, cx: &mut Cx<'_>) {
         let script = match result {
             Ok(steps) => script_of(steps, cx),
+            Err(Refusal::Unsupported { what, .. }) if !must_image(cx) => return self.give_image_up(what, cx),
             Err(refusal) => {
                 tracing::warn!(?refusal, "no image");
                 return self.refuse_commit(refusal.error().encode(), cx);
@@ -309,7 +303,7 @@ fn no_slot(why: String) -> PgError {
         .hint("Run the transaction again.")
 }
 
-fn cannot_prepare(what: &str) -> PgError {
+pub(super) fn cannot_prepare(what: &str) -> PgError {
     PgError::error("0A000", "could not commit: the transaction can reach the other nodes by its image only, and has none")
         .detail(format!("It cannot be had: {what}."))
         .hint("Triggers, rules and functions that write cannot stand in one transaction with temporary tables, NOTIFY, large objects or cursors WITH HOLD.")

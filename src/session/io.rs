@@ -45,8 +45,8 @@ pub enum Question {
     Prepared { database: String, gid: String, commit: bool },
     /// Roll back what this backend of main has prepared, or may still prepare; nobody waits for the answer.
     Undo { node: NodeId, pid: u32, database: String, gid: String },
-    /// A slot for images of this database is wanted.
-    Slot { database: String },
+    /// A slot for images of this database is wanted; `moment`: it may not be needed, and is not waited for as long.
+    Slot { database: String, moment: bool },
     /// There is to be no slot of these databases any more: they are about to be dropped. Answered as [`Self::Slot`].
     NoSlot { databases: Vec<String> },
     /// What replicas do to have what main has prepared under this name. `version`: of the catalogue.

@@ -49,18 +49,34 @@ pub(super) struct Limbo {
     after: Option<After>,
 }
 
-/// The client's transaction block was lost with main.
+/// What was lost, and with it a transaction or an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Gone {
+    /// Main.
+    Main,
+    /// The backend that served a read.
+    Reader,
+}
+
+/// The client's transaction block was lost.
 #[derive(Debug)]
 pub(super) struct Lost {
+    gone: Gone,
     /// How it was begun.
     modes: TxModes,
     /// The client has been told of an error in it.
     failed: bool,
 }
 
-fn main_is_lost() -> PgError {
-    PgError::error("40001", "could not go on with the transaction: main was lost, and another node has taken its place")
-        .hint("Nothing of the transaction has happened. Run it again.")
+impl Gone {
+    fn error(self) -> PgError {
+        let what = match self {
+            Gone::Main => "main was lost, and another node has taken its place",
+            Gone::Reader => "the backend that served it was lost",
+        };
+        PgError::error("40001", format!("could not go on with the transaction: {what}"))
+            .hint("Nothing of the transaction has happened. Run it again.")
+    }
 }
 
 pub(super) fn is_aborted() -> PgError {
@@ -225,7 +241,7 @@ impl Session {
         }
         self.forget_lane();
         if let Some(after) = after {
-            return self.commit_failed(after, main_is_lost().encode(), cx);
+            return self.commit_failed(after, Gone::Main.error().encode(), cx);
         }
         let on_reader = self.tx.target() == Some(Target::Reader);
         if self.after_rollback.is_some() && !on_reader {
@@ -245,11 +261,11 @@ impl Session {
         };
         self.drop_replicas(cx);
         self.registry.drop_servers_portals();
-        self.lose_requests(link, open, cx);
+        self.lose_requests(link, open, Gone::Main, cx);
     }
 
-    /// What the lane was at work on is run again, or answered with an error.
-    fn lose_requests(&mut self, link: Option<Link>, open: Option<Box<Open>>, cx: &mut Cx<'_>) {
+    /// What the connection was at work on is run again, or answered with an error. `open`: the transaction that was on it.
+    pub(super) fn lose_requests(&mut self, link: Option<Link>, open: Option<Box<Open>>, gone: Gone, cx: &mut Cx<'_>) {
         // The error that it met was not told: it is run again all the same.
         if self.will_run_again() && self.run_again() {
             return;
@@ -266,7 +282,7 @@ impl Session {
         let explicit = open.as_ref().filter(|o| !o.implicit || begins);
         let failed = open.as_ref().is_some_and(|o| o.failed);
         if let Some(o) = explicit {
-            self.lost = Some(Lost { modes: o.modes.clone(), failed });
+            self.lost = Some(Lost { gone, modes: o.modes.clone(), failed });
         }
         let reads = self.link_ref(Target::Reader).is_some_and(|l| !l.owed.is_empty());
         match &self.request {
@@ -276,24 +292,27 @@ impl Session {
                 // In a block that is lost it is answered as whatever comes after that: ROLLBACK ends it.
                 let frame = (!self.out.has_spoken()).then(|| s.frame());
                 let told = s.has_failed();
-                self.lose_query(frame, told, failed, cx);
+                self.lose_query(frame, told, gone, failed, cx);
             }
             Request::None | Request::Function | Request::ImplicitEnd | Request::ExecuteEnd => {
                 let implicit = open.is_some() && self.lost.is_none();
                 if let Some(link) = &mut link {
-                    self.lose_batches(link, implicit && !failed, failed, cx);
+                    self.lose_batches(link, implicit && !failed, failed, gone, cx);
                 }
                 match self.batch.lose(open.is_some()) {
                     LostBatch::GoesOn => {}
-                    LostBatch::Fails => self.tell_lost(failed),
-                    LostBatch::FailsLater => self.batch.untold = Some(self.lost_error(failed)),
+                    LostBatch::Fails => {
+                        let error = self.lost_error(gone, failed);
+                        self.out.push(error);
+                    }
+                    LostBatch::FailsLater => self.batch.untold = Some(self.lost_error(gone, failed)),
                 }
             }
         }
     }
 
     /// `told`: its error has reached the client, and only ReadyForQuery is missing.
-    fn lose_query(&mut self, again: Option<Frame>, told: bool, failed: bool, cx: &mut Cx<'_>) {
+    fn lose_query(&mut self, again: Option<Frame>, told: bool, gone: Gone, failed: bool, cx: &mut Cx<'_>) {
         self.request = Request::None;
         self.out.drop_held();
         if let Some(frame) = again {
@@ -302,22 +321,18 @@ impl Session {
             return self.inbox.push_front(frame);
         }
         if !told {
-            self.tell_lost(failed);
+            let error = self.lost_error(gone, failed);
+            self.out.push(error);
         }
         self.ready(cx);
     }
 
     /// `failed`: the block had failed before.
-    fn tell_lost(&mut self, failed: bool) {
-        let error = self.lost_error(failed);
-        self.out.push(error);
-    }
-
-    fn lost_error(&mut self, failed: bool) -> Bytes {
+    fn lost_error(&mut self, gone: Gone, failed: bool) -> Bytes {
         if let Some(lost) = &mut self.lost {
             lost.failed = true;
         }
-        if failed { is_aborted() } else { main_is_lost() }.encode()
+        if failed { is_aborted() } else { gone.error() }.encode()
     }
 
     /// A Query or FunctionCall behind an error in a batch, which the server ignores: it reads on to Sync, whatever comes
@@ -340,7 +355,7 @@ impl Session {
     /// Batches whose Sync was sent: one error and one ReadyForQuery each, as a server answers when it fails. Those of which
     /// main has heard nothing (BEGIN; COMMIT that waits for its turn) are answered, and what there is of the batch that is
     /// under way: it goes on.
-    fn lose_batches(&mut self, link: &mut Link, implicit: bool, failed: bool, cx: &mut Cx<'_>) {
+    fn lose_batches(&mut self, link: &mut Link, implicit: bool, failed: bool, gone: Gone, cx: &mut Cx<'_>) {
         let (mut owes, mut told, mut local) = (false, failed, Vec::new());
         while let Some(owed) = link.owed.pop() {
             let note = match owed.whose {
@@ -368,7 +383,7 @@ impl Session {
             } else {
                 local.clear();
                 self.registry.drop_unconfirmed();
-                let e = if told { is_aborted() } else { main_is_lost() };
+                let e = if told { is_aborted() } else { gone.error() };
                 self.out.push(e.encode());
                 told = true;
                 if let Some(lost) = &mut self.lost {
@@ -397,10 +412,10 @@ impl Session {
         }
     }
 
-    /// A message of a client whose transaction block was lost with main. `None`: it is treated as any other.
+    /// A message of a client whose transaction block was lost. `None`: it is treated as any other.
     pub(super) fn lost_frame(&mut self, frame: &Frame, cx: &mut Cx<'_>) -> Option<bool> {
         let lost = self.lost.as_ref()?;
-        let (modes, failed) = (lost.modes.clone(), lost.failed);
+        let (modes, failed, gone) = (lost.modes.clone(), lost.failed, lost.gone);
         let alone = matches!(frame.tag, b'Q' | b'F');
         let class = match frame.tag {
             b'F' => Class::Empty,
@@ -430,7 +445,7 @@ impl Session {
         if alone && ends && failed {
             self.out.push(back::command_complete("ROLLBACK"));
         } else {
-            self.out.push(if failed { is_aborted() } else { main_is_lost() }.encode());
+            self.out.push(if failed { is_aborted() } else { gone.error() }.encode());
         }
         if let Some(lost) = &mut self.lost {
             lost.failed = true;

@@ -51,6 +51,7 @@ mod elsewhere;
 mod ended;
 mod explain;
 pub mod extended;
+mod fallback;
 mod fate;
 pub mod function;
 #[cfg(any(test, fuzzing))]

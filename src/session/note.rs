@@ -10,6 +10,7 @@ use super::prepared::Preparing;
 use super::proofs::Proof;
 use super::registry::Prepared;
 use crate::script::Statement;
+use crate::sql::cache::Verdict;
 use crate::sql::class::TxModes;
 use crate::sql::literals::{Now, time_literals, timestamp};
 use crate::sql::proof::Rows;
@@ -105,8 +106,8 @@ pub struct PendingWrite {
     pub binary: bool,
     /// What its form rests on; `None`: nothing is proved of it.
     pub proof: Option<Proof>,
-    /// The transaction goes by its image from here on.
-    pub image: bool,
+    /// The transaction goes by its image from here on, by this verdict.
+    pub image: Option<Arc<Verdict>>,
     /// It may write large objects.
     pub large_objects: bool,
     /// Other nodes may get other rows, and the client is warned of it: why.
@@ -152,7 +153,7 @@ impl PendingWrite {
             by_rows: false,
             binary: false,
             proof: None,
-            image: false,
+            image: None,
             large_objects: false,
             warning: None,
             copy: false,

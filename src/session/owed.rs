@@ -61,6 +61,8 @@ pub enum Own {
     Replay,
     /// SET CONSTRAINTS ALL IMMEDIATE before the script is applied.
     Constraints,
+    /// Whether main can prepare the transaction.
+    Preparable,
     /// COMMIT of a transaction.
     Commit,
     /// ROLLBACK in the proxy's own name.
@@ -228,6 +230,13 @@ impl OwedQueue {
         self.queue.iter().any(|o| !matches!(o.whose, Whose::Own(_)))
     }
 
+    /// Nothing is owed to the client but the end of its block.
+    #[must_use]
+    pub fn ends_block(&self) -> bool {
+        let mut clients = self.queue.iter().filter(|o| !matches!(o.whose, Whose::Own(_)));
+        matches!(clients.next().map(|o| &o.whose), Some(Whose::Client(Note::Ended { .. }))) && clients.next().is_none()
+    }
+
     /// A BEGIN is among what is still to be answered.
     #[must_use]
     pub fn begins_block(&self) -> bool {
@@ -317,6 +326,16 @@ impl OwedQueue {
         if let Some(head) = self.queue.front_mut().filter(|h| h.reply == Reply::CopyIn) {
             head.reply = Reply::CopyEnd;
         }
+    }
+
+    /// What the head's error makes fail. The proxy closes names of its own in front of something: if the server refuses
+    /// that, it skips what stands behind it, and whoever waits for that must hear why.
+    #[must_use]
+    pub fn blamed(&self) -> Option<&Whose> {
+        let closes = |o: &&Owed| o.asked == Asked::Close && matches!(o.whose, Whose::Own(Own::Tidy));
+        let blamed = self.queue.iter().find(|o| !closes(o));
+        let head = self.queue.front();
+        blamed.filter(|o| o.asked != Asked::Sync && !matches!(o.whose, Whose::Local(..))).or(head).map(|o| &o.whose)
     }
 
     /// After an error: drops the head, and everything up to the next Sync, as the server does.

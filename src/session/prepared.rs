@@ -72,7 +72,7 @@ impl Session {
         let inner = Given { sql: statement.sql.clone(), types: types.clone(), bind, extended: true, rows: None };
         let (rows, ddl) = (true, *class == Class::Ddl);
         let alone = matches!(class, Class::Execute(_));
-        let mut image = false;
+        let mut image = None;
         let (counted, opaque, writes) = match self.plan_class(&inner, &verdict, &verdict.class, cx) {
             Plan::Plain(Note::Nothing) if e.literal && !ddl => return Some(Plan::Plain(Note::Nothing)),
             _ if ddl => (false, false, Writes { rows, ddl }),
@@ -95,7 +95,7 @@ impl Session {
             expect: Expect::Success,
         };
         let asked = given.rows.clone().filter(|_| alone);
-        image &= asked.is_none();
+        let image = image.filter(|_| asked.is_none());
         let by_rows = asked.is_some() && self.tx.open().is_none_or(|o| !o.ddl);
         let proof = by_rows.then(|| Proof { verdict: verdict.clone(), sql: inner.sql.clone() });
         let new = PendingWrite { asked, by_rows, proof, executes: true, image, ..PendingWrite::new(statement) };

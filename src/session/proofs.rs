@@ -71,7 +71,8 @@ impl Session {
     /// Whether what the commit rests on is so still. Asks for the catalogue if it has moved.
     pub(super) fn proofs_hold(&mut self, cx: &mut Cx<'_>) -> Hold {
         let current = self.version.current();
-        if self.commit.as_ref().is_none_or(|c| c.proofs.are_of(current)) {
+        // An image rests on nothing that was proved: it is what main has done.
+        if self.commit.as_ref().is_none_or(|c| c.image || c.proofs.are_of(current)) {
             return Hold::All;
         }
         if !self.has_catalogue(cx) {

@@ -5,15 +5,17 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::Session;
 use super::io::{Cx, Question};
 use super::link::{Link, Login};
+use super::lost::Gone;
 use super::owed::{Asked, Own, Whose};
 use super::recycle::Had;
 use super::transaction::{Target, Tx};
+use super::{Request, Session};
 use crate::sequencer::NodeId;
 use crate::shard::driver::ConnId;
-use crate::wire::{PgError, front};
+use crate::sql::class::{Class, classify};
+use crate::wire::{PgError, back, front};
 
 /// The session's backend for reads.
 #[derive(Debug, Default)]
@@ -190,9 +192,49 @@ impl Session {
             // It was being prepared at most: what waits for it chooses anew.
             return self.pump_requests(cx);
         }
-        let e = PgError::fatal("57P01", "terminating connection: the node that served a read is gone")
-            .detail(why.to_owned());
-        self.fatal(&e, cx);
+        self.lose_reader(*link, why, cx);
+    }
+
+    /// The reader owed something of which a part may have left, or had what main has not of the open block.
+    fn lose_reader(&mut self, link: Link, why: &str, cx: &mut Cx<'_>) {
+        if self.torn {
+            // In the middle of a message nothing can be told.
+            let e = PgError::fatal("57P01", "terminating connection: the node that served a read is gone");
+            return self.fatal(&e.detail(why.to_owned()), cx);
+        }
+        self.rows.take();
+        self.row_entries = super::rows::Told::default();
+        self.retry = None;
+        self.cut_taken();
+        if link.owed.ends_block() && self.ends_without_reader(cx) {
+            return;
+        }
+        let open = match std::mem::take(&mut self.tx) {
+            Tx::Open(open) if open.on == Target::Reader => Some(open),
+            other => {
+                self.tx = other;
+                None
+            }
+        };
+        self.registry.drop_servers_portals();
+        self.lose_requests(Some(link), open, Gone::Reader, cx);
+        self.pump(cx);
+    }
+
+    /// COMMIT or ROLLBACK of a block that did nothing but read has nothing left to do.
+    fn ends_without_reader(&mut self, cx: &mut Cx<'_>) -> bool {
+        let Request::Simple(s) = &self.request else { return false };
+        let class = classify(&String::from_utf8_lossy(&s.text[s.steps[s.next].clone()]), self.std_strings);
+        let (Class::Commit { chain } | Class::Rollback { chain }) = class else { return false };
+        let failed = self.tx.open().is_some_and(|o| o.failed);
+        let committed = matches!(class, Class::Commit { .. }) && !failed;
+        self.transaction_ended(chain);
+        self.out.push(back::command_complete(if committed { "COMMIT" } else { "ROLLBACK" }));
+        if let Request::Simple(s) = &mut self.request {
+            s.next += 1;
+        }
+        self.run_steps(cx);
+        true
     }
 
     /// Readers whose node is no longer up are given up before anything of them could be delivered.

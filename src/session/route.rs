@@ -236,7 +236,7 @@ impl Session {
         let keyed = matches!(verdict.form(), Form::Keyed);
         let proof = (by_rows || keyed).then(|| Proof { verdict: verdict.clone(), sql: given.sql.clone() });
         let asked = given.rows.clone();
-        let image = needs_image(given, verdict);
+        let image = needs_image(given, verdict).then(|| verdict.clone());
         let large_objects = verdict.names_large_objects();
         let (moments, time) = (f.moments, f.time);
         let new = PendingWrite::new(statement);

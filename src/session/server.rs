@@ -338,6 +338,10 @@ impl Session {
                 let value = Columns::new(&row).and_then(|mut c| c.next()).flatten();
                 value.into_iter().for_each(|v| self.default_told(v));
             }
+            Own::Preparable => {
+                let value = Columns::new(&row).and_then(|mut c| c.next()).flatten();
+                self.preparable_told(value);
+            }
             Own::MinCsn => {
                 let value = Columns::new(&row).and_then(|mut c| c.next()).flatten();
                 self.min_csn_told(value);
@@ -462,6 +466,7 @@ impl Session {
                 self.main_committed(error, &tag, cx);
             }
             Own::Constraints => self.constraints_checked(error, cx),
+            Own::Preparable => self.preparable_answered(error, cx),
             Own::Rollback if self.undoing.is_some() => {
                 self.undo_answered(error.is_some(), cx);
                 self.tx = Tx::Idle;
@@ -536,10 +541,11 @@ impl Session {
     fn fails(&mut self, target: Target, chunk: &Bytes, piece: &Piece, to_sync: bool, cx: &mut Cx<'_>) {
         let Some(head) = self.link(target).and_then(|l| l.owed.head_mut()) else { return };
         head.failed = true;
-        let unnamed = matches!(head.whose, Whose::Client(Note::Unnamed));
-        let own = match head.whose {
-            Whose::Own(own) => Some(own),
-            Whose::Client(_) | Whose::Local(..) => None,
+        let blamed = self.link_ref(target).and_then(|l| l.owed.blamed());
+        let unnamed = matches!(blamed, Some(Whose::Client(Note::Unnamed)));
+        let own = match blamed {
+            Some(Whose::Own(own)) => Some(*own),
+            Some(Whose::Client(_) | Whose::Local(..)) | None => None,
         };
         self.rows.take();
         self.row_entries = super::rows::Told::default();
@@ -551,6 +557,7 @@ impl Session {
             Some(
                 Own::Commit
                 | Own::Constraints
+                | Own::Preparable
                 | Own::Rollback
                 | Own::Settings
                 | Own::Replay

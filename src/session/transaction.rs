@@ -1,10 +1,13 @@
 //! The client's transaction, as the session keeps it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::proofs::Proofs;
 use crate::script::{Entry, Script};
 use crate::sequencer::SnapshotToken;
+use crate::sql::cache::Verdict;
 use crate::sql::class::{Isolation, TxModes};
 
 /// Which of the session's connections.
@@ -100,6 +103,10 @@ pub struct Open {
     pub notifies: bool,
     /// A statement has run that reaches the replicas by the transaction's image only.
     pub image: bool,
+    /// The shapes of such statements, a few of them.
+    pub imaged: Vec<Arc<Verdict>>,
+    /// One of them is known to do what main does not prepare.
+    pub imageless: bool,
     /// On a reader it has something that main has not: a savepoint, a SET, a portal.
     pub pinned: bool,
     /// How it reads there, if it is on a reader.
@@ -144,6 +151,8 @@ impl Open {
             unpreparable: false,
             notifies: false,
             image: false,
+            imaged: Vec::new(),
+            imageless: false,
             pinned: false,
             reads: Reads::AsItIs,
             cursors: 0,

@@ -186,7 +186,7 @@ impl Session {
         verdict.reasons(&text, self.catalogue_for(&text, cx).as_deref())
     }
 
-    fn in_clients_block(&self) -> bool {
+    pub(super) fn in_clients_block(&self) -> bool {
         match &self.tx {
             Tx::Idle => false,
             Tx::Begun(_) => true,
@@ -284,7 +284,7 @@ impl Session {
         if let Some(why) = &p.warning {
             t = t.fact("Warning", format!("the client gets one: {why}"));
         }
-        let text = !(p.image || p.by_rows);
+        let text = !(p.image.is_some() || p.by_rows);
         if time && text && !p.opaque {
             t = t.fact("Literals", "now() and the like become main's transaction time");
         }
@@ -309,7 +309,10 @@ impl Session {
         }
         t = self.why_unproved(t, sql, of, why, p.by_rows);
         let could = matches!(of.form(), Form::Image(_)) && cx.env.slots.is_none();
-        t.advise(could.then(|| "With images = true it goes by its image, the same on every node.".to_owned()))
+        t.advise(could.then(|| {
+            "With images = true, on servers that are set up for it, it goes by its image, the same on every node."
+                .to_owned()
+        }))
     }
 
     /// The form that the plan has.
@@ -317,7 +320,7 @@ impl Session {
         let main = "main, in a transaction";
         let (on, hear, form) = match () {
             () if p.by_rows => ("main, with RETURNING for the rows that it makes", "get those rows at COMMIT", "rows"),
-            () if p.image => (
+            () if p.image.is_some() => (
                 "main, in a transaction that COMMIT prepares",
                 "get at COMMIT what main's WAL tells of the whole transaction",
                 "image",

@@ -352,7 +352,7 @@ impl<D: Driver> Shard<D> {
             Question::Probe { node, pid } => Request::Probe { node, pid },
             Question::Prepared { database, gid, commit } => Request::Prepared { database, gid, commit },
             Question::Undo { node, pid, database, gid } => Request::Undo { node, pid, database, gid },
-            Question::Slot { database } => Request::Slot { database },
+            Question::Slot { database, moment } => Request::Slot { database, moment },
             Question::NoSlot { databases } => Request::NoSlot { databases },
             Question::Image { database, gid, xid, version } => Request::Image { database, gid, xid, version },
             Question::Forget { databases } => return self.control.forget(databases),

@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
@@ -45,6 +46,8 @@ pub struct Verdict {
     timed: Option<(Bytes, usize)>,
     /// How a write reaches the replicas.
     form: Form,
+    /// Main has refused to prepare a transaction of it: no image of it can be had.
+    unpreparable: AtomicBool,
 }
 
 /// A text longer than this, in bytes, goes to replicas as it is: its literals as parameters would be a copy of it, for
@@ -126,6 +129,7 @@ impl Verdict {
             parameterised: parameterise(sql, std_strings, &class),
             leaves_state: leaves_state(sql, std_strings, &class),
             timed,
+            unpreparable: AtomicBool::new(false),
             class,
         }
     }
@@ -146,6 +150,17 @@ impl Verdict {
     #[must_use]
     pub fn form(&self) -> &Form {
         &self.form
+    }
+
+    /// Main has refused to prepare a transaction of it since the catalogue was read.
+    #[must_use]
+    pub fn is_unpreparable(&self) -> bool {
+        self.unpreparable.load(Ordering::Relaxed)
+    }
+
+    /// Main has just refused that.
+    pub fn set_unpreparable(&self) {
+        self.unpreparable.store(true, Ordering::Relaxed);
     }
 
     /// It may leave something in its session that lives on in its backend alone: a listener, a cursor, a lock.

@@ -325,9 +325,9 @@ const REPLICATION: &[Key] = &[
     key(
         "images",
         Kind::Bool,
-        "false",
+        "true",
         "",
-        "Transactions of statements whose rows nobody can tell beforehand (triggers, rules, functions that write, MERGE) reach replicas by what main's WAL says of them. Needs PostgreSQL 14, wal_level = logical, and max_prepared_transactions, max_replication_slots and max_wal_senders above 0 on all nodes.",
+        "Transactions of statements whose rows nobody can tell beforehand (triggers, rules, functions that write, MERGE) reach replicas by what main's WAL says of them. Needs PostgreSQL 14, wal_level = logical, and max_prepared_transactions, max_replication_slots and max_wal_senders above 0 on all nodes; else unsafe_statements decides.",
     ),
     reloaded(
         "image_timeout",
@@ -355,7 +355,7 @@ const REPLICATION: &[Key] = &[
         Kind::Choice(&["refuse", "warn", "allow"]),
         r#""allow""#,
         "",
-        "Statements that need an image where there can be none (with images = false: all of them): refuse is an error with SQLSTATE 0A000; warn and allow run them by their text on every node, which may leave other rows there.",
+        "Transactions that need an image where there can be none (with images = false: all of them; else those with NOTIFY, temporary tables, large objects, unlogged tables or changed rows of a table without replica identity in them): refuse is an error with SQLSTATE 0A000; warn and allow run their statements by their text on every node, which may leave other rows there.",
     ),
     reloaded(
         "min_csn_timeout",

@@ -488,3 +488,72 @@ fn a_start_that_cannot_go_well_says_why_and_what_to_do() {
     assert!(words.contains("no node can be used: node 0 (127.0.0.1:") && words.contains("refused"), "{words}");
     assert!(words.contains("node 2 (127.0.0.1:"), "{words}");
 }
+
+/// The reader's backend is ended in every place where its session cannot simply read elsewhere.
+#[test]
+fn a_reader_that_is_lost_costs_an_error_at_most() {
+    let weights = "[[node]]\nid = 0\nbackend_weight = 0\n[[node]]\nid = 2\nbackend_weight = 0\n";
+    let sandbox = Sandbox::start(Options { config: weights.into(), ..Options::default() });
+    let mut raw = Raw::login(&sandbox.summary.proxy(), "postgres");
+    raw.run("SET application_name = 'reads'; CREATE TABLE t (a int PRIMARY KEY); INSERT INTO t VALUES (1)");
+    let reads = "SELECT pid FROM pg_stat_activity WHERE application_name = 'reads' AND state = 'idle in transaction'";
+    let node = sandbox.connect_node(1, "postgres");
+    let pid = || node.value(reads).unwrap().parse::<u32>().unwrap();
+    let end = |pid: u32| {
+        assert_eq!(node.value(&format!("SELECT pg_terminate_backend({pid})")).unwrap(), "t");
+        signal(pid, Signal::CONT);
+        sandbox.wait_on_node(1, &format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}"), "0");
+    };
+    let begin = |raw: &mut Raw| {
+        raw.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+        raw.run("SELECT a FROM t");
+    };
+
+    // Between two statements of a block, which has one snapshot and cannot go on elsewhere.
+    begin(&mut raw);
+    end(pid());
+    raw.query("SELECT a FROM t");
+    let e = raw.refusal().0.unwrap();
+    assert!(e.sqlstate == "40001" && e.message.contains("the backend that served it was lost"), "{e:?}");
+    raw.query("SELECT a FROM t");
+    assert_eq!(raw.refusal().0.unwrap().sqlstate, "25P02");
+    raw.run("ROLLBACK");
+
+    // At work on a statement of it, by both protocols.
+    for extended in [false, true] {
+        begin(&mut raw);
+        let reader = pid();
+        signal(reader, Signal::STOP);
+        if extended {
+            raw.send(b'P', b"\0SELECT a FROM t\0\0\0");
+            raw.send(b'B', b"\0\0\0\0\0\0\0\0");
+            raw.send(b'E', b"\0\0\0\0\0");
+            raw.send(b'S', b"");
+        } else {
+            raw.query("SELECT a FROM t");
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        end(reader);
+        assert_eq!(raw.refusal().0.unwrap().sqlstate, "40001");
+        raw.query("COMMIT");
+        assert_eq!(raw.until(b'C'), b"ROLLBACK\0");
+        raw.until(b'Z');
+    }
+
+    // At its end there is nothing left that could fail.
+    for (ends, chain) in [("COMMIT", ""), ("ROLLBACK", ""), ("COMMIT", " AND CHAIN")] {
+        begin(&mut raw);
+        let reader = pid();
+        signal(reader, Signal::STOP);
+        raw.query(&format!("{ends}{chain}"));
+        std::thread::sleep(Duration::from_millis(100));
+        end(reader);
+        assert_eq!(raw.until(b'C'), [ends.as_bytes(), b"\0"].concat());
+        assert_eq!(raw.until(b'Z'), if chain.is_empty() { b"I" } else { b"T" });
+    }
+    raw.run("ROLLBACK");
+    raw.run("INSERT INTO t VALUES (2)");
+    sandbox.assert_nothing_in_transaction();
+    sandbox.assert_nodes_equal("postgres");
+    assert!(!sandbox.whole_log().contains("node is out"), "no node was lost:\n{}", sandbox.log());
+}

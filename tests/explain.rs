@@ -458,7 +458,17 @@ fn what_goes_by_its_image_says_so_and_what_is_refused_says_why() {
     };
     let trigger = "update audited set v = 1 where id = 1";
     let (_with, mut raw) = sandbox_with("snapshot_isolation", "[replication]\nimages = true\n");
-    says(&mut raw, trigger, &["Write by image", "Not by Rows: table audited has trigger audit_trg"]);
+    // As README shows it.
+    let told = lines(&simple(&mut raw, &explain(trigger)));
+    assert_eq!(
+        told.iter().map(|l| l.trim_start()).collect::<Vec<_>>(),
+        [
+            "Write by image",
+            "Runs On: main, in a transaction that COMMIT prepares",
+            "Replicas: get at COMMIT what main's WAL tells of the whole transaction",
+            "Not by Rows: table audited has trigger audit_trg",
+        ]
+    );
     says(&mut raw, "select f(1)", &["Write by image", "Not a Read: function f() is VOLATILE: it may write"]);
     says(&mut raw, "do $$ begin end $$", &["Write by image", "Opaque: nobody knows what a DO block writes"]);
     says(&mut raw, "insert into plain (a) values (2)", &["Write by rows"]);

@@ -57,6 +57,7 @@ impl Treatment {
 
     fn because_of(self, name: &'static str, reason: Option<Reason>) -> Treatment {
         match reason {
+            Some(reason) if self.form == Some("image") && reason.is_of_triggers() => self.because(name, &reason, None),
             Some(reason) => self.because(name, &reason, reason.advice()),
             None => self,
         }

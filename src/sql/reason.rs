@@ -375,6 +375,13 @@ impl Display for Reason {
 }
 
 impl Reason {
+    /// Triggers or rules would act a second time; an image needs no advice about that.
+    #[must_use]
+    pub fn is_of_triggers(&self) -> bool {
+        let acts = |o: &Obstacle| matches!(o, Obstacle::Trigger(_) | Obstacle::Rule(_));
+        matches!(self, Reason::NotPlain(_, why) if why.iter().any(acts))
+    }
+
     /// What to change, if that lies with the user.
     #[must_use]
     pub fn advice(&self) -> Option<String> {
@@ -397,10 +404,7 @@ impl Reason {
             R::RowLock => "Leave FOR UPDATE or FOR SHARE out if the rows need not be locked.".into(),
             R::WholeRow => "Name the columns, or use row_to_json().".into(),
             R::Table(name) => format!("Write the schema in front of {name}."),
-            R::NotPlain(_, why) if why.iter().any(|o| matches!(o, Obstacle::Trigger(_) | Obstacle::Rule(_))) => {
-                "Where it does not go by its image: see to it that triggers and rules compute the same on every node."
-                    .into()
-            }
+            _ if self.is_of_triggers() => "See to it that triggers and rules compute the same on every node.".into(),
             R::NotPlain(_, why) if why.contains(&Obstacle::View) => "Write the table itself, and not the view.".into(),
             R::RowByRow => "Send the INSERT, UPDATE and DELETE themselves.".into(),
             R::WithWrites => "Send the statement that writes alone, with RETURNING.".into(),

@@ -178,6 +178,35 @@ fn half_open_connections_keep_nobody_out_and_do_not_stay() {
 }
 
 #[test]
+fn who_comes_while_all_places_are_taken_by_logins_is_told_so() {
+    let sandbox = with_config("[limits]\nnum_init_children = 500\nstarting_clients = 10\n");
+    let proxy = sandbox.summary.proxy();
+    let half = startup(&[("user", "postgres")], V3_0);
+    let mut asked = Vec::new();
+    let error = loop {
+        let mut raw = Raw::open(&proxy);
+        raw.write(&half);
+        match raw.message().unwrap() {
+            (b'R', _) => asked.push(raw),
+            (b'E', body) => break body,
+            (tag, _) => panic!("{}", tag.escape_ascii()),
+        }
+        assert!(asked.len() < 1000, "nobody is refused");
+    };
+    let fields = ErrorFields::parse(&error);
+    assert_eq!((fields.severity.as_str(), fields.sqlstate.as_str()), ("FATAL", "53300"));
+    assert!(String::from_utf8_lossy(&error).contains("starting_clients allows 10 connections per shard"));
+    assert!(asked.len() >= 10);
+    // Their places are free when they have gone.
+    drop(asked);
+    let end = Instant::now() + Duration::from_secs(60);
+    while !sandbox.psql(&["-c", "SELECT 1"]).status.success() {
+        assert!(Instant::now() < end, "{}", sandbox.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
 fn replication_connections_are_refused_clearly() {
     let sandbox = with_config("");
     let proxy = sandbox.summary.proxy();

@@ -99,6 +99,11 @@ impl Session {
         self.close_readers(cx);
         self.limbo = None;
         if self.commit.as_ref().is_some_and(|c| c.is_decided()) {
+            // What it says of COMMIT could be anything: main is asked.
+            if let Some(conn) = self.lane.as_ref().filter(|l| l.lies).map(|l| l.conn) {
+                cx.io.abort(conn);
+                self.lane_gone("it broke the protocol", cx);
+            }
             return;
         }
         self.drop_commit(cx);

@@ -18,7 +18,7 @@ use super::walsender::{Decoded, WalSender};
 use crate::image::Refusal;
 use crate::image::build::{Builder, DECODER_OPTIONS, Step, follow, unsupported};
 use crate::image::decode::{Change, Relation};
-use crate::image::facts::{Facts, Table, read_tables, read_written, tables_query, written_query};
+use crate::image::facts::{Facts, Table, prepare_written, read_tables, read_written, tables_query, written_query};
 use crate::sequencer::NodeId;
 use crate::wire::literal;
 
@@ -236,7 +236,8 @@ impl Plane {
         let address = self.config.nodes.get(usize::from(decoder.main.0)).ok_or("no such node")?;
         let asks = connect(address, &self.config.apply, database, timeout).await?;
         // What follows runs as apply_user, and the client may have operators of any name elsewhere.
-        asks.rows("SET search_path = ''").await?;
+        asks.rows("SET search_path = ''; SET plan_cache_mode = force_generic_plan").await?;
+        asks.rows(&prepare_written()).await?;
         let encoding = asks.value("SHOW server_encoding").await?.unwrap_or_default();
         let mut sender = WalSender::connect(address, &self.config.apply, database, DECODER_OPTIONS, timeout).await?;
         let name = format!("pglockstep_{}_{}_{}", self.membership.load().epoch, std::process::id(), number());

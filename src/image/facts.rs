@@ -86,12 +86,13 @@ pub struct Written {
 #[derive(Clone, Debug, Default)]
 pub struct Facts(pub HashMap<Relation, Arc<Table>>);
 
-/// What main is asked first: which tables (`t`) and sequences (`s`) the prepared transaction of this id has locked for
-/// writing. No row: there is no such transaction, or it has written nothing.
+/// Prepares [`written_query`] on a connection: which tables (`t`) and sequences (`s`) the prepared transaction of an id has
+/// locked for writing. Planning it takes longer than running it.
 #[must_use]
-pub fn written_query(xid: u32) -> String {
+pub fn prepare_written() -> String {
     format!(
-        "WITH l AS MATERIALIZED (SELECT * FROM pg_catalog.pg_locks WHERE pid IS NULL AND granted)
+        "PREPARE pglockstep_written (text) AS
+         WITH l AS MATERIALIZED (SELECT * FROM pg_catalog.pg_locks WHERE pid IS NULL AND granted)
          SELECT DISTINCT c.oid, c.relkind, pg_catalog.concat(pg_catalog.quote_ident(n.nspname), '.',
            pg_catalog.quote_ident(c.relname)), s.seqincrement, s.seqstart,
            CASE WHEN s.seqrelid IS NOT NULL AND NOT s.seqcycle AND c.relpersistence <> 't'
@@ -99,11 +100,18 @@ pub fn written_query(xid: u32) -> String {
          FROM l x JOIN l USING (virtualtransaction) JOIN pg_catalog.pg_class c ON c.oid = l.relation
            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
            LEFT JOIN pg_catalog.pg_sequence s ON s.seqrelid = c.oid
-         WHERE x.locktype = 'transactionid' AND x.transactionid::text = '{xid}' AND l.locktype = 'relation'
+         WHERE x.locktype = 'transactionid' AND x.transactionid::text = $1 AND l.locktype = 'relation'
            AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')
            AND l.database IN (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()))
            AND (c.oid >= 16384 OR c.oid = {LARGE_OBJECTS}) AND c.relkind IN ('r', 'p', 'S')"
     )
+}
+
+/// What main is asked first, on a connection that has [`prepare_written`]. No row: there is no such transaction, or it has
+/// written nothing.
+#[must_use]
+pub fn written_query(xid: u32) -> String {
+    format!("EXECUTE pglockstep_written ('{xid}')")
 }
 
 /// Reads the answer to [`written_query`].

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use crossbeam::queue::ArrayQueue;
 use tokio::sync::{Semaphore, mpsc};
 
+use super::board::{Board, Reach};
 use super::decoder::Decoder;
 use super::detach::Probes;
 use super::handover::Handover;
@@ -52,6 +53,8 @@ pub struct ControlConfig {
     pub can_image: bool,
     /// Which databases have a slot.
     pub slots: Arc<Slots>,
+    /// What users are told of nodes.
+    pub board: Arc<Board>,
     /// What is read of a database's catalogue.
     pub catalogue_queries: &'static [&'static str],
 }
@@ -410,6 +413,10 @@ impl Control {
     ) -> std::io::Result<Control> {
         let (to, from) = mpsc::unbounded_channel();
         let Startup { runtime, state, guards, incarnations, .. } = startup;
+        for (i, node) in state.nodes.iter().enumerate() {
+            config.board.changed(i, &node.reason);
+            config.board.probed(i, if guards[i].is_some() { Reach::Answers } else { Reach::Fails });
+        }
         let kept = config.nodes.iter().map(|_| tokio::sync::Mutex::new(None)).collect();
         let probes = incarnations.into_iter().map(|i| tokio::sync::Mutex::new(Probes::new(i))).collect();
         let plane = Arc::new(Plane {

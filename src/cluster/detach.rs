@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::board::Reach;
 use super::control::{Plane, ShardMessage, Standing};
 use super::handover::Handover;
 use super::membership::{Membership, NodeStatus};
@@ -43,7 +44,9 @@ impl Plane {
             }
             tokio::time::sleep(period).await;
             if matches!(self.settle(node).await, Standing::Out) {
-                return;
+                // Whoever asks is told whether it answers.
+                let outcome = self.probe(at).await;
+                tracing::debug!(%node, ?outcome, "a node that is out was probed");
             }
         }
     }
@@ -89,7 +92,7 @@ impl Plane {
             let conn = connect(&nodes[at], &c.health_check, &c.health_check_database, limit).await?;
             incarnation(&conn).await
         };
-        match tokio::time::timeout(limit, probe).await {
+        let outcome = match tokio::time::timeout(limit, probe).await {
             Ok(Ok(incarnation)) => Probed::Answers(incarnation),
             Ok(Err(e)) => match sqlstate(&e) {
                 // Cannot connect now, shutting down, crashed; connection and system errors.
@@ -98,7 +101,14 @@ impl Plane {
                 Some(_) => Probed::Refuses(e),
             },
             Err(_) => Probed::Fails(format!("no answer within {limit:?}")),
-        }
+        };
+        let reach = match &outcome {
+            Probed::Answers(_) => Reach::Answers,
+            Probed::Fails(_) => Reach::Fails,
+            Probed::Refuses(_) => Reach::Unknown,
+        };
+        self.config.board.probed(at, reach);
+        outcome
     }
 
     /// The incarnation in which the node was taken in.
@@ -139,6 +149,7 @@ impl Plane {
         while !self.is_confirmed() {
             self.confirmed.notified().await;
         }
+        self.config.board.changed(usize::from(node.0), reason);
         self.membership.store(Membership::clone(&next));
         self.sequencer.set_epoch(Epoch(next.epoch));
         self.sequencer.release(node);

@@ -20,6 +20,7 @@
 //! | `answers` | the questions of shards, and their answers |
 
 mod answers;
+pub mod board;
 pub mod control;
 mod decoder;
 mod detach;

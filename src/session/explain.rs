@@ -21,9 +21,11 @@ use super::io::Cx;
 use super::lost::is_aborted;
 use super::note::Note;
 use super::owed::{Asked, Own, Whose};
+use super::show::row;
 use super::simple::Went;
 use super::transaction::{Target, Tx};
 use super::{Request, Session};
+use crate::sql::class::Class;
 use crate::sql::explain::{Explained, Refusal, explained};
 use crate::wire::front::Parse;
 use crate::wire::{PgError, TxStatus, back, front};
@@ -143,7 +145,7 @@ impl Session {
     }
 
     /// Execute of a portal whose statement asks the proxy. False: it must wait.
-    pub(super) fn execute_explain(&mut self, name: &str, limit: u32, cx: &mut Cx<'_>) -> bool {
+    pub(super) fn execute_answer(&mut self, name: &str, limit: u32, cx: &mut Cx<'_>) -> bool {
         // It tells of the session as it is then, so what stands before it comes first.
         if !self.barrier(self.target(), cx) {
             return false;
@@ -155,7 +157,7 @@ impl Session {
         let (sql, types) = (portal.statement.sql.clone(), portal.statement.types.clone());
         let mut answered = match portal.answered {
             Some(answered) => answered,
-            None => match self.explained(&sql).and_then(|e| self.answer(&sql, &e, &types, true, cx)) {
+            None => match self.says(&portal.statement.verdict.class, &sql, &types, cx) {
                 Ok(rows) => Answered { rows: Arc::from(rows), gone: 0 },
                 Err(e) => return self.refuse_in_batch(&e, cx),
             },
@@ -169,13 +171,23 @@ impl Session {
         if limit != 0 && now == limit as usize {
             out.put_slice(back::PORTAL_SUSPENDED);
         } else {
-            out.put_slice(&back::command_complete("EXPLAIN"));
+            let explains = portal.statement.verdict.class == Class::ExplainPglockstep;
+            let tag = if explains { "EXPLAIN".to_owned() } else { format!("SELECT {now}") };
+            out.put_slice(&back::command_complete(&tag));
         }
         if let Some(p) = self.registry.portal_mut(name) {
             p.answered = Some(answered);
         }
         self.local(out.freeze(), Asked::Execute, Note::Nothing, cx);
         true
+    }
+
+    /// What a statement says that the proxy answers.
+    fn says(&mut self, class: &Class, sql: &Bytes, types: &[u32], cx: &mut Cx<'_>) -> Result<Vec<Bytes>, PgError> {
+        match class {
+            Class::ShowProxy(shown) => Ok(self.shown_rows(*shown, cx)),
+            _ => self.explained(sql).and_then(|e| self.answer(sql, &e, types, true, cx)),
+        }
     }
 
     /// The answer, a DataRow for each line.
@@ -200,7 +212,7 @@ impl Session {
             true => line,
             false => line.chars().map(|c| if c.is_ascii() { c } else { '?' }).collect(),
         };
-        Ok(lines.into_iter().map(|line| row(&fit(line))).collect())
+        Ok(lines.into_iter().map(|line| row(&[fit(line)])).collect())
     }
 }
 
@@ -228,17 +240,6 @@ fn description(json: bool) -> Bytes {
         b.put_i16(-1);
         b.put_i32(-1);
         b.put_u16(0);
-    });
-    out.freeze()
-}
-
-/// DataRow of one text, which is the same in binary.
-fn row(text: &str) -> Bytes {
-    let mut out = BytesMut::with_capacity(text.len() + 11);
-    back::message(&mut out, b'D', |b| {
-        b.put_u16(1);
-        b.put_u32(u32::try_from(text.len()).unwrap_or(0)); // a few hundred bytes, and names of the statement's
-        b.put_slice(text.as_bytes());
     });
     out.freeze()
 }

@@ -91,8 +91,15 @@ impl Session {
         let raw = kept(&frame.raw);
         let at = p.sql.as_ptr() as usize - frame.raw.as_ptr() as usize;
         let sql = raw.slice(at..at + p.sql.len());
-        let explains = verdict.class == Class::ExplainPglockstep;
-        let instead = if explains { self.parse_of_explained(&p, cx) } else { None };
+        let instead = match verdict.class {
+            Class::ExplainPglockstep => self.parse_of_explained(&p, cx),
+            Class::ShowProxy(shown) => {
+                let mut parse = BytesMut::new();
+                front::parse(&mut parse, p.name, shown.stand_in().as_bytes(), &p.types);
+                Some(parse.freeze())
+            }
+            _ => None,
+        };
         let (raw, types) = (instead.unwrap_or(raw), Arc::from(p.types));
         let asks = self.asks(p.name, &sql, &types, &verdict);
         let prepared = Arc::new(Prepared { version, sql, raw: raw.clone(), types, verdict, asks });
@@ -342,7 +349,7 @@ impl Session {
             Plan::Commit { chain } => self.execute_commit(chain, cx),
             Plan::Rollback { chain } => self.execute_rollback(chain, cx),
             Plan::Refused(e) => self.refuse_in_batch(&e, cx),
-            Plan::Explain => self.execute_explain(name, rows, cx),
+            Plan::Answer => self.execute_answer(name, rows, cx),
             Plan::Everywhere => {
                 self.forget_databases(&given.sql, cx);
                 self.send_client(self.target(), frame.raw.clone(), Asked::Execute, Note::Nothing, cx);
@@ -363,6 +370,7 @@ impl Session {
                 self.pin(&verdict.class, rows > 0);
                 self.bring_named(&given.sql, &verdict.class, cx);
                 let prepared = if let Note::PreparedBySql(p) = &note { Some(p.name.clone()) } else { None };
+                self.count_select(&verdict.class, self.target(), cx);
                 self.send_client(self.target(), frame.raw.clone(), Asked::Execute, note, cx);
                 if let Some(name) = prepared {
                     self.ask_types(&name, cx);
@@ -409,6 +417,7 @@ impl Session {
                     self.ran_opaque();
                 }
                 self.bring_named(&given.sql, &verdict.class, cx);
+                self.count_select(&verdict.class, self.target(), cx);
                 self.send_client(self.target(), raw, Asked::Execute, Note::Write(pending), cx);
                 if opaque && self.tx.open().is_some() {
                     let bind = front::BIND_NOTHING_BINARY;

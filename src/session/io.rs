@@ -13,6 +13,7 @@ use super::applier::Applier;
 use super::link::Link;
 use super::settings::Settings;
 use crate::auth::Role;
+use crate::cluster::board::Board;
 use crate::cluster::control::Standing;
 use crate::cluster::images::Slots;
 use crate::cluster::membership::View;
@@ -272,6 +273,8 @@ pub struct Env {
     pub can_prepare: bool,
     /// Which databases have a slot for images; `None`: there can be none.
     pub slots: Option<Arc<Slots>>,
+    /// What is told of nodes.
+    pub board: Arc<Board>,
     /// No new work: the proxy is stopping.
     pub draining: std::cell::Cell<bool>,
 }

@@ -278,7 +278,15 @@ impl Link {
                 }
                 Login::More
             }
-            b'E' => Login::Refused { raw: Bytes::copy_from_slice(raw), fields: ErrorFields::parse(body) },
+            b'E' => {
+                let fields = ErrorFields::parse(body);
+                // Every error during a login is one (`errstart` in elog.c, as nothing could catch it).
+                if matches!(fields.severity.as_str(), "FATAL" | "PANIC") {
+                    Login::Refused { raw: Bytes::copy_from_slice(raw), fields }
+                } else {
+                    Login::Failed(violation(&format!("an {} during login", fields.severity)))
+                }
+            }
             b'S' => {
                 if let Some(pair) = parameter(body) {
                     self.parameters.push(pair);

@@ -82,6 +82,7 @@ pub mod rows;
 mod send;
 pub mod server;
 pub mod settings;
+mod show;
 pub mod simple;
 pub mod snapshot;
 pub mod startup;

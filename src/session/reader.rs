@@ -285,7 +285,7 @@ impl Session {
 }
 
 /// A node by weight, among those that are up.
-fn pick_node(cx: &mut Cx<'_>) -> Option<NodeId> {
+pub(super) fn pick_node(cx: &mut Cx<'_>) -> Option<NodeId> {
     let membership = cx.env.membership.load();
     let weights = || {
         let nodes = cx.env.config.nodes.iter().map(|n| (NodeId(n.id), n.backend_weight));

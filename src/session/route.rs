@@ -37,7 +37,7 @@ pub(super) enum Plan {
     /// Main runs it outside any transaction, then every replica.
     Everywhere,
     /// The proxy answers it.
-    Explain,
+    Answer,
     /// It cannot be done here.
     Refused(PgError),
 }
@@ -195,7 +195,8 @@ impl Session {
                 Plan::Plain(_) => plain,
                 _ => self.opaque(given, verdict),
             },
-            Class::ExplainPglockstep => self.explained(&given.sql).map_or_else(Plan::Refused, |_| Plan::Explain),
+            Class::ShowProxy(_) => Plan::Answer,
+            Class::ExplainPglockstep => self.explained(&given.sql).map_or_else(Plan::Refused, |_| Plan::Answer),
             Class::SetTransaction(modes) => Plan::Plain(Note::Modes(modes.clone())),
             Class::Show
             | Class::Lock

@@ -233,6 +233,9 @@ impl Session {
         if verdict.class == Class::ExplainPglockstep {
             return self.simple_explain(&sql, cx);
         }
+        if let Class::ShowProxy(shown) = verdict.class {
+            return self.simple_show(shown, cx);
+        }
         self.renew_executed(&verdict.class, cx);
         let given = Given {
             sql: sql.clone(),
@@ -280,7 +283,7 @@ impl Session {
             Plan::Commit { chain } => self.simple_commit(chain, cx),
             Plan::Rollback { chain } => self.simple_rollback(chain, cx),
             Plan::Refused(e) => self.refuse(&e, cx),
-            Plan::Explain => self.simple_explain(&sql, cx),
+            Plan::Answer => self.simple_explain(&sql, cx),
             Plan::Everywhere => self.simple_everywhere(cx),
             Plan::Plain(note) => self.simple_plain(note, &verdict, cx),
             Plan::Write(pending, writes) => self.simple_write(pending, writes, &verdict.class, cx),
@@ -377,7 +380,10 @@ impl Session {
                 match reads.map(|reads| (reads, self.reader_is(cx))) {
                     Some((_, ReaderIs::Coming)) => return self.step_waits(),
                     Some((reads, ReaderIs::Ready)) if !self.may_begin(reads, cx) => return self.step_waits(),
-                    Some((reads, ReaderIs::Ready)) => return self.send_read(reads, cx),
+                    Some((reads, ReaderIs::Ready)) => {
+                        self.count_select(&verdict.class, Target::Reader, cx);
+                        return self.send_read(reads, cx);
+                    }
                     _ if !self.has_lane(cx) => return self.step_waits(),
                     _ => self.see_to_default(cx),
                 }
@@ -405,6 +411,7 @@ impl Session {
         if self.tx.target() != Some(Target::Reader) {
             self.bring_named(&sql, class, cx);
         }
+        self.count_select(class, self.tx.target().unwrap_or(Target::Lane), cx);
         let prepared = if let Note::PreparedBySql(p) = &note { Some(p.name.clone()) } else { None };
         let went = self.send_step(note, ask_xid, cx);
         if let Some(name) = prepared {

@@ -230,7 +230,7 @@ impl Session {
             Plan::Everywhere => s.everywhere = Some(sql),
             Plan::Write(..) => s.writes = true,
             Plan::Plain(_) => s.read = verdict.is_read() && !own_types && shown(&sql, &verdict.class).is_none(),
-            Plan::Refused(_) | Plan::Explain => {}
+            Plan::Refused(_) | Plan::Answer => {}
         }
     }
 }

@@ -155,6 +155,7 @@ pub(super) fn waits(class: &Class) -> bool {
                 | Class::Listen
                 | Class::Unlisten
                 | Class::ExplainPglockstep
+                | Class::ShowProxy(_)
                 | Class::Empty
         ))
 }

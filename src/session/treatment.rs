@@ -138,7 +138,7 @@ impl Session {
         };
         let why = self.reasons(&text, &of, cx);
         let treatment = match plan {
-            Plan::Explain => Treatment::new("explain", "no node: pglockstep answers it", "hear nothing of it"),
+            Plan::Answer => Treatment::new("explain", "no node: pglockstep answers it", "hear nothing of it"),
             Plan::Refused(e) if e.sqlstate == "26000" => return Err(e),
             Plan::Refused(e) => {
                 let t = Treatment::of_error(&e);

@@ -23,6 +23,7 @@ use super::reload;
 use super::ring::RingDriver;
 use super::spill::spill_files;
 use crate::auth::{PoolPasswd, Role, Secret};
+use crate::cluster::board::Board;
 use crate::cluster::control::{
     Control, ControlConfig, ControlHandle, Live, Login, NodeAddress, Reread, RoleRow, ShardHandle, ShardMessage,
     Startup,
@@ -58,6 +59,7 @@ struct Shared {
     versions: Arc<Versions>,
     clients: Arc<AtomicUsize>,
     can_prepare: bool,
+    board: Arc<Board>,
     slots: Option<Arc<Slots>>,
     scram_verifiers: bool,
     pool_passwd: Option<PoolPasswd>,
@@ -83,7 +85,7 @@ pub fn run(config: Config, path: &Path, log_level: LogThreshold) -> Result<()> {
     };
     let listeners = bind_all(&config, count)?;
     let sequencer = Arc::new(Sequencer::new(config.nodes.len(), COMMIT_WINDOW, first_csn()));
-    let mut control = control_config(&config, reread(path, &config, log_level));
+    let mut control = control_config(&config, count, reread(path, &config, log_level));
     let (membership, startup) = Control::startup(&control, &sequencer)?;
     control.can_image = startup.can_image() && config.replication.images;
     if config.replication.images && !control.can_image {
@@ -94,6 +96,7 @@ pub fn run(config: Config, path: &Path, log_level: LogThreshold) -> Result<()> {
         );
     }
     let slots = control.can_image.then(|| control.slots.clone());
+    let board = control.board.clone();
     let mut mock_secret = [0u8; 32];
     getrandom::fill(&mut mock_secret)?;
     let shared = Shared {
@@ -103,6 +106,7 @@ pub fn run(config: Config, path: &Path, log_level: LogThreshold) -> Result<()> {
         versions: Arc::new(Versions::default()),
         clients: Arc::new(AtomicUsize::new(0)),
         can_prepare: startup.can_prepare(),
+        board,
         slots,
         scram_verifiers: startup.scram_verifiers(),
         pool_passwd,
@@ -213,6 +217,7 @@ fn shard_thread<D: SocketDriver>(
         clients: shared.clients.clone(),
         can_prepare: shared.can_prepare,
         slots: shared.slots.clone(),
+        board: shared.board.clone(),
         scram_verifiers: shared.scram_verifiers,
         draining: std::cell::Cell::new(false),
     };
@@ -409,7 +414,7 @@ fn reread(path: &Path, config: &Config, log_level: LogThreshold) -> Reread {
     }))
 }
 
-fn control_config(config: &Config, reread: Reread) -> ControlConfig {
+fn control_config(config: &Config, shards: usize, reread: Reread) -> ControlConfig {
     let nodes =
         config.nodes.iter().map(|n| NodeAddress { host: n.backend_hostname.clone(), port: n.backend_port }).collect();
     ControlConfig {
@@ -423,6 +428,7 @@ fn control_config(config: &Config, reread: Reread) -> ControlConfig {
         reread,
         can_image: false,
         slots: Arc::default(),
+        board: Arc::new(Board::new(config.nodes.len(), shards)),
         catalogue_queries: Catalogue::QUERIES,
     }
 }

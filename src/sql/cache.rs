@@ -195,6 +195,7 @@ impl Verdict {
                 | Class::ClosePortal
                 | Class::Deallocate(_)
                 | Class::ExplainPglockstep
+                | Class::ShowProxy(_)
                 | Class::Empty
         );
         let harmless_set =

@@ -102,6 +102,8 @@ pub enum Class {
     },
     /// EXPLAIN (PGLOCKSTEP), which the proxy answers.
     ExplainPglockstep,
+    /// SHOW of what the proxy knows.
+    ShowProxy(super::show::Shown),
     Call,
     Do,
     /// PostgreSQL refuses it in a transaction block.
@@ -206,7 +208,7 @@ fn class_at(w: &Words<'_>, at: usize) -> Class {
         "lock" => Class::Lock,
         "set" => set(w, at),
         "reset" => Class::Reset(w.name(at + 1).unwrap_or_default()),
-        "show" => Class::Show,
+        "show" => super::show::shown(w.sql, &w.tokens[at..]).map_or(Class::Show, Class::ShowProxy),
         "discard" => discard(w, at),
         "prepare" if w.is(at + 1, "transaction") => Class::PrepareTransaction,
         "prepare" => w.name(at + 1).map_or(Class::Other, Class::Prepare),

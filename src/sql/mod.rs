@@ -17,3 +17,4 @@ pub mod proof;
 pub mod reason;
 pub mod role;
 pub mod shape;
+pub mod show;

@@ -131,6 +131,7 @@ impl World {
             scram_verifiers: false,
             can_prepare: true,
             slots: None,
+            board: Arc::new(crate::cluster::board::Board::new(NODES, 1)),
             draining: std::cell::Cell::new(false),
         };
         World {

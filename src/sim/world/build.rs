@@ -168,6 +168,7 @@ impl Shared {
             scram_verifiers: false,
             can_prepare: false,
             slots: None,
+            board: Arc::new(crate::cluster::board::Board::new(self.config.nodes.len(), 1)),
             draining: std::cell::Cell::new(false),
         };
         SimShard { shard: Shard::new(number, core, env, control.clone(), all.to_vec()), port, until: None }

@@ -46,6 +46,11 @@ impl Comparison {
 
     /// An aligned table: one line per table and node, which fits a terminal.
     pub fn to_text(&self) -> String {
+        self.to_text_from(0)
+    }
+
+    /// The same; the nodes that were compared have ids from `first` on.
+    pub fn to_text_from(&self, first_id: usize) -> String {
         let mut text = comfy_table::Table::new();
         text.load_style(comfy_table::presets::ASCII_MARKDOWN);
         text.set_header(["table", "node", "rows", "hash", "equal"]);
@@ -58,7 +63,7 @@ impl Comparison {
                 };
                 let (name, verdict) =
                     if first { (table.name.clone(), self.verdict(table)) } else { (String::new(), String::new()) };
-                text.add_row([name, id.to_string(), rows, hash, verdict]);
+                text.add_row([name, (first_id + id).to_string(), rows, hash, verdict]);
             }
         }
         for numbers in [1, 2] {

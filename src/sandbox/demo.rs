@@ -5,12 +5,13 @@
 
 use super::client::{Client, Target};
 use super::compare::compare_nodes;
-use super::process::{Interrupt, free_ports};
+use super::process::{Interrupt, Signal, free_ports, signal};
 use super::progress::Progress;
 use super::running::Sandbox;
 use super::{Result, SandboxArgs, SandboxMode, say};
 use comfy_table::{Table, presets};
 use std::process::Stdio;
+use std::time::Duration;
 
 /// The database that the demo makes.
 const DATABASE: &str = "demo";
@@ -25,7 +26,14 @@ const STEPS: &[Step] = &[
     ("Eight clients for ten seconds", run_pgbench),
     ("The money on every node", sum_balances),
     ("Row counts and row hashes of all tables on every node", compare_all),
+    ("The nodes, as every client can see them", show_nodes),
+    ("Eight clients again; after four seconds main is stopped as hard as can be", lose_main),
+    ("The nodes now: another one is main", show_nodes),
+    ("Row counts and row hashes on the nodes that stay", compare_rest),
 ];
+
+/// How long clients work before main is stopped.
+const BEFORE: Duration = Duration::from_secs(4);
 
 /// What the steps work on.
 struct Stage<'a> {
@@ -44,7 +52,7 @@ pub fn demo(args: SandboxArgs) -> Result<()> {
         say(&format!("\n{number}. {heading}"));
         step(&stage).map_err(|e| format!("step {number} ({heading}) failed: {e}"))?;
     }
-    say("\nEverything held: the nodes are identical.");
+    say("\nEverything held: the nodes are identical, and no client noticed that main was lost but for conflicts.");
     Ok(())
 }
 
@@ -139,9 +147,35 @@ fn sum_balances(stage: &Stage) -> Result<()> {
     all_equal(&stage.ask_nodes("SELECT sum(abalance) FROM pgbench_accounts")?)
 }
 
+fn show_nodes(stage: &Stage) -> Result<()> {
+    stage.program("psql", &["-X", "-c", "show pool_nodes", DATABASE])
+}
+
+/// pgbench fails if a client is cut off, or is told of anything but a conflict, after which it tries again.
+fn lose_main(stage: &Stage) -> Result<()> {
+    let main = stage.sandbox.summary().nodes.first().map(|n| n.pid).ok_or("there is no node")?;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(BEFORE);
+            say("$ pg_ctl -D node0 -m immediate stop");
+            signal(main, Signal::QUIT);
+        });
+        run_pgbench(stage)
+    })
+}
+
 fn compare_all(stage: &Stage) -> Result<()> {
-    let comparison = compare_nodes(&stage.nodes(), DATABASE)?;
-    say(&comparison.to_text());
+    compare(&stage.nodes(), 0)
+}
+
+fn compare_rest(stage: &Stage) -> Result<()> {
+    compare(&stage.nodes()[1..], 1)
+}
+
+/// `first`: id of the first of them.
+fn compare(nodes: &[Target], first: usize) -> Result<()> {
+    let comparison = compare_nodes(nodes, DATABASE)?;
+    say(&comparison.to_text_from(first));
     match comparison.is_equal() && !comparison.tables.is_empty() {
         true => Ok(()),
         false => Err("the nodes differ".into()),

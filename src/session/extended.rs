@@ -368,8 +368,15 @@ impl Session {
                 }
                 self.mark_unpreparable(&verdict.class);
                 self.pin(&verdict.class, rows > 0);
-                self.bring_named(&given.sql, &verdict.class, cx);
-                let prepared = if let Note::PreparedBySql(p) = &note { Some(p.name.clone()) } else { None };
+                // A batch that a reader will refuse (its Parse names what there is already) asks nothing of the lane.
+                let on_lane = self.target() == Target::Lane;
+                if on_lane {
+                    self.bring_named(&given.sql, &verdict.class, cx);
+                }
+                let prepared = match &note {
+                    Note::PreparedBySql(p) if on_lane => Some(p.name.clone()),
+                    _ => None,
+                };
                 self.count_select(&verdict.class, self.target(), cx);
                 self.send_client(self.target(), frame.raw.clone(), Asked::Execute, note, cx);
                 if let Some(name) = prepared {
@@ -416,7 +423,9 @@ impl Session {
                 if opaque {
                     self.ran_opaque();
                 }
-                self.bring_named(&given.sql, &verdict.class, cx);
+                if self.target() == Target::Lane {
+                    self.bring_named(&given.sql, &verdict.class, cx);
+                }
                 self.count_select(&verdict.class, self.target(), cx);
                 self.send_client(self.target(), raw, Asked::Execute, Note::Write(pending), cx);
                 if opaque && self.tx.open().is_some() {

@@ -106,6 +106,7 @@ impl Session {
     }
 
     fn has_begun(&mut self, open: Open) {
+        let open = Open { version: self.version.current(), ..open };
         if matches!(self.request, Request::Simple(_)) {
             // A Query begins when everything before it has been answered.
             self.tx_since = self.registry.answering();

@@ -260,7 +260,7 @@ impl Session {
         let (need, xid, ddl, logins) = (open.need, open.xid().unwrap_or(0), open.ddl, open.logins);
         let lasting = open.lasting_settings().cloned().collect();
         // PREPARE TRANSACTION checks them, and replicas have nothing to check.
-        let constraints = writes && !image && self.deferrable_constraints(cx);
+        let constraints = writes && !image && (open.deferrable || self.deferrable_constraints(cx));
         let (unpreparable, half_done) = (open.unpreparable, writes && open.is_half_done());
         let (proofs, imaged) = (open.proofs, open.imaged);
         let commit = Commit::new(after, Work::Script(open.script), Phase::Apply, cx.io.now());

@@ -65,6 +65,7 @@ impl Session {
                 if let Some(o) = self.tx.open_mut() {
                     o.script.rollback_to(&name);
                     o.failed = false;
+                    o.catalogue_taken_back();
                     let left = o.script.entries().len();
                     let gone = o.unfinished.iter().filter(|(_, entry)| *entry >= left).map(|(portal, _)| *portal);
                     o.torn.extend(gone);

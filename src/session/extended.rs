@@ -19,7 +19,7 @@ use super::note::Note;
 use super::owed::{Asked, Own, Whose};
 use super::prepared::{is_reserved, no_statement, reserved, too_many};
 use super::registry::Prepared;
-use super::route::{Given, Plan, changes_logins};
+use super::route::{Given, Plan};
 use super::rows::{Asks, bind_for, end_of};
 use super::survey::has_own_types;
 use super::tokens::{Holds, shown};
@@ -50,6 +50,9 @@ impl Session {
         if let Some(e) = self.min_csn.fails.clone().filter(|_| opens) {
             let went = self.refuse_in_batch(&e, cx);
             self.min_csn.fails = self.min_csn.fails.take().filter(|_| !went);
+            return went;
+        }
+        if let Some(went) = self.batch_awaits_view(frame, cx) {
             return went;
         }
         match frame.tag {
@@ -175,7 +178,7 @@ impl Session {
     /// The statement as it is to be used now: judged anew if the catalogue has moved, and with the text for main that
     /// follows from that.
     fn renewed(&mut self, name: &str, statement: Arc<Prepared>, cx: &mut Cx<'_>) -> Arc<Prepared> {
-        let fresh = statement.verdict.version() >= self.version.current();
+        let fresh = self.is_current(&statement.verdict);
         let may_ask = || statement.asks.is_none() || self.rows_of(&statement.sql, &statement.verdict).is_some();
         if fresh && may_ask() {
             return statement;
@@ -415,11 +418,7 @@ impl Session {
                     self.ask_info(true, cx);
                 }
                 let opaque = pending.opaque;
-                let logins = writes.ddl && changes_logins(&verdict.class, &given.sql);
-                if let Some(open) = self.tx.open_mut() {
-                    open.ddl |= writes.ddl;
-                    open.logins |= logins;
-                }
+                self.mark_catalogue(writes, opaque, &verdict.class, &given.sql);
                 if opaque {
                     self.ran_opaque();
                 }

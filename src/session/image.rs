@@ -275,7 +275,7 @@ pub(super) fn needs_image(given: &Given, verdict: &Verdict) -> bool {
     }
 }
 
-fn reason(verdict: &Verdict) -> String {
+pub(super) fn reason(verdict: &Verdict) -> String {
     match verdict.form() {
         Form::Image(reason) => reason.to_string(),
         _ => "its rows cannot be asked for: the role may not read them, or the session's settings change how they look"

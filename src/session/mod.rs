@@ -24,6 +24,7 @@
 //! - `explain`: `EXPLAIN (PGLOCKSTEP)`; `treatment`: what it answers;
 //! - `rows`: writes that reach the replicas by the rows that main tells of; `digits`: whether these print exactly;
 //!   `conflict`: single statements that are run again after 40001;
+//! - [`own_ddl`]: what is judged behind DDL of the same transaction;
 //! - `image`: transactions that reach the replicas by what main's WAL tells of them;
 //! - `snapshot`: `snapshot_isolation`'s reads on replicas, and isolation levels; `tokens`: what clients can ask about it;
 //! - `elsewhere`: reads that a replica could not serve are run again; `leave`: blocks that began on a replica and need
@@ -71,6 +72,7 @@ mod on_main;
 pub mod out;
 mod overdue;
 pub mod owed;
+pub mod own_ddl;
 pub mod prepared;
 pub mod proofs;
 pub mod reader;
@@ -274,6 +276,8 @@ pub struct Session {
     /// SET ROLE or SET SESSION AUTHORIZATION has been run: whose privileges main checks is not known here.
     role_changed: bool,
     digits: digits::Digits,
+    /// Looks that its transactions have taken at a catalogue of their own, to tell them apart.
+    views: u64,
     /// The next READ ONLY block begins on main: on a replica it has met what only main can do.
     block_on_main: bool,
     temporary: bool,
@@ -427,6 +431,7 @@ impl Session {
             undoing: None,
             role_changed: false,
             digits: digits::Digits::default(),
+            views: 0,
             block_on_main: false,
             temporary: false,
             version: cx.env.catalogue_versions.of(&Arc::from("")),
@@ -586,7 +591,7 @@ impl Session {
         if !limbo {
             self.commit_answer(token, &answer, cx);
         }
-        self.pump(cx);
+        self.pump_requests(cx);
     }
 
     /// The link of a target, if it is ready.

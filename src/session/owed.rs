@@ -92,6 +92,8 @@ pub enum Own {
     Seen,
     /// The session's `pglockstep.min_csn`. Its failure is that of the statement that waits.
     MinCsn,
+    /// The catalogue as the transaction sees it. Its failure is that of the statement that waits.
+    View,
     /// Something whose outcome does not matter (Close of an own portal).
     Tidy,
 }

@@ -96,7 +96,7 @@ impl Session {
         };
         let asked = given.rows.clone().filter(|_| alone);
         let image = image.filter(|_| asked.is_none());
-        let by_rows = asked.is_some() && self.tx.open().is_none_or(|o| !o.ddl);
+        let by_rows = asked.is_some();
         let proof = by_rows.then(|| Proof { verdict: verdict.clone(), sql: inner.sql.clone() });
         let new = PendingWrite { asked, by_rows, proof, executes: true, image, ..PendingWrite::new(statement) };
         let write = PendingWrite { time: true, counted, opaque, ..new };

@@ -105,6 +105,9 @@ pub(super) struct Given {
 
 impl Session {
     fn fresh_catalogue(&self, cx: &Cx<'_>) -> Option<Arc<Catalogue>> {
+        if let Some(view) = self.own_view() {
+            return view.map(|seen| seen.catalogue().clone());
+        }
         let catalogue = cx.env.catalogues.borrow().get(&self.database).cloned();
         let current = self.version.current();
         catalogue.filter(|c| c.version >= current)
@@ -113,27 +116,29 @@ impl Session {
     /// The catalogue that a statement is judged by, as the session sees it; `None`: there is none.
     pub(super) fn catalogue_for(&self, text: &str, cx: &Cx<'_>) -> Option<Arc<Catalogue>> {
         let catalogue = self.fresh_catalogue(cx)?;
-        let names = crate::sql::lexer::identifiers(text, self.std_strings);
-        let own = names.iter().any(|n| self.temporary_names.contains(n));
-        Some(if own { Arc::new(catalogue.with_temporary(self.temporary_names.clone())) } else { catalogue })
+        Some(match self.temporaries_in(text) {
+            Some(own) => Arc::new(catalogue.with_temporary(own.clone())),
+            None => catalogue,
+        })
     }
 
     /// What the statement is; parsed once per shape.
     pub(super) fn judge(&self, sql: &[u8], cx: &Cx<'_>) -> Arc<Verdict> {
         let text = String::from_utf8_lossy(sql);
         let catalogue = self.fresh_catalogue(cx);
-        if let Some(c) = catalogue.as_ref().filter(|_| !self.temporary_names.is_empty()) {
-            let names = crate::sql::lexer::identifiers(&text, self.std_strings);
-            if names.iter().any(|n| self.temporary_names.contains(n)) {
-                return Verdict::of(&text, self.std_strings, &c.with_temporary(self.temporary_names.clone()));
-            }
+        if let (Some(c), Some(own)) = (&catalogue, self.temporaries_in(&text)) {
+            return Verdict::of(&text, self.std_strings, &c.with_temporary(own.clone()));
+        }
+        if let Some(Some(seen)) = self.own_view() {
+            return seen.judge(&text, self.std_strings, &self.database);
         }
         cx.env.verdicts.borrow_mut().judge(&text, self.std_strings, &self.database, catalogue.as_deref())
     }
 
     /// What is to be done with a statement.
     pub(super) fn plan(&self, given: &Given, verdict: &Arc<Verdict>, cx: &Cx<'_>) -> Plan {
-        self.with_image(self.plan_class(given, verdict, &verdict.class, cx), verdict, cx)
+        let plan = self.with_own_ddl(self.plan_class(given, verdict, &verdict.class, cx), verdict, cx);
+        self.with_image(plan, verdict, cx)
     }
 
     pub(super) fn plan_class(&self, given: &Given, verdict: &Arc<Verdict>, class: &Class, cx: &Cx<'_>) -> Plan {
@@ -233,7 +238,9 @@ impl Session {
         let bind = kept(&f.bind).into();
         let sql = if f.keep { f.sql } else { kept(&f.sql) }.into();
         let statement = Statement { sql, types: f.types, bind, prepare: None, keep: f.keep, expect: Expect::Success };
-        let by_rows = given.rows.is_some() && self.tx.open().is_none_or(|o| !o.ddl);
+        // A portal that was bound before the transaction's own DDL tells of the table as it was.
+        let told = |rows: &Arc<Rows>| matches!(verdict.form(), Form::Rows(now) if now == rows);
+        let by_rows = given.rows.as_ref().is_some_and(|rows| !self.has_changed_catalogue() || told(rows));
         let keyed = matches!(verdict.form(), Form::Keyed);
         let proof = (by_rows || keyed).then(|| Proof { verdict: verdict.clone(), sql: given.sql.clone() });
         let asked = given.rows.clone();
@@ -383,6 +390,9 @@ impl Session {
     pub(super) fn mark_unpreparable(&mut self, class: &Class) {
         let refused =
             matches!(class, Class::Notify | Class::Listen | Class::Unlisten | Class::Declare | Class::CreateTemp);
+        if let Some(open) = self.tx.open_mut().filter(|_| matches!(class, Class::RollbackTo(_))) {
+            open.unsure = true;
+        }
         if let Some(open) = self.tx.open_mut().filter(|_| refused) {
             open.unpreparable = true;
             open.notifies |= *class != Class::Declare;

@@ -10,7 +10,7 @@ use super::owed::{Asked, Fits, Own, Whose};
 use super::reader::Reader;
 use super::rows::told_or_no_data;
 use super::settings::Settings;
-use super::transaction::{Columns, Target, Tx, UNCOUNTED, read_info};
+use super::transaction::{Columns, Target, Tx, read_info};
 use super::{AfterRollback, Request, Session, Stage};
 use crate::wire::error::ErrorFields;
 use crate::wire::frame::Piece;
@@ -325,9 +325,10 @@ impl Session {
                 let counted = columns.next().flatten();
                 if let Some(open) = self.tx.open_mut() {
                     open.assigned = open.assigned.or(xid);
-                    open.ddl |= counted == Some(&UNCOUNTED) || counted != open.baseline.as_deref();
+                    open.catalogue_counted(counted);
                 }
             }
+            Own::View => self.view_row(&row),
             Own::Settings => {
                 let value = Columns::new(&row).and_then(|mut c| c.next()).flatten();
                 if let Some(v) = value {
@@ -368,6 +369,8 @@ impl Session {
                     if piece.tag == b'C' && matches!(own, Own::Commit | Own::Rollback) {
                         let tag = back::tag(&bytes_of(chunk, piece)[5..]);
                         self.link(target).into_iter().for_each(|l| tag.clone_into(&mut l.own_tag));
+                    } else if own == Own::View && owed.asked == Asked::Bind {
+                        self.view_begins();
                     } else if own == Own::Types && matches!(piece.tag, b'T' | b'n') {
                         self.types_complete(cx);
                     } else if own == Own::Cut && owed.asked == Asked::Execute && !self.owes_cut() {
@@ -511,6 +514,7 @@ impl Session {
             Own::Modes => self.modes_set(cx),
             Own::Check => self.lane_lives(cx),
             Own::Default => self.pump_requests(cx),
+            Own::View => self.view_read(error, cx),
             Own::MinCsn | Own::Seen => self.question_answered(own, error.as_deref(), cx),
             Own::Leave => self.pump_requests(cx),
             Own::Tidy if target == Target::Reader => {
@@ -564,6 +568,7 @@ impl Session {
                 | Own::Syntax
                 | Own::Explain
                 | Own::MinCsn
+                | Own::View
                 | Own::Seen,
             ) => {
                 let error = Bytes::copy_from_slice(bytes_of(chunk, piece));

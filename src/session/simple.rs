@@ -15,8 +15,9 @@ use super::io::Cx;
 use super::leave::{OnReader, needs_main};
 use super::note::{Note, without_nul};
 use super::owed::{Asked, Own, Whose};
+use super::own_ddl::is_judged;
 use super::reader::ReaderIs;
-use super::route::{Given, Plan, Writes, changes_logins, only_in_blocks};
+use super::route::{Given, Plan, Writes, only_in_blocks};
 use super::rows::end_of;
 use super::strings::Syntax;
 use super::tokens::{Holds, shown, waits};
@@ -229,7 +230,17 @@ impl Session {
     fn step(&mut self, cx: &mut Cx<'_>) -> Went {
         let Request::Simple(s) = &self.request else { return Went::Done };
         let sql = s.text.slice(s.steps[s.next].clone());
-        let verdict = self.judge(&sql, cx);
+        let mut verdict = self.judge(&sql, cx);
+        // A statement before it in the string may have changed the catalogue.
+        if is_judged(&verdict.class) && !self.has_catalogue(cx) {
+            return self.step_waits();
+        }
+        match self.view_holds(&verdict.class, cx) {
+            Holds::Yes if self.is_current(&verdict) => {}
+            Holds::Yes => verdict = self.judge(&sql, cx),
+            Holds::Waits => return self.step_waits(),
+            Holds::Never(e) => return self.refuse(&e, cx),
+        }
         if verdict.class == Class::ExplainPglockstep {
             return self.simple_explain(&sql, cx);
         }
@@ -466,12 +477,8 @@ impl Session {
         if writes.rows {
             self.ask_info(false, cx);
         }
-        let logins = writes.ddl && changes_logins(class, pending.statement.sql.memory());
-        if let Some(open) = self.tx.open_mut() {
-            open.ddl |= writes.ddl;
-            open.logins |= logins;
-        }
         let opaque = pending.opaque;
+        self.mark_catalogue(writes, opaque, class, pending.statement.sql.memory());
         if opaque {
             self.ran_opaque();
         }
@@ -574,10 +581,14 @@ impl Session {
 
     /// Own requests behind a step have been answered.
     pub(super) fn own_answered(&mut self, cx: &mut Cx<'_>) {
-        if self.steps_wait && self.link_ref(Target::Lane).is_none_or(|l| l.owed.is_empty()) {
-            self.steps_wait = false;
-            self.run_steps(cx);
+        if self.link_ref(Target::Lane).is_some_and(|l| !l.owed.is_empty()) {
+            return;
         }
+        if std::mem::take(&mut self.steps_wait) {
+            return self.run_steps(cx);
+        }
+        // What asks main itself waits until nothing else is asked.
+        self.resume_step(cx);
     }
 
     /// All steps are done, or one has failed.

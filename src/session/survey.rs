@@ -208,8 +208,7 @@ impl Session {
 
     /// A prepared statement, judged anew if the catalogue has moved since.
     pub(super) fn known(&self, p: &Prepared, cx: &Cx<'_>) -> Known {
-        let fresh = p.verdict.version() >= self.version.current();
-        let verdict = if fresh { p.verdict.clone() } else { self.judge(&p.sql, cx) };
+        let verdict = if self.is_current(&p.verdict) { p.verdict.clone() } else { self.judge(&p.sql, cx) };
         Known { verdict, sql: p.sql.clone(), own_types: has_own_types(&p.types), rows: p.asked() }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::own_ddl::View;
 use super::proofs::Proofs;
 use crate::script::{Entry, Script};
 use crate::sequencer::SnapshotToken;
@@ -95,6 +96,16 @@ pub struct Open {
     pub large_objects: bool,
     /// A statement has run that changes catalogues.
     pub ddl: bool,
+    /// What its statements are judged by.
+    pub view: View,
+    /// A statement has been sent that may change the catalogue, and perhaps not been answered.
+    pub unsure: bool,
+    /// Version of the catalogue from before it began.
+    pub version: u64,
+    /// By what it sees, some constraint may be deferred to COMMIT.
+    pub deferrable: bool,
+    /// Rows of catalogues that its backend had written behind its newest statement of unknown effect.
+    pub counted: Option<Vec<u8>>,
     /// One of them changes what logins are like.
     pub logins: bool,
     /// A statement has run that PREPARE TRANSACTION refuses to follow (NOTIFY, LISTEN, a cursor that may be held).
@@ -147,6 +158,11 @@ impl Open {
             baseline_asked: false,
             large_objects: false,
             ddl: false,
+            view: View::default(),
+            unsure: false,
+            version: 0,
+            deferrable: false,
+            counted: None,
             logins: false,
             unpreparable: false,
             notifies: false,

@@ -167,9 +167,8 @@ impl Session {
             Plan::Plain(note) => self.plain(note, &verdict, &of, why, cx),
             Plan::Write(pending, _) => self.write(&pending, &text, &of, why, cx),
         };
-        let ddl = self.tx.open().is_some_and(|o| o.ddl);
-        let seen = "judged by the committed catalogue, without what this transaction has changed in it";
-        Ok(if ddl { treatment.fact("Catalogue", seen) } else { treatment })
+        let seen = "judged as this transaction sees it, with what it has changed itself";
+        Ok(if self.has_changed_catalogue() { treatment.fact("Catalogue", seen) } else { treatment })
     }
 
     /// The prepared statement that an EXECUTE names.

@@ -26,6 +26,8 @@ pub struct Verdict {
     effect: Effect,
     /// Catalogue version of its proof; 0: there was none.
     version: u64,
+    /// Whose catalogue that was.
+    view: u64,
     std_strings: bool,
     /// Time functions stand in it.
     time: bool,
@@ -117,6 +119,7 @@ impl Verdict {
             .flatten();
         Verdict {
             version: catalogue.map_or(0, |c| c.version),
+            view: catalogue.map_or(0, |c| c.view),
             form: catalogue.map_or_else(|| unproved(&class), |c| form(sql, std_strings, &class, c, time)),
             effect: catalogue.map_or(Effect::Unknown, |c| effect(sql, std_strings, &class, c)),
             positioned: is_positioned(sql, std_strings),
@@ -144,6 +147,12 @@ impl Verdict {
     #[must_use]
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    /// Number of the transaction's own look at the catalogue on which its proof rests; 0: it rests on what is committed.
+    #[must_use]
+    pub fn view(&self) -> u64 {
+        self.view
     }
 
     /// How a write reaches the replicas.
@@ -344,6 +353,7 @@ fn is_harmless_setting(name: &str) -> bool {
 /// Hash of a shape in a database.
 type Key = u128;
 
+#[derive(Debug)]
 struct Kept {
     verdict: Arc<Verdict>,
     /// Catalogue version of its proof; 0: there was none.
@@ -354,6 +364,7 @@ struct Kept {
 ///
 /// Bound: two generations of at most `limit` shapes; when the young one is full it becomes the old one and the old one
 /// is dropped, so shapes in use stay.
+#[derive(Debug)]
 pub struct VerdictCache {
     young: HashMap<Key, Kept>,
     old: HashMap<Key, Kept>,
@@ -380,10 +391,15 @@ impl VerdictCache {
     ) -> Arc<Verdict> {
         let key = key(shape_hash(sql, std_strings), database);
         let version = catalogue.map_or(0, |c| c.version);
-        if let Some(k) = self.young.get(&key).filter(|k| k.version >= version) {
+        // Without a catalogue nothing is proved, whatever an older one has said.
+        let stands = |k: &Kept| match catalogue {
+            Some(_) => k.version >= version,
+            None => matches!(k.version, 0 | u64::MAX),
+        };
+        if let Some(k) = self.young.get(&key).filter(|k| stands(k)) {
             return k.verdict.clone();
         }
-        let kept = match self.old.remove(&key).filter(|k| k.version >= version) {
+        let kept = match self.old.remove(&key).filter(stands) {
             Some(k) => k,
             None => Kept { verdict: Arc::new(Verdict::new(sql, std_strings, catalogue)), version },
         };
@@ -459,6 +475,10 @@ mod tests {
     #[test]
     fn nothing_is_proved_without_a_catalogue_or_after_a_server_has_refuted_it() {
         let mut cache = VerdictCache::new(8);
+        let mut catalogue = Catalogue::default();
+        catalogue.version = 5;
+        assert_eq!(cache.judge("select 1", true, "d", Some(&catalogue)).version(), 5);
+        assert_eq!(cache.judge("select 1", true, "d", None).version(), 0);
         assert!(!cache.judge("select 1", true, "d", None).is_read());
         cache.refute("select f()", true, "d");
         assert!(!cache.judge("select f()", true, "d", None).is_read());

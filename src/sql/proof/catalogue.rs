@@ -17,6 +17,8 @@ use crate::wire::FIRST_OWN_OID;
 pub struct Catalogue {
     /// The version that it was read under.
     pub version: u64,
+    /// Number of a transaction's own look at it, by which its session tells such from others; 0: it is what is committed.
+    pub view: u64,
     /// Some constraint may be deferred to COMMIT.
     pub has_deferrable_constraints: bool,
     /// What may stand behind any expression without being named: comparisons, casts between built-in types.

@@ -321,22 +321,38 @@ fn a_write_is_judged_by_the_table_that_it_has_found() {
     assert_equal(&sandbox);
 }
 
-/// Numbers that print inexactly are not told in text: by a SET just before, in a block, by `set_config()`, from the
-/// start-up packet.
+/// Numbers that print inexactly are not told in text, wherever the setting comes from: a SET just before, in a block, taken
+/// back; `set_config()`, in a function or a trigger too; the start-up packet; the role, the database, main's own file.
 #[test]
 fn floats_are_the_same_whatever_extra_float_digits_is() {
     let sandbox = start("snapshot_isolation");
-    sandbox.psql_ok(&["-q", "-c", "CREATE TABLE floats (x float8)"]);
-    let insert = "INSERT INTO floats SELECT 0.1::float8 + 0.2::float8";
+    sandbox.psql_ok(&[
+        "-q",
+        "-c",
+        "CREATE TABLE floats (x float8, at point, i int DEFAULT random() * 1000);
+         CREATE TABLE triggered (a int);
+         CREATE FUNCTION lower_digits() RETURNS text LANGUAGE plpgsql AS
+         $$ BEGIN RETURN set_config('extra_float_' || 'digits', '0', false); END $$;
+         CREATE FUNCTION in_trigger() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN PERFORM lower_digits(); RETURN NEW; END $$;
+         CREATE TRIGGER t BEFORE INSERT ON triggered FOR EACH ROW EXECUTE FUNCTION in_trigger();
+         CREATE ROLE low LOGIN SUPERUSER PASSWORD 'secret'; ALTER ROLE low SET extra_float_digits = 0",
+    ]);
+    sandbox.psql_ok(&["-q", "-c", "CREATE DATABASE lowdb"]);
+    let insert = "INSERT INTO floats SELECT 0.1::float8 + 0.2::float8, point(0.1::float8 + 0.2::float8, 1), 1";
+    let before = [
+        "SET extra_float_digits = 0",
+        "SELECT set_config('extra_float_digits', '-5', false)",
+        "SET extra_float_digits TO DEFAULT",
+        "SELECT lower_digits()",
+        "INSERT INTO triggered VALUES (1)",
+        "DO 'BEGIN PERFORM lower_digits(); END'",
+        "SELECT 1",
+    ];
     run(async {
-        for before in [
-            "SET extra_float_digits = 0",
-            "SELECT set_config('extra_float_digits', '-5', false)",
-            "SET extra_float_digits TO DEFAULT",
-            "SELECT 1",
-        ] {
+        for before in before {
             let options = if before == "SELECT 1" { "-c extra_float_digits=0" } else { "" };
-            for (begin, end) in [("", ""), ("BEGIN", "COMMIT")] {
+            for (begin, end) in [("", ""), ("BEGIN", "COMMIT"), ("BEGIN", "ROLLBACK")] {
                 let mut config: tokio_postgres::Config = sandbox.url("postgres").parse().unwrap();
                 let (client, connection) = config.options(options).connect(NoTls).await.unwrap();
                 tokio::spawn(connection);
@@ -348,6 +364,82 @@ fn floats_are_the_same_whatever_extra_float_digits_is() {
                 client.execute(insert, &[]).await.unwrap();
             }
         }
+        let c = connect(&sandbox).await;
+        let prepared = c.prepare(insert).await.unwrap();
+        for block in [
+            &["BEGIN", "SET LOCAL extra_float_digits = 0", "=", "COMMIT", "="][..],
+            &[
+                "BEGIN",
+                "=",
+                "SAVEPOINT a",
+                "SET LOCAL extra_float_digits = 0",
+                "=",
+                "ROLLBACK TO a",
+                "=",
+                "COMMIT",
+                "=",
+            ],
+            &["SET extra_float_digits = 0", "BEGIN", "SET LOCAL extra_float_digits = 2", "=", "ROLLBACK", "="],
+            &["BEGIN", "RESET extra_float_digits", "SAVEPOINT a", "=", "SELECT lower_digits()", "=", "ROLLBACK", "="],
+            &["RESET ALL", "=", "SELECT lower_digits()", "=", "DISCARD ALL", "BEGIN", "SELECT 1", "=", "COMMIT"],
+        ] {
+            for sql in block {
+                if *sql == "=" {
+                    c.batch_execute(insert).await.unwrap();
+                    if !block.contains(&"DISCARD ALL") {
+                        c.execute(&prepared, &[]).await.unwrap();
+                    }
+                } else {
+                    c.batch_execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+                }
+            }
+        }
+        // From the role, and from the database: told to nobody.
+        sandbox.psql_ok(&["-q", "-c", "ALTER DATABASE lowdb SET extra_float_digits = 0"]);
+        sandbox.psql_ok(&[
+            "-q",
+            "-d",
+            "lowdb",
+            "-c",
+            "CREATE TABLE floats (x float8, at point, i int DEFAULT random() * 1000)",
+        ]);
+        for (user, database) in [("low", "postgres"), ("", "lowdb")] {
+            let mut config: tokio_postgres::Config = sandbox.url(database).parse().unwrap();
+            if !user.is_empty() {
+                config.user(user).password("secret");
+            }
+            for _ in 0..2 {
+                let (client, connection) = config.connect(NoTls).await.unwrap();
+                tokio::spawn(connection);
+                client.batch_execute(insert).await.unwrap();
+                client.execute(insert, &[]).await.unwrap();
+                client
+                    .batch_execute(&format!("BEGIN; {insert}; SET extra_float_digits = 1; {insert}; COMMIT"))
+                    .await
+                    .unwrap();
+            }
+        }
     });
+    sandbox.assert_nodes_equal("postgres");
+    sandbox.assert_nodes_equal("lowdb");
+}
+
+/// Main's own file says how numbers and intervals are printed, and the others' does not.
+#[test]
+fn what_mains_file_says_of_printing_reaches_nobodys_rows() {
+    let sandbox = start("snapshot_isolation");
+    sandbox.psql_ok(&["-q", "-c", "CREATE TABLE printed (id serial PRIMARY KEY, x float8, i interval)"]);
+    let main = sandbox.connect_node(0, "postgres");
+    for setting in ["extra_float_digits = 0", "IntervalStyle = sql_standard"] {
+        main.rows(&format!("ALTER SYSTEM SET {setting}")).unwrap();
+    }
+    main.rows("SELECT pg_reload_conf()").unwrap();
+    sandbox.wait_on_node(0, "SHOW extra_float_digits", "0");
+    let insert = "INSERT INTO printed (x, i) SELECT 0.1::float8 + 0.2::float8, -make_interval(days => 1, hours => 2)";
+    for _ in 0..3 {
+        sandbox.psql_ok(&["-q", "-c", insert]);
+        sandbox.psql_ok(&["-q", "-c", &format!("BEGIN; {insert}; SET LOCAL extra_float_digits = 1; {insert}; COMMIT")]);
+        sandbox.psql_ok(&["-q", "-c", &format!("SET extra_float_digits = 3; SET IntervalStyle = postgres; {insert}")]);
+    }
     sandbox.assert_nodes_equal("postgres");
 }

@@ -89,6 +89,9 @@ impl Session {
             return self.parse(&Frame { tag: b'P', raw: raw.freeze() }, cx);
         }
         let verdict = self.judge(p.sql, cx);
+        if matches!(self.digits_hold(&verdict, cx), Holds::Waits) {
+            return false;
+        }
         self.renew_executed(&verdict.class, cx);
         let version = self.registry.next_version();
         let raw = kept(&frame.raw);
@@ -210,6 +213,10 @@ impl Session {
         let Some(statement) = self.registry.statement(b.statement).cloned() else {
             return self.refuse_in_batch(&no_statement(b.statement), cx);
         };
+        let known = self.known(&statement, cx).verdict;
+        if matches!(self.digits_hold(&known, cx), Holds::Waits) {
+            return false;
+        }
         let statement = self.renewed(b.statement, statement, cx);
         let control = statement.verdict.class.is_block_control();
         let taken = self.registry.portal(b.portal).filter(|_| !b.portal.is_empty());

@@ -550,6 +550,7 @@ impl Session {
     /// It is brought the session's SETs; the client is told where it differs from what the client was told at its login.
     fn lane_welcomes(&mut self, cx: &mut Cx<'_>) {
         self.settings_dirty = true;
+        self.digits_unknown();
         if let (Some(told), Some(lane)) = (self.welcome.take(), &self.lane) {
             for (name, value) in lane.parameters.iter().filter(|p| !told.contains(p)) {
                 self.out.push(back::parameter_status(name, value));

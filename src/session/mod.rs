@@ -45,7 +45,7 @@ pub mod catalogue;
 pub mod commit;
 mod conflict;
 mod copy;
-mod digits;
+pub mod digits;
 mod done;
 pub mod early;
 mod elsewhere;

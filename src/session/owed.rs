@@ -94,6 +94,8 @@ pub enum Own {
     MinCsn,
     /// The catalogue as the transaction sees it. Its failure is that of the statement that waits.
     View,
+    /// Whether main prints numbers exactly. Its failure is that of the statement that waits.
+    Digits,
     /// Something whose outcome does not matter (Close of an own portal).
     Tidy,
 }

@@ -282,32 +282,38 @@ impl Session {
         self.views += 1;
         let (number, config) = (self.views, &cx.env.config.load_balance);
         let (reads, writes) = (&config.read_only_function_list[..], &config.write_function_list[..]);
-        if let Some(open) = self.tx.open_mut() {
-            let reading = match std::mem::take(&mut open.view) {
-                View::Asked(reading) => reading,
-                other => return open.view = other,
-            };
-            open.view = if let Some(raw) = error {
-                open.failed = true;
-                let fields = ErrorFields::parse(raw.get(5..).unwrap_or_default());
-                let cancelled = fields.sqlstate == "57014";
-                View::Failed(Box::new(PgError::error(if cancelled { "57014" } else { "XX000" }, fields.message)))
-            } else {
-                match Catalogue::from_rows(reading.version, &reading.rows, reads, writes) {
-                    Ok(mut catalogue) => {
-                        open.deferrable |= catalogue.has_deferrable_constraints;
-                        catalogue.view = number;
-                        let catalogue = Arc::new(catalogue);
-                        View::Own(Box::new(Seen { catalogue, verdicts: RefCell::new(VerdictCache::new(SHAPES)) }))
-                    }
-                    Err(error) => {
-                        tracing::warn!(database = %self.database, error, "a transaction's own catalogue cannot be read");
-                        View::Missing
+        if let Some(raw) = error {
+            self.question_failed(&raw);
+        } else if let Some(open) = self.tx.open_mut() {
+            match std::mem::take(&mut open.view) {
+                View::Asked(reading) => {
+                    open.view = match Catalogue::from_rows(reading.version, &reading.rows, reads, writes) {
+                        Ok(mut catalogue) => {
+                            open.deferrable |= catalogue.has_deferrable_constraints;
+                            catalogue.view = number;
+                            let verdicts = RefCell::new(VerdictCache::new(SHAPES));
+                            View::Own(Box::new(Seen { catalogue: Arc::new(catalogue), verdicts }))
+                        }
+                        Err(error) => {
+                            tracing::warn!(database = %self.database, error, "a transaction's own catalogue cannot be read");
+                            View::Missing
+                        }
                     }
                 }
-            };
+                other => open.view = other,
+            }
         }
         self.pump_requests(cx);
+    }
+
+    /// A question of the session's own has failed, and with it the transaction in which it was asked: whoever waits for
+    /// the answer is told.
+    pub(super) fn question_failed(&mut self, raw: &[u8]) {
+        let Some(open) = self.tx.open_mut() else { return };
+        open.failed = true;
+        let fields = ErrorFields::parse(raw.get(5..).unwrap_or_default());
+        let sqlstate = if fields.sqlstate == "57014" { "57014" } else { "XX000" };
+        open.view = View::Failed(Box::new(PgError::error(sqlstate, fields.message)));
     }
 
     /// The plan for a write behind such a change: what only an image could carry is not proved to leave the same rows.

@@ -48,6 +48,8 @@ pub struct Asks {
 pub(super) enum NoRows {
     /// `extra_float_digits` is below 1.
     Digits,
+    /// `IntervalStyle` is sql_standard.
+    Intervals,
     /// `DateStyle` is not ISO.
     DateStyle,
     /// Names or text that are not ASCII, in another encoding than UTF-8.
@@ -60,6 +62,7 @@ impl std::fmt::Display for NoRows {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             NoRows::Digits => "extra_float_digits is below 1: numbers do not print exactly",
+            NoRows::Intervals => "IntervalStyle is sql_standard: what is printed means something else in another style",
             NoRows::DateStyle => "DateStyle is not ISO: dates do not print exactly",
             NoRows::Encoding => "client_encoding is not UTF8, and the statement or the table's names are not ASCII",
             NoRows::Role => {
@@ -74,6 +77,7 @@ impl NoRows {
     pub(super) fn advice(self) -> &'static str {
         match self {
             NoRows::Digits => "RESET extra_float_digits.",
+            NoRows::Intervals => "SET IntervalStyle = postgres.",
             NoRows::DateStyle => "SET DateStyle = ISO.",
             NoRows::Encoding => "SET client_encoding = UTF8.",
             NoRows::Role => "GRANT SELECT on the table to the role.",
@@ -123,7 +127,8 @@ impl Session {
         let readable = std::str::from_utf8(sql).is_ok() && (utf8 || (ascii && sql.is_ascii()));
         let may_read = rows.roles.contains(&*self.user) && !self.role_changed;
         match () {
-            () if !self.prints_exactly() => Err(Some(NoRows::Digits)),
+            () if rows.floats && !self.prints_exactly() => Err(Some(NoRows::Digits)),
+            () if rows.intervals && told("IntervalStyle") == Some("sql_standard") => Err(Some(NoRows::Intervals)),
             () if !iso => Err(Some(NoRows::DateStyle)),
             () if !readable => Err(Some(NoRows::Encoding)),
             () if !may_read => Err(Some(NoRows::Role)),
@@ -435,6 +440,8 @@ mod tests {
             returns,
             columns: 2,
             text_only: false,
+            floats: false,
+            intervals: false,
             statement: Bytes::new(),
             copy: None,
             change: Change::Update,

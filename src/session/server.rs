@@ -329,10 +329,12 @@ impl Session {
                 }
             }
             Own::View => self.view_row(&row),
+            Own::Digits => self.digits_row(&row),
             Own::Settings => {
                 let value = Columns::new(&row).and_then(|mut c| c.next()).flatten();
-                if let Some(v) = value {
-                    self.settings_rows.push(String::from_utf8_lossy(v).into_owned());
+                let text = value.map(|v| String::from_utf8_lossy(v).into_owned());
+                if let Some(text) = text.filter(|t| !self.digits_told(t)) {
+                    self.settings_rows.push(text);
                 }
             }
             Own::Default => {
@@ -494,7 +496,6 @@ impl Session {
                 match error {
                     None => {
                         self.settings = std::sync::Arc::new(Settings::new(rows));
-                        self.digits_told();
                     }
                     Some(_) => self.settings_dirty = true,
                 }
@@ -515,6 +516,7 @@ impl Session {
             Own::Check => self.lane_lives(cx),
             Own::Default => self.pump_requests(cx),
             Own::View => self.view_read(error, cx),
+            Own::Digits => self.digits_answered(error, cx),
             Own::MinCsn | Own::Seen => self.question_answered(own, error.as_deref(), cx),
             Own::Leave => self.pump_requests(cx),
             Own::Tidy if target == Target::Reader => {
@@ -569,6 +571,7 @@ impl Session {
                 | Own::Explain
                 | Own::MinCsn
                 | Own::View
+                | Own::Digits
                 | Own::Seen,
             ) => {
                 let error = Bytes::copy_from_slice(bytes_of(chunk, piece));

@@ -19,7 +19,7 @@ use crate::sql::custom::names;
 
 /// What main is asked. `role` and `session_authorization` are not in pg_settings (GUC_NO_SHOW_ALL), hence by hand.
 /// Sources 'client' (start-up packet) and 'session' (SET, set_config) are what a login alone does not bring;
-/// timeouts are left out, since appliers run without any.
+/// timeouts are left out, since appliers run without any. The row that begins with `=` is for [`super::digits`].
 pub const QUERY: &str = "SELECT pg_catalog.quote_literal(name) || ',' || pg_catalog.quote_literal(pg_catalog.current_setting(name)) \
     FROM pg_catalog.pg_settings WHERE source IN ('client', 'session') AND context IN ('user', 'superuser') \
     AND name !~ 'timeout$' AND name NOT IN ('application_name', 'default_transaction_isolation', \
@@ -28,7 +28,8 @@ pub const QUERY: &str = "SELECT pg_catalog.quote_literal(name) || ',' || pg_cata
     'synchronous_commit', 'in_hot_standby', 'is_superuser') \
     AND name !~ '^(log_|debug_|client_min_messages|enable_|track_|stats_)' \
     UNION ALL SELECT '''role'',' || pg_catalog.quote_literal(pg_catalog.current_setting('role')) \
-    WHERE pg_catalog.current_setting('role') <> 'none' ORDER BY 1";
+    WHERE pg_catalog.current_setting('role') <> 'none' \
+    UNION ALL SELECT pg_catalog.concat('=', pg_catalog.current_setting('extra_float_digits')) ORDER BY 1";
 
 /// The same of custom settings, which are not in pg_settings: their names are a parameter (`text[]`). A name that the
 /// server has never heard of is NULL, which an empty string is not.
@@ -117,7 +118,7 @@ impl Session {
             let text = String::from_utf8_lossy(&given.sql).to_ascii_lowercase();
             self.role_changed |= text.contains("role") || text.contains("authorization");
         }
-        self.notice_digits(given, verdict);
+        self.notice_digits(verdict);
         let names = names(&given.sql, &given.bind, &verdict.class, verdict.leaves_state());
         if matches!(verdict.class, Class::Reset(_) | Class::Discard(_)) && self.min_csn.heard {
             self.min_csn_may_change();
@@ -139,7 +140,8 @@ impl Session {
     /// Asks main for its settings.
     pub(super) fn ask_settings(&mut self, cx: &mut Cx<'_>) {
         // What changes them from here on changes them behind the answer.
-        self.settings_dirty = std::mem::take(&mut self.new_custom) | self.digits_asked();
+        self.settings_dirty = std::mem::take(&mut self.new_custom);
+        self.digits_asked();
         self.settings_rows.clear();
         self.send_own(Target::Lane, ("_pgls_g", QUERY), Own::Settings, cx);
         if !self.custom.is_empty() {

@@ -241,6 +241,9 @@ impl Session {
             Holds::Waits => return self.step_waits(),
             Holds::Never(e) => return self.refuse(&e, cx),
         }
+        if matches!(self.digits_hold(&verdict, cx), Holds::Waits) {
+            return self.step_waits();
+        }
         if verdict.class == Class::ExplainPglockstep {
             return self.simple_explain(&sql, cx);
         }

@@ -134,7 +134,6 @@ impl Session {
             .into_iter()
             .filter(|(n, _)| !matches!(n.as_str(), "user" | "database" | "replication") && !n.starts_with("_pq_."))
             .collect();
-        self.digits_at_start();
         let given = self.startup.iter().flat_map(|(n, v)| [n, v]);
         let (ours, custom): (BTreeSet<String>, _) =
             given.flat_map(|s| crate::sql::custom::found_in(s.as_bytes())).take(CUSTOM_MAX).partition(|n| is_ours(n));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::digits::InBlock;
 use super::own_ddl::View;
 use super::proofs::Proofs;
 use crate::script::{Entry, Script};
@@ -106,6 +107,8 @@ pub struct Open {
     pub deferrable: bool,
     /// Rows of catalogues that its backend had written behind its newest statement of unknown effect.
     pub counted: Option<Vec<u8>>,
+    /// Whether numbers print exactly in it.
+    pub digits: InBlock,
     /// One of them changes what logins are like.
     pub logins: bool,
     /// A statement has run that PREPARE TRANSACTION refuses to follow (NOTIFY, LISTEN, a cursor that may be held).
@@ -163,6 +166,7 @@ impl Open {
             version: 0,
             deferrable: false,
             counted: None,
+            digits: InBlock::default(),
             logins: false,
             unpreparable: false,
             notifies: false,

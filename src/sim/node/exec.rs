@@ -59,6 +59,8 @@ impl Session {
                     vec![Value::Text(format!("{},{}", crate::wire::literal(&n), crate::wire::literal(&v)))]
                 };
                 let mut rows: Vec<Row> = self.settings.of_session().into_iter().map(text).collect();
+                // All numbers here print exactly.
+                rows.push(vec![Value::Text("=1".into())]);
                 rows.sort();
                 Ok(Outcome { tag: format!("SELECT {}", rows.len()), rows })
             }

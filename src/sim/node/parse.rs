@@ -22,6 +22,9 @@ use crate::wire::PgError;
 /// [`crate::session::transaction::OPAQUE`], as this node can answer it: no transaction changes its catalogues.
 const OPAQUE_ANSWER: &str = "SELECT pg_catalog.txid_current_if_assigned(), 0::int8 AS sum";
 
+/// [`crate::session::digits::ASK`]: all numbers here print exactly.
+const DIGITS_ANSWER: &str = "SELECT '=1'";
+
 /// Statement texts kept parsed; beyond it all are forgotten.
 const PARSED_MAX: usize = 2000;
 
@@ -54,6 +57,7 @@ pub fn parse(text: &str) -> Res<Vec<Statement>> {
         return Ok(vec![Statement::DefaultLevel]);
     }
     let text = if text == crate::session::transaction::OPAQUE { OPAQUE_ANSWER } else { text };
+    let text = if text == crate::session::digits::ASK { DIGITS_ANSWER } else { text };
     let dialect = PostgreSqlDialect {};
     let syntax = |e: String| PgError::error("42601", format!("syntax error: {e}"));
     let tokens = Tokenizer::new(&dialect, text).tokenize().map_err(|e| syntax(e.to_string()))?;

@@ -205,7 +205,9 @@ SELECT c.oid, n.nspname, c.relname,
 /// in the primary key; whether there is a default (the domain's if the column has none), whether it has a part that is
 /// evaluated anew (CURRENT_TIMESTAMP, casts by way of text), functions that it calls; the sequence of the default, its
 /// increment and its start (none that begins anew at its end); values of the type carry OIDs that are each node's own
-/// when they travel in binary (arrays, ranges and records of users' types).
+/// when they travel in binary (arrays, ranges and records of users' types); values of the type are floating-point numbers
+/// or intervals, or made of such, or may be (users' types but for enums and domains over others): 700 float4, 701 float8,
+/// 600 to 603 point, lseg, path, box, 604 polygon, 628 line, 718 circle, 1186 interval, and arrays of these (pg_type.dat).
 const COLUMNS: &str = "\
 SELECT a.attrelid, a.attname, a.atttypid, a.attgenerated OPERATOR(pg_catalog.<>) '', a.attidentity, k.place,
  e.tree IS NOT NULL, e.tree OPERATOR(pg_catalog.~) '[{](SQLVALUEFUNCTION|NEXTVALUEEXPR|COERCEVIAIO|SUBLINK|XMLEXPR)',
@@ -214,10 +216,14 @@ SELECT a.attrelid, a.attname, a.atttypid, a.attgenerated OPERATOR(pg_catalog.<>)
    WHERE pg_catalog.split_part(f, ' ', 1) OPERATOR(pg_catalog.=) ANY ('{funcid,opfuncid}'::pg_catalog.text[])),
  q.name, q.increment, q.start,
  t.oid OPERATOR(pg_catalog.>=) 16384 AND (t.typtype OPERATOR(pg_catalog.=) ANY ('{c,r,m,p}'::pg_catalog.\"char\"[])
-  OR t.typcategory OPERATOR(pg_catalog.=) 'A' OR t.typbasetype OPERATOR(pg_catalog.>=) 16384)
+  OR t.typcategory OPERATOR(pg_catalog.=) 'A' OR t.typbasetype OPERATOR(pg_catalog.>=) 16384),
+ o.own OR o.base OPERATOR(pg_catalog.=) ANY ('{700,701,600,601,602,603,604,628,718,1021,1022,1017,1018,1019,1020,1027,629,719}'::pg_catalog.oid[]),
+ o.own OR o.base OPERATOR(pg_catalog.=) ANY ('{1186,1187}'::pg_catalog.oid[])
  FROM pg_catalog.pg_attribute a
  JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.attrelid
  JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) a.atttypid
+ CROSS JOIN LATERAL (SELECT b.base, b.base OPERATOR(pg_catalog.>=) 16384 AND t.typtype OPERATOR(pg_catalog.<>) 'e' AS own
+  FROM (SELECT CASE WHEN t.typtype OPERATOR(pg_catalog.=) 'd' THEN t.typbasetype ELSE t.oid END AS base) b) o
  LEFT JOIN pg_catalog.pg_attrdef d
   ON d.adrelid OPERATOR(pg_catalog.=) a.attrelid AND d.adnum OPERATOR(pg_catalog.=) a.attnum
  LEFT JOIN LATERAL (SELECT COALESCE(d.adbin::pg_catalog.text, t.typdefaultbin::pg_catalog.text) AS tree

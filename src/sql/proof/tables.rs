@@ -24,6 +24,10 @@ pub(super) struct Column {
     pub(super) name: String,
     /// Its values carry OIDs that are each node's own when they travel in binary.
     pub(super) carries_oids: bool,
+    /// Their text depends on `extra_float_digits`, or may.
+    pub(super) floats: bool,
+    /// They are intervals, or may hold some.
+    pub(super) intervals: bool,
     /// GENERATED ALWAYS AS (...) STORED: nobody gives it a value.
     pub(super) generated: bool,
     /// GENERATED ALWAYS AS IDENTITY: UPDATE may not give it a value.
@@ -167,6 +171,8 @@ fn column<'a>(c: &Cells<'_>, calls: &impl Fn(u32) -> (Default, &'a str)) -> Resu
         given,
         name: c.text(1)?.to_owned(),
         carries_oids: c.text_or_empty(12) == "t",
+        floats: c.text_or_empty(13) == "t",
+        intervals: c.text_or_empty(14) == "t",
         generated: c.flag(3)?,
         always: identity == "a",
         default,

@@ -67,6 +67,10 @@ pub struct Rows {
     pub columns: usize,
     /// In binary some of them carry what is each node's own.
     pub text_only: bool,
+    /// The text of some of them depends on `extra_float_digits`.
+    pub floats: bool,
+    /// Some may be intervals, whose text means one thing in one `IntervalStyle` and another in another.
+    pub intervals: bool,
     /// What replicas do with each row. Its parameters are the columns asked for, in order.
     pub statement: Bytes,
     /// For many inserted rows: COPY FROM STDIN of the columns asked for.
@@ -103,8 +107,10 @@ impl Follow {
 /// The same is asked for, and the same becomes of it. Who may do so is another matter: a replica judges that itself.
 impl PartialEq for Rows {
     fn eq(&self, other: &Rows) -> bool {
-        let Rows { returning, returns, columns, text_only, statement, copy, change, sequences, roles: _ } = self;
+        let Rows { returning, returns, columns, text_only, floats, intervals, .. } = self;
+        let Rows { statement, copy, change, sequences, .. } = self;
         (returning, returns, columns, text_only) == (&other.returning, &other.returns, &other.columns, &other.text_only)
+            && (floats, intervals) == (&other.floats, &other.intervals)
             && (statement, copy, change) == (&other.statement, &other.copy, &other.change)
             && sequences == &other.sequences
     }
@@ -501,6 +507,8 @@ impl Write {
             returns: self.returns,
             columns: names.len(),
             text_only: asked.iter().any(|i| table.columns[*i].carries_oids),
+            floats: asked.iter().any(|i| table.columns[*i].floats),
+            intervals: asked.iter().any(|i| table.columns[*i].intervals),
             statement: Bytes::from(statement),
             copy,
             change: self.change,

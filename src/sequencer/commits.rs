@@ -14,6 +14,7 @@ use crossbeam::utils::CachePadded;
 
 use super::SHARDS_MAX;
 use super::atomics::{AtomicBool, AtomicU64, Ordering, fence};
+use super::footprints::{Footprints, RowHash, RowLook};
 use super::gate::{Gate, Occupancy};
 use super::token::Epoch;
 use super::window::{Look, Window};
@@ -67,6 +68,7 @@ pub struct Sequencer {
     capacity: u64,
     pub(super) gate: Gate,
     pub(super) window: CachePadded<Window>,
+    pub(super) footprints: Footprints,
 }
 
 impl Sequencer {
@@ -90,6 +92,7 @@ impl Sequencer {
             capacity: window as u64,
             gate: Gate::new(),
             window: CachePadded::new(Window::new()),
+            footprints: Footprints::new(),
         }
     }
 
@@ -228,6 +231,19 @@ impl Sequencer {
     #[must_use]
     pub fn occupancy(&self) -> Occupancy {
         self.gate.occupancy()
+    }
+
+    /// Epoch, and commits under way that write this row.
+    #[must_use]
+    pub fn look_at(&self, row: RowHash) -> RowLook {
+        self.footprints.look(row, self.window.epoch_bits())
+    }
+
+    /// No commit that writes the row was under way at that look, none has come since, and the epoch is the same.
+    #[must_use]
+    pub fn still_at(&self, look: RowLook) -> bool {
+        fence(Ordering::SeqCst);
+        look.is_quiet() && self.look_at(look.row) == look
     }
 
     /// No commit window was open at that look, none has been opened since, and the epoch is the same.

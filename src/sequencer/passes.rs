@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::SHARDS_MAX;
 use super::commits::Sequencer;
+use super::footprints::Footprint;
 use super::gate::{Class, GateFull, Place};
 use super::token::SnapshotToken;
 
@@ -53,9 +54,18 @@ impl SnapshotPass {
 #[derive(Debug)]
 pub struct CommitPass {
     seat: Seat,
+    marked: Option<Footprint>,
 }
 
 impl CommitPass {
+    /// The rows that it writes: reads of others need not mind it. Before COMMIT is sent, and once.
+    pub fn mark(&mut self, footprint: Footprint) {
+        if self.marked.is_none() {
+            self.seat.sequencer.footprints.mark(&footprint);
+            self.marked = Some(footprint);
+        }
+    }
+
     /// The sequencer whose gate this is.
     #[must_use]
     pub fn sequencer(&self) -> &Arc<Sequencer> {
@@ -66,6 +76,8 @@ impl CommitPass {
 impl Drop for CommitPass {
     // The seat is dropped after this: whoever is let in finds no window open.
     fn drop(&mut self) {
+        let marked = self.marked.take();
+        marked.into_iter().for_each(|m| self.seat.sequencer.footprints.unmark(&m));
         self.seat.sequencer.window.close();
     }
 }
@@ -96,7 +108,7 @@ impl sealed::Made for CommitPass {
 
     fn made(seat: Seat) -> CommitPass {
         seat.sequencer.window.open();
-        CommitPass { seat }
+        CommitPass { seat, marked: None }
     }
 }
 

@@ -260,6 +260,78 @@ mod windows {
     }
 }
 
+mod rows {
+    use super::*;
+
+    /// Rows on counters of their own.
+    fn row(n: u64) -> RowHash {
+        RowHash(n << 55)
+    }
+
+    fn commit(s: &Arc<Sequencer>, rows: &[Option<u64>]) -> CommitPass {
+        let Ok(Entry::In(mut pass)) = s.enter_commit(0) else { panic!("nobody is in") };
+        let mut footprint = Footprint::default();
+        rows.iter().for_each(|r| footprint.add(r.map(row)));
+        pass.mark(footprint);
+        pass
+    }
+
+    #[test]
+    fn a_look_at_a_row_minds_the_commits_that_write_it_and_no_others() {
+        let s = Arc::new(Sequencer::new(1, 4, 0));
+        let look = s.look_at(row(1));
+        let other = commit(&s, &[Some(2), Some(3)]);
+        assert!(s.still_at(look) && !s.look().is_quiet());
+        let mine = commit(&s, &[Some(3), Some(1), Some(1)]);
+        assert!(!s.still_at(look) && !s.look_at(row(1)).is_quiet());
+        drop(mine);
+        assert!(!s.still_at(look) && s.look_at(row(1)).is_quiet(), "it was there in between");
+        assert!(!s.look_at(row(3)).is_quiet());
+        let look = s.look_at(row(1));
+        let all = commit(&s, &[Some(2), None]);
+        assert!(!s.still_at(look));
+        drop((other, all));
+        assert!([1, 2, 3].iter().all(|n| s.look_at(row(*n)).is_quiet()));
+        let look = s.look_at(row(1));
+        s.set_epoch(Epoch(1));
+        assert!(!s.still_at(look));
+    }
+
+    #[test]
+    fn too_many_rows_are_all_rows() {
+        let mut footprint = Footprint::default();
+        (0..ROWS_MAX as u64).for_each(|n| footprint.add(Some(RowHash(n))));
+        footprint.add(Some(RowHash(0)));
+        assert!(!footprint.is_all());
+        footprint.add(Some(RowHash(99)));
+        assert_eq!(footprint, Footprint::all());
+    }
+
+    proptest! {
+        #[test]
+        fn counters_say_what_a_list_of_commits_does(acts in proptest::collection::vec((0..8u64, 0..3u64, any::<bool>()), 1..60)) {
+            let s = Arc::new(Sequencer::new(1, 64, 0));
+            let mut open: Vec<(CommitPass, Vec<Option<u64>>)> = Vec::new();
+            let mut looks: Vec<(u64, RowLook, bool)> = Vec::new();
+            for (row_at, extra, ends) in acts {
+                if ends && !open.is_empty() {
+                    open.remove(0);
+                } else {
+                    let rows = match extra { 0 => vec![None], 1 => vec![Some(row_at)], _ => vec![Some(row_at), Some(7 - row_at)] };
+                    looks.iter_mut().for_each(|(n, _, holds)| *holds &= !rows.iter().any(|r| r.is_none_or(|r| r == *n)));
+                    open.push((commit(&s, &rows), rows));
+                }
+                for (_, look, holds) in &looks {
+                    prop_assert_eq!(s.still_at(*look), *holds);
+                }
+                let quiet = |n: u64| !open.iter().any(|(_, rows)| rows.iter().any(|r| r.is_none_or(|r| r == n)));
+                looks.extend((0..8).map(|n| (n, s.look_at(row(n)), quiet(n))));
+                looks.truncate(200);
+            }
+        }
+    }
+}
+
 #[test]
 fn tokens_are_read_as_they_are_written() {
     let token = SnapshotToken { epoch: Epoch(12), csn: 3456 };

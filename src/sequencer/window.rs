@@ -77,6 +77,11 @@ impl Window {
         look.is_quiet() && self.look() == look
     }
 
+    /// The low bits of the epoch in force, in the word itself.
+    pub(super) fn epoch_bits(&self) -> u64 {
+        self.word.load(Ordering::Acquire) >> EPOCH & LOW
+    }
+
     pub(super) fn epoch(&self) -> Epoch {
         Epoch(self.epoch.load(Ordering::Acquire))
     }

@@ -9,7 +9,7 @@ macro_rules! once_more {
         mod $name;)*
     };
 }
-once_more! { "../commits.rs" commits "../gate.rs" gate "../passes.rs" passes "../token.rs" token "../window.rs" window }
+once_more! { "../commits.rs" commits "../gate.rs" gate "../passes.rs" passes "../token.rs" token "../window.rs" window "../footprints.rs" footprints }
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
@@ -21,6 +21,7 @@ use loom::thread::{JoinHandle, Thread, current, park, spawn};
 use super::{MORE, atomics};
 use crate::sequencer::SHARDS_MAX;
 use commits::{NodeId, Sequencer};
+use footprints::{Footprint, RowHash};
 use passes::{CommitPass, Entry, Pass, SnapshotPass, Waiting};
 use token::Epoch;
 
@@ -424,6 +425,35 @@ fn a_look_that_holds_saw_no_commit_on_one_node_only() {
         }
         join([commit]);
     });
+}
+
+/// Rows 0 and 1 have counters of their own.
+#[test]
+fn a_look_at_a_row_that_holds_saw_no_commit_of_it_on_one_node_only_whatever_else_is_under_way() {
+    const ROWS: [RowHash; 2] = [RowHash(0), RowHash(u64::MAX)];
+    for footprint in [Some(ROWS[0]), Some(ROWS[1]), None] {
+        every_interleaving(None, move || {
+            let (world, nodes) = (World::new(0, 1), Nodes::new());
+            let committed = nodes.clone();
+            let commit = thread(&world, move |w| {
+                let mut pass = is_in(w.sequencer.enter_commit(0).unwrap());
+                let mut writes = Footprint::default();
+                writes.add(footprint);
+                pass.mark(writes);
+                (0..2).for_each(|node| committed.set(node, 1));
+                drop(pass);
+            });
+            let look = world.sequencer.look_at(ROWS[0]);
+            let seen = [1, 0].map(|node| nodes.get(node));
+            let holds = world.sequencer.still_at(look);
+            if footprint == Some(ROWS[1]) {
+                assert!(holds, "another row's commit");
+            } else if holds {
+                assert_eq!(seen[0], seen[1]);
+            }
+            join([commit]);
+        });
+    }
 }
 
 #[test]

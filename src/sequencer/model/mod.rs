@@ -12,6 +12,8 @@
 mod late {
     mod atomics {
         pub(super) use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+
+        pub(super) const SLOTS: usize = 2;
     }
     const MORE: usize = 0;
     mod cases;
@@ -21,6 +23,8 @@ mod late {
 mod whole {
     mod atomics {
         pub(super) use loom::sync::atomic::{AtomicBool, Ordering, fence};
+
+        pub(super) const SLOTS: usize = 2;
 
         #[derive(Debug)]
         pub(super) struct AtomicU64(loom::sync::atomic::AtomicU64);

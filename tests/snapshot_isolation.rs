@@ -15,6 +15,7 @@ mod snapshot_isolation {
     pub mod conflicts;
     pub mod contention;
     pub mod held;
+    pub mod keyed;
     pub mod levels;
     pub mod registers;
     pub mod spread;
@@ -28,7 +29,7 @@ use snapshot_isolation::conflicts::{
 };
 use snapshot_isolation::held::{Answers, between, overtaken};
 use snapshot_isolation::registers::{Plan, Reading, Seen, work};
-use snapshot_isolation::{contention, levels, spread, waiting};
+use snapshot_isolation::{contention, keyed, levels, spread, waiting};
 use std::time::Duration;
 
 /// How long an anomaly is looked for where there must be none.
@@ -72,6 +73,13 @@ fn readers_on_all_nodes_see_one_history() {
         let answered = WORKED.map(|r| seen.least(r, 0..3));
         assert!(answered.iter().all(|&n| n >= 20), "a node has answered hardly anything: {}", seen.summary());
     });
+    cluster.assert_in_order();
+}
+
+#[test]
+fn reads_of_one_row_mind_only_the_commits_that_write_it() {
+    let cluster = Cluster::start(Mode::SnapshotIsolation, "");
+    run(keyed::work(&cluster));
     cluster.assert_in_order();
 }
 

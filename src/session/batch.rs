@@ -144,7 +144,7 @@ impl Session {
         }
         let single = survey.read && !self.batch.force_main && self.may_spread(cx);
         let reads = match &self.tx {
-            Tx::Idle if single => Self::single_read(survey.shows, self.batch.again, cx),
+            Tx::Idle if single => Self::single_read(survey.shows, self.batch.again, survey.row, cx),
             Tx::Begun(modes) if !self.batch.force_main => {
                 self.block_reads(modes, cx).filter(|r| survey.may_begin_as(*r))
             }
@@ -203,7 +203,8 @@ impl Session {
                 self.retry = Some(Retry { why: None, frames, since: self.registry.newest_version() });
                 self.out.hold();
                 if reads.or(open) == Some(Reads::Singly) {
-                    self.note_look(survey.by_bind, cx);
+                    let row = survey.row.filter(|_| matches!(self.tx, Tx::Idle));
+                    self.note_look(survey.by_bind, row, cx);
                 }
             }
             if let Some(reads) = begins {

@@ -39,7 +39,7 @@ impl Session {
             let spreads = cx.env.config.load_balance.transaction_reads == TransactionReads::Spread;
             return if reads_only { Some(Reads::Cut) } else { spreads.then_some(Reads::Twin) };
         }
-        let quiet = Self::single_read(false, false, cx) == Some(Reads::Singly);
+        let quiet = Self::single_read(false, false, None, cx) == Some(Reads::Singly);
         (reads_only && self.reads_singly(modes) && quiet).then_some(Reads::Singly)
     }
 

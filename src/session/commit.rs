@@ -29,7 +29,7 @@ use super::transaction::Open;
 use super::window::Gate;
 use crate::config::OnDivergence;
 use crate::script::{Entry, Script};
-use crate::sequencer::Csn;
+use crate::sequencer::{Csn, Footprint};
 use crate::shard::driver::Time;
 use crate::sim::planted::{Planted, is};
 use crate::sql::cache::Verdict;
@@ -129,6 +129,8 @@ pub struct Commit {
     lasting: Vec<Entry>,
     /// What its writes rest on.
     pub(super) proofs: Proofs,
+    /// The rows that they write.
+    pub(super) footprint: Footprint,
     /// From before COMMIT is sent to main until every node has acknowledged it or is out (`snapshot_isolation`).
     pub(super) gate: Gate,
 }
@@ -159,6 +161,7 @@ impl Commit {
             unknown: false,
             lasting: Vec::new(),
             proofs: Proofs::default(),
+            footprint: Footprint::all(),
             gate: Gate::Outside,
         }
     }
@@ -263,10 +266,11 @@ impl Session {
         let constraints = writes && !image && (open.deferrable || self.deferrable_constraints(cx));
         let (unpreparable, half_done) = (open.unpreparable, writes && open.is_half_done());
         let (proofs, imaged) = (open.proofs, open.imaged);
+        let footprint = if image || ddl || open.opaque { Footprint::all() } else { open.footprint };
         let commit = Commit::new(after, Work::Script(open.script), Phase::Apply, cx.io.now());
         let unjudged = gid.is_some();
         let commit = Commit { need, xid, ddl, logins, constraints, lasting, proofs, gid, unjudged, image, ..commit };
-        let commit = Commit { imaged, half_done, ..commit };
+        let commit = Commit { imaged, half_done, footprint, ..commit };
         let mut commit = Box::new(commit);
         if !writes {
             // Nothing for the replicas: main's own COMMIT, and no number.

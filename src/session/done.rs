@@ -108,7 +108,7 @@ impl Session {
         match self.tx.open_mut().filter(|o| o.on == Target::Lane) {
             // In a block it may still be rolled back; as an entry it is in force for what follows.
             Some(_) => {
-                let added = self.with_script(cx, |o, room| o.script.add(Entry::Setting(setting.statement), room));
+                let added = self.with_noted(cx, |o, room| o.script.add(Entry::Setting(setting.statement), room));
                 self.script_written(added, cx);
             }
             None if !setting.local => self.remember_setting(Bytes::copy_from_slice(setting.statement.sql.memory())),
@@ -175,7 +175,8 @@ impl Session {
         }
         self.rests_on(write.proof.take());
         let std_strings = self.std_strings;
-        let added = self.with_script(cx, |open, room| {
+        self.touches(write.rows.take());
+        let added = self.with_noted(cx, |open, room| {
             if let Some(info) = &open.info {
                 write.at_time(Now { micros: info.now }, std_strings);
             }

@@ -149,7 +149,18 @@ impl Session {
     }
 
     /// Where the script's bytes may go.
+    /// With something of which nobody can say which rows it writes.
     pub(super) fn with_script<T>(
+        &mut self,
+        cx: &mut Cx<'_>,
+        write: impl FnOnce(&mut Open, &mut Room<'_>) -> std::io::Result<T>,
+    ) -> Option<std::io::Result<T>> {
+        self.touches(None);
+        self.with_noted(cx, write)
+    }
+
+    /// With something whose rows have been noted.
+    pub(super) fn with_noted<T>(
         &mut self,
         cx: &mut Cx<'_>,
         write: impl FnOnce(&mut Open, &mut Room<'_>) -> std::io::Result<T>,

@@ -45,7 +45,7 @@ impl Session {
     pub(super) fn may_go_elsewhere(&mut self, cx: &Cx<'_>) {
         let Some(open) = self.tx.open().filter(|o| !o.failed) else { return };
         match open.on_replica() {
-            Some(Reads::Singly) => self.note_look(false, cx),
+            Some(Reads::Singly) => self.note_look(false, None, cx),
             Some(Reads::Twin) => {}
             _ => return,
         }

@@ -119,7 +119,7 @@ impl Session {
     /// Each read of the block has a snapshot of its own, and a commit is under way: what comes next goes to main.
     pub(super) fn must_leave(&self, cx: &Cx<'_>) -> bool {
         let singly = self.tx.open().is_some_and(|o| !o.failed && o.on_replica() == Some(Reads::Singly));
-        singly && Self::single_read(false, false, cx) != Some(Reads::Singly)
+        singly && Self::single_read(false, false, None, cx) != Some(Reads::Singly)
     }
 
     /// The reader has something of the block that main would lack.

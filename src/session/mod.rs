@@ -27,6 +27,7 @@
 //! - [`own_ddl`]: what is judged behind DDL of the same transaction;
 //! - `image`: transactions that reach the replicas by what main's WAL tells of them;
 //! - `snapshot`: `snapshot_isolation`'s reads on replicas, and isolation levels; `tokens`: what clients can ask about it;
+//! - `footprint`: which rows a transaction writes, and a read looks at;
 //! - `elsewhere`: reads that a replica could not serve are run again; `leave`: blocks that began on a replica and need
 //!   main;
 //! - [`held`]: how much a session keeps in memory;
@@ -54,6 +55,7 @@ mod explain;
 pub mod extended;
 mod fallback;
 mod fate;
+mod footprint;
 pub mod function;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;

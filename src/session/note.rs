@@ -106,6 +106,8 @@ pub struct PendingWrite {
     pub binary: bool,
     /// What its form rests on; `None`: nothing is proved of it.
     pub proof: Option<Proof>,
+    /// Hashes of the rows that it writes; `None`: nobody can say which.
+    pub rows: Option<Vec<u64>>,
     /// The transaction goes by its image from here on, by this verdict.
     pub image: Option<Arc<Verdict>>,
     /// It may write large objects.
@@ -153,6 +155,7 @@ impl PendingWrite {
             by_rows: false,
             binary: false,
             proof: None,
+            rows: None,
             image: None,
             large_objects: false,
             warning: None,

@@ -243,12 +243,25 @@ impl Session {
         let by_rows = given.rows.as_ref().is_some_and(|rows| !self.has_changed_catalogue() || told(rows));
         let keyed = matches!(verdict.form(), Form::Keyed);
         let proof = (by_rows || keyed).then(|| Proof { verdict: verdict.clone(), sql: given.sql.clone() });
+        let rows = if keyed { self.rows_named(given, verdict) } else { None };
         let asked = given.rows.clone();
         let image = needs_image(given, verdict).then(|| verdict.clone());
         let large_objects = verdict.names_large_objects();
         let (moments, time) = (f.moments, f.time);
         let new = PendingWrite::new(statement);
-        Box::new(PendingWrite { moments, time, counted, opaque, asked, by_rows, proof, image, large_objects, ..new })
+        Box::new(PendingWrite {
+            moments,
+            time,
+            counted,
+            opaque,
+            asked,
+            by_rows,
+            proof,
+            rows,
+            image,
+            large_objects,
+            ..new
+        })
     }
 
     fn dml(&self, given: &Given, verdict: &Arc<Verdict>) -> Plan {

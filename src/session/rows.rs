@@ -168,6 +168,7 @@ impl Session {
 
     fn add_row(&mut self, rows: &Rows, asked: &[u8], binary: bool, cx: &mut Cx<'_>) {
         self.row_entries.count += 1;
+        self.touches_row(rows, asked, binary);
         self.row_entries.last.resize(rows.sequences.len(), None);
         for (last, follow) in self.row_entries.last.iter_mut().zip(&rows.sequences) {
             let Some(n) = number(asked, follow.column, binary) else { continue };
@@ -188,7 +189,7 @@ impl Session {
         let Some(copy) = &rows.copy else { return };
         self.row_entries.copying = true;
         let statement = statement(copy.clone(), Bytes::from_static(crate::wire::front::BIND_NOTHING), "");
-        let begun = self.with_script(cx, |open, room| open.script.copy_begin(statement, room));
+        let begun = self.with_noted(cx, |open, room| open.script.copy_begin(statement, room));
         self.script_written(begun, cx);
         for bind in std::mem::take(&mut self.row_entries.few) {
             // Behind two counts of two bytes: no formats, and the columns; in front of the result formats.
@@ -198,7 +199,7 @@ impl Session {
 
     fn copy_row(&mut self, asked: &[u8], columns: usize, cx: &mut Cx<'_>) {
         let message = copy_line(asked, columns);
-        let added = self.with_script(cx, |open, room| open.script.copy_data(&message, room));
+        let added = self.with_noted(cx, |open, room| open.script.copy_data(&message, room));
         self.script_written(added, cx);
     }
 
@@ -209,7 +210,7 @@ impl Session {
             Change::Delete => "DELETE 1",
         };
         let entry = Entry::Statement(statement(rows.statement.clone(), bind, tag));
-        let added = self.with_script(cx, |open, room| open.script.add(entry, room));
+        let added = self.with_noted(cx, |open, room| open.script.add(entry, room));
         self.script_written(added, cx);
     }
 
@@ -219,7 +220,7 @@ impl Session {
         let Some(rows) = &write.asked else { return };
         if copying {
             let expect = Expect::Same { tag: format!("COPY {count}").into_bytes().into(), rows: Digest::default() };
-            let ended = self.with_script(cx, |open, room| open.script.copy_end(expect, room));
+            let ended = self.with_noted(cx, |open, room| open.script.copy_end(expect, room));
             self.script_written(ended, cx);
         }
         for bind in few {
@@ -234,7 +235,8 @@ impl Session {
             let types = Arc::from([INT8]);
             let bind = bind_of(&value, 1, false);
             let entry = Statement { types, expect: Expect::Success, ..statement(follow.statement.clone(), bind, "") };
-            let added = self.with_script(cx, |open, room| open.script.add(Entry::Statement(entry), room));
+            // Nobody reads a sequence on a replica.
+            let added = self.with_noted(cx, |open, room| open.script.add(Entry::Statement(entry), room));
             self.script_written(added, cx);
         }
     }
@@ -306,7 +308,7 @@ fn bind_of(values: &[u8], columns: usize, binary: bool) -> Bytes {
 }
 
 /// An integer among values as they stand in a DataRow.
-fn number(values: &[u8], column: usize, binary: bool) -> Option<i64> {
+pub(super) fn number(values: &[u8], column: usize, binary: bool) -> Option<i64> {
     let mut rest = values;
     for _ in 0..column {
         let length = read_u32(rest)?;
@@ -441,6 +443,8 @@ mod tests {
             columns: 2,
             text_only: false,
             floats: false,
+            row: None,
+            unread: false,
             intervals: false,
             statement: Bytes::new(),
             copy: None,

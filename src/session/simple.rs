@@ -23,6 +23,7 @@ use super::strings::Syntax;
 use super::tokens::{Holds, shown, waits};
 use super::transaction::{OPAQUE, Reads, Target, Tx};
 use super::{AfterRollback, Request, Session, Stage};
+use crate::sequencer::RowHash;
 use crate::sql::cache::Verdict;
 use crate::sql::class::{Class, TxModes};
 use crate::sql::lexer::split_bytes;
@@ -313,7 +314,8 @@ impl Session {
             (Plan::Begin(_), _) | (Plan::Commit { .. } | Plan::Rollback { .. }, Tx::Begun(_)) => false,
             (Plan::Plain(_), _) if !verdict.is_read() || s.force_main || asks_us => true,
             (Plan::Plain(_), Tx::Idle) => {
-                let main = || Self::single_read(verdict.class == Class::Show, s.again, cx).is_none();
+                let row = self.row_of_step(verdict);
+                let main = || Self::single_read(verdict.class == Class::Show, s.again, row, cx).is_none();
                 s.is_several() || !self.may_spread(cx) || main()
             }
             (Plan::Plain(_), Tx::Begun(modes)) => self.block_reads(modes, cx).is_none_or(|r| r == Reads::Twin),
@@ -387,7 +389,8 @@ impl Session {
             Tx::Idle if single => {
                 let spreads = verdict.is_read() && !force_main && self.may_spread(cx);
                 let shows = verdict.class == Class::Show;
-                let reads = if spreads { Self::single_read(shows, again, cx) } else { None };
+                let row = if spreads { self.row_of_step(verdict) } else { None };
+                let reads = if spreads { Self::single_read(shows, again, row, cx) } else { None };
                 if spreads && reads.is_none() && !again {
                     Self::count_busy(cx);
                 }
@@ -396,7 +399,7 @@ impl Session {
                     Some((reads, ReaderIs::Ready)) if !self.may_begin(reads, cx) => return self.step_waits(),
                     Some((reads, ReaderIs::Ready)) => {
                         self.count_select(&verdict.class, Target::Reader, cx);
-                        return self.send_read(reads, cx);
+                        return self.send_read(reads, row, cx);
                     }
                     _ if !self.has_lane(cx) => return self.step_waits(),
                     _ => self.see_to_default(cx),
@@ -435,6 +438,12 @@ impl Session {
         went
     }
 
+    /// The row that the step looks at, if it is a read of one alone.
+    fn row_of_step(&self, verdict: &Verdict) -> Option<RowHash> {
+        let Request::Simple(s) = &self.request else { return None };
+        self.row_read(verdict, &s.text[s.steps.get(s.next)?.clone()], &[], &[])
+    }
+
     /// A reader or a lane is awaited.
     pub(super) fn step_waits(&mut self) -> Went {
         if let Request::Simple(s) = &mut self.request {
@@ -444,14 +453,14 @@ impl Session {
     }
 
     /// A single read on the reader: kept back until its first row, so that main can still do it.
-    fn send_read(&mut self, reads: Reads, cx: &mut Cx<'_>) -> Went {
+    fn send_read(&mut self, reads: Reads, row: Option<RowHash>, cx: &mut Cx<'_>) -> Went {
         let Request::Simple(s) = &self.request else { return Went::Done };
         let raw = s.frame.raw.clone();
         self.retry = Some(Retry::default());
         self.out.hold();
         match reads {
             Reads::Cut => self.begin_on_reader(reads, TxModes::default(), cx),
-            _ => self.note_look(false, cx),
+            _ => self.note_look(false, row, cx),
         }
         self.forward_query(Target::Reader, raw, Note::Nothing, cx);
         Went::Sent

@@ -7,6 +7,8 @@
 //!   the snapshot holds exactly the commits that every node has, and the answer is delivered. Otherwise nothing of it
 //!   is, and main runs it again. While a window is open a read goes to main at once. With `busy_reads = "wait"` such
 //!   reads get a cut instead: a READ ONLY transaction of their own on the replica.
+//!   A read that names one row by its primary key minds only the commits that write that row, or cannot say which rows
+//!   they write ([`crate::sequencer::Footprint`]).
 //! - A *READ ONLY block* at REPEATABLE READ gets a cut: BEGIN and a tiny statement, whose snapshot is the block's, are
 //!   sent inside the gate, which is left as soon as that statement is answered. The Flush behind it sees to it that the
 //!   answer does not wait in the server's buffer for the client's own statement (hazard 26).
@@ -26,7 +28,7 @@ use super::owed::{Asked, Own};
 use super::transaction::{Reads, Target, Tx};
 use super::{Session, Stage};
 use crate::config::{BusyReads, Mode};
-use crate::sequencer::{Entry, GateFull, Look, SnapshotPass, SnapshotToken, Waiting};
+use crate::sequencer::{self, Entry, GateFull, RowHash, RowLook, SnapshotPass, SnapshotToken, Waiting};
 use crate::shard::driver::Time;
 use crate::sim::planted::{Planted, is};
 use crate::sql::class::{Isolation, TxModes};
@@ -68,7 +70,39 @@ enum Cut {
     In(SnapshotPass, Time),
 }
 
-/// The window word as it was before a read was sent.
+/// What a read on a replica rests on.
+#[derive(Clone, Copy, Debug)]
+enum Look {
+    /// No commit was under way.
+    Window(sequencer::Look),
+    /// None that writes the one row that it looks at.
+    Row(RowLook),
+}
+
+impl Look {
+    fn take(row: Option<RowHash>, cx: &Cx<'_>) -> Look {
+        match row {
+            Some(row) => Look::Row(cx.env.sequencer.look_at(row)),
+            None => Look::Window(cx.env.sequencer.look()),
+        }
+    }
+
+    fn is_quiet(self) -> bool {
+        match self {
+            Look::Window(look) => look.is_quiet(),
+            Look::Row(look) => look.is_quiet(),
+        }
+    }
+
+    fn holds(self, cx: &Cx<'_>) -> bool {
+        match self {
+            Look::Window(look) => cx.env.sequencer.still(look),
+            Look::Row(look) => cx.env.sequencer.still_at(look),
+        }
+    }
+}
+
+/// That, as it was before the read was sent.
 #[derive(Clone, Copy, Debug)]
 struct Taken {
     look: Look,
@@ -98,10 +132,11 @@ impl Session {
 
     /// How a single read reads on a replica. `None`: main does it, since a commit is under way. `shows`: it is SHOW.
     /// `again`: a snapshot on a replica could not be used.
-    pub(super) fn single_read(shows: bool, again: bool, cx: &Cx<'_>) -> Option<Reads> {
+    /// `row`: it looks at this one alone.
+    pub(super) fn single_read(shows: bool, again: bool, row: Option<RowHash>, cx: &Cx<'_>) -> Option<Reads> {
         // SHOW needs none, and would tell of the cut's own level.
         let waits = cx.env.config.load_balance.busy_reads == BusyReads::Wait && !shows;
-        let quiet = || !cx.env.gated || cx.env.sequencer.look().is_quiet();
+        let quiet = || !cx.env.gated || Look::take(row, cx).is_quiet();
         match (again || !quiet(), waits) {
             (false, _) => Some(Reads::Singly),
             (true, true) => Some(Reads::Cut),
@@ -132,8 +167,8 @@ impl Session {
     }
 
     /// A single read is about to be sent to the reader.
-    pub(super) fn note_look(&mut self, by_bind: bool, cx: &Cx<'_>) {
-        self.snapshots.look = cx.env.gated.then(|| Taken { look: cx.env.sequencer.look(), by_bind });
+    pub(super) fn note_look(&mut self, by_bind: bool, row: Option<RowHash>, cx: &Cx<'_>) {
+        self.snapshots.look = cx.env.gated.then(|| Taken { look: Look::take(row, cx), by_bind });
     }
 
     /// A reply of the reader: does it show that the read's snapshot cannot be used? Then nothing of the answer may leave.
@@ -146,7 +181,7 @@ impl Session {
             return false;
         }
         self.snapshots.look = None;
-        let holds = cx.env.sequencer.still(taken.look);
+        let holds = taken.look.holds(cx);
         let counters = &mut cx.env.recorder.borrow_mut().counters;
         if holds {
             counters.reads_at_once += 1;

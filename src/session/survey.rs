@@ -12,6 +12,7 @@ use super::registry::Prepared;
 use super::route::{Given, Plan};
 use super::tokens::{shown, waits};
 use super::transaction::Reads;
+use crate::sequencer::RowHash;
 use crate::sql::cache::Verdict;
 use crate::sql::class::{Class, DiscardWhat, TxModes};
 use crate::sql::proof::{Form, Rows};
@@ -44,6 +45,8 @@ pub(super) struct Survey {
     pub(super) by_bind: bool,
     /// The last statement that it executes writes one row by its key, or explicit values.
     pub(super) keyed: bool,
+    /// The row that its read looks at, if it is one alone.
+    pub(super) row: Option<RowHash>,
     /// Something of it cannot stand in a READ ONLY block on a replica.
     pub(super) leaves: bool,
     /// Something of it reads or writes rows, perhaps.
@@ -62,6 +65,7 @@ pub(super) struct Survey {
 pub(super) struct Known {
     pub(super) verdict: Arc<Verdict>,
     sql: Bytes,
+    types: Arc<[u32]>,
     own_types: bool,
     rows: Option<Arc<Rows>>,
 }
@@ -145,7 +149,7 @@ impl Session {
                         s.parses_alone = stands_alone(&verdict.class);
                         let (sql, own_types) = (f.raw.slice_ref(p.sql), has_own_types(&p.types));
                         let rows = self.rows_of(&sql, &verdict);
-                        let known = Known { verdict, sql, own_types, rows };
+                        let known = Known { verdict, sql, types: Arc::from(p.types), own_types, rows };
                         s.leaves |= !stays(&known);
                         s.stays_spread &= may_stay_spread(&known);
                         parsed.push((p.name.to_owned(), known));
@@ -162,6 +166,8 @@ impl Session {
                     s.parses_alone = of.as_ref().is_some_and(|k| stands_alone(&k.verdict.class));
                     let selects = of.as_ref().is_some_and(|k| matches!(k.verdict.class, Class::Select { .. }));
                     s.binds = (s.binds.0 + 1, selects);
+                    let read = |k: &Known| self.row_read(&k.verdict, &k.sql, &k.types, b.rest);
+                    s.row = of.as_ref().and_then(read);
                     bound.push((b.portal.to_owned(), of));
                 }
                 b'E' => {
@@ -192,6 +198,7 @@ impl Session {
         s.stays_spread &= s.complete && s.plain_messages && s.binds.0 == s.executes;
         s.read = s.complete && s.plain_messages && s.executes == 1 && s.read;
         s.by_bind = s.binds == (1, true);
+        s.row = s.row.filter(|_| s.read && s.by_bind);
         s
     }
 
@@ -209,12 +216,18 @@ impl Session {
     /// A prepared statement, judged anew if the catalogue has moved since.
     pub(super) fn known(&self, p: &Prepared, cx: &Cx<'_>) -> Known {
         let verdict = if self.is_current(&p.verdict) { p.verdict.clone() } else { self.judge(&p.sql, cx) };
-        Known { verdict, sql: p.sql.clone(), own_types: has_own_types(&p.types), rows: p.asked() }
+        Known {
+            verdict,
+            sql: p.sql.clone(),
+            types: p.types.clone(),
+            own_types: has_own_types(&p.types),
+            rows: p.asked(),
+        }
     }
 
     fn survey_execute(&self, s: &mut Survey, of: Option<Known>, cx: &Cx<'_>) {
         // A cursor's portal may be of a query that writes.
-        let Some(Known { verdict, sql, own_types, rows }) = of else {
+        let Some(Known { verdict, sql, own_types, rows, .. }) = of else {
             s.writes = true;
             s.waits = true;
             return;

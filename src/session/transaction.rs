@@ -8,7 +8,7 @@ use super::digits::InBlock;
 use super::own_ddl::View;
 use super::proofs::Proofs;
 use crate::script::{Entry, Script};
-use crate::sequencer::SnapshotToken;
+use crate::sequencer::{Footprint, SnapshotToken};
 use crate::sql::cache::Verdict;
 use crate::sql::class::{Isolation, TxModes};
 
@@ -107,6 +107,8 @@ pub struct Open {
     pub deferrable: bool,
     /// Rows of catalogues that its backend had written behind its newest statement of unknown effect.
     pub counted: Option<Vec<u8>>,
+    /// The rows that it has written.
+    pub footprint: Footprint,
     /// Whether numbers print exactly in it.
     pub digits: InBlock,
     /// One of them changes what logins are like.
@@ -166,6 +168,7 @@ impl Open {
             version: 0,
             deferrable: false,
             counted: None,
+            footprint: Footprint::default(),
             digits: InBlock::default(),
             logins: false,
             unpreparable: false,

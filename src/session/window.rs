@@ -41,7 +41,8 @@ impl Commit {
             },
         };
         match entry {
-            GateEntry::In(pass) => {
+            GateEntry::In(mut pass) => {
+                pass.mark(self.footprint.clone());
                 cx.env.recorder.borrow_mut().gate(measured::Gate::Commit, now.since(since));
                 self.gate = Gate::Inside(pass, now);
                 true

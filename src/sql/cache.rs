@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::class::{Class, classify, is_positioned, uses_time_at_once};
 use super::lexer::identifiers;
 use super::literals::{has_moment, time_calls, time_parameter};
-use super::proof::{Catalogue, Effect, Form, effect, finding, form, judged};
+use super::proof::{Catalogue, Effect, Form, Judged, RowKey, effect, finding, judged, row_read};
 use super::reason::Reason;
 use super::shape::{Parameterised, ShapeHash, TIMESTAMPTZ, append_time, parameterise, parameters, shape_hash};
 use crate::wire::FIRST_OWN_OID;
@@ -50,6 +50,8 @@ pub struct Verdict {
     form: Form,
     /// Main has refused to prepare a transaction of it: no image of it can be had.
     unpreparable: AtomicBool,
+    /// The rows that a keyed write names, or the one that a read looks at; `None`: nobody can say which.
+    rows: Option<Vec<RowKey>>,
 }
 
 /// A text longer than this, in bytes, goes to replicas as it is: its literals as parameters would be a copy of it, for
@@ -117,11 +119,17 @@ impl Verdict {
                 time_parameter(sql, std_strings, n + 1).map(|text| (Bytes::from(text), n))
             })
             .flatten();
+        let proved = |c| judged(sql, std_strings, &class, c, time);
+        let Judged { form, rows, .. } =
+            catalogue.map_or_else(|| Judged { form: unproved(&class), ..Judged::default() }, proved);
+        let effect = catalogue.map_or(Effect::Unknown, |c| effect(sql, std_strings, &class, c));
+        let read = catalogue.filter(|_| effect == Effect::Read).and_then(|c| row_read(sql, std_strings, &class, c));
         Verdict {
+            rows: read.map_or(rows, |row| Some(vec![row])),
             version: catalogue.map_or(0, |c| c.version),
             view: catalogue.map_or(0, |c| c.view),
-            form: catalogue.map_or_else(|| unproved(&class), |c| form(sql, std_strings, &class, c, time)),
-            effect: catalogue.map_or(Effect::Unknown, |c| effect(sql, std_strings, &class, c)),
+            form,
+            effect,
             positioned: is_positioned(sql, std_strings),
             refused_read_only: refused_read_only(sql, std_strings, &class),
             relations: catalogue.map_or_else(Vec::new, |c| c.relations_among(identifiers(sql, std_strings))),
@@ -170,6 +178,14 @@ impl Verdict {
     /// Main has just refused that.
     pub fn set_unpreparable(&self) {
         self.unpreparable.store(true, Ordering::Relaxed);
+    }
+
+    /// Hashes of the rows that a keyed write names, or of the one that a read looks at. `types` and `bind` as a client's Parse
+    /// and Bind have them. `None`: nobody can say which.
+    #[must_use]
+    pub fn rows_named(&self, database: &str, sql: &str, types: &[u32], bind: &[u8]) -> Option<Vec<u64>> {
+        let row = |r: &RowKey| r.row(database, sql, self.std_strings, types, bind);
+        self.rows.as_ref()?.iter().map(row).collect()
     }
 
     /// It may leave something in its session that lives on in its backend alone: a listener, a cursor, a lock.

@@ -24,6 +24,7 @@ mod catalogue;
 mod finding;
 mod forms;
 mod graph;
+mod keys;
 mod queries;
 mod rows;
 mod tables;
@@ -33,6 +34,7 @@ mod writes;
 
 pub use catalogue::Catalogue;
 pub use finding::Finding;
+pub use keys::{Keyed, RowKey};
 pub use writes::{Change, Form, Judged, Rows, follow};
 
 use super::class::Class;
@@ -91,6 +93,15 @@ fn unclear(sql: &str, std_strings: bool) -> Option<Reason> {
 #[must_use]
 pub fn judged(sql: &str, std_strings: bool, class: &Class, catalogue: &Catalogue, time: bool) -> Judged {
     writes::judged(sql, std_strings, class, catalogue, time)
+}
+
+/// The one row that a query looks at, if that is proved.
+#[must_use]
+pub fn row_read(sql: &str, std_strings: bool, class: &Class, catalogue: &Catalogue) -> Option<RowKey> {
+    if !matches!(class, Class::Select { into: false, .. }) || unclear(sql, std_strings).is_some() {
+        return None;
+    }
+    keys::read(&Tokens::new(sql, std_strings).ok()?, catalogue)
 }
 
 /// How a write reaches the replicas.

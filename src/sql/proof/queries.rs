@@ -142,7 +142,8 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.condeferrable)
 /// into all of them, update all of them, a line each; whether all of a changed row is in the WAL (REPLICA IDENTITY FULL);
 /// whether by a foreign key a DELETE, or an UPDATE, changes rows of a table with triggers of users or rules, or gives
 /// them defaults; why it is no table to which nothing but the statement writes, a line for each reason
-/// ([`crate::sql::reason::Obstacle::read`]).
+/// ([`crate::sql::reason::Obstacle::read`]); whether it is an ordinary table and no partition; whether a foreign key's action
+/// follows from what is done to its rows.
 ///
 /// No function that opens a relation is called, here and below (pg_get_expr and pg_partition_tree do): a transaction that
 /// has altered a table holds it locked, and everybody would wait for that one.
@@ -196,7 +197,9 @@ SELECT c.oid, n.nspname, c.relname,
     FROM tree t JOIN pg_catalog.pg_class f ON f.oid OPERATOR(pg_catalog.=) t.relation
      LEFT JOIN pg_catalog.pg_trigger g ON g.tgrelid OPERATOR(pg_catalog.=) f.oid AND NOT g.tgisinternal
     WHERE t.root OPERATOR(pg_catalog.=) c.oid AND f.oid OPERATOR(pg_catalog.<>) c.oid
-     AND (f.relkind OPERATOR(pg_catalog.=) 'f' OR f.relhasrules OR g.oid IS NOT NULL)))
+     AND (f.relkind OPERATOR(pg_catalog.=) 'f' OR f.relhasrules OR g.oid IS NOT NULL))),
+ c.relkind OPERATOR(pg_catalog.=) 'r' AND NOT c.relispartition,
+ EXISTS (SELECT FROM reach x WHERE x.root OPERATOR(pg_catalog.=) c.oid)
  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
  WHERE c.oid OPERATOR(pg_catalog.>=) 16384 AND c.relpersistence OPERATOR(pg_catalog.<>) 't'
   AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f,S}'::pg_catalog.\"char\"[])";

@@ -28,6 +28,8 @@ pub(super) struct Column {
     pub(super) floats: bool,
     /// They are intervals, or may hold some.
     pub(super) intervals: bool,
+    /// Of type int2, int4 or int8.
+    pub(super) integer: bool,
     /// GENERATED ALWAYS AS (...) STORED: nobody gives it a value.
     pub(super) generated: bool,
     /// GENERATED ALWAYS AS IDENTITY: UPDATE may not give it a value.
@@ -79,6 +81,10 @@ pub(super) struct Table {
     pub(super) delete_fires: bool,
     /// The same of an UPDATE.
     pub(super) update_fires: bool,
+    /// It is no partition and has none.
+    pub(super) alone: bool,
+    /// A foreign key's action may write other rows, when one of its own is deleted or changed.
+    pub(super) acted: bool,
 }
 
 /// All tables by name: one name may stand in several schemas.
@@ -131,7 +137,7 @@ fn table(c: &Cells<'_>) -> Result<Table, String> {
     let obstacles: Vec<Obstacle> = if obstacles.is_empty() && !plain { vec![Obstacle::Unknown] } else { obstacles };
     let (columns, key) = (Vec::new(), Vec::new());
     let is = |at| c.text_or_empty(at) == "t";
-    let (full, delete_fires, update_fires) = (is(7), is(8), is(9));
+    let (full, delete_fires, update_fires, alone, acted) = (is(7), is(8), is(9), is(11), is(12));
     let (readers, inserters, updaters) = (roles(4), roles(5), roles(6));
     Ok(Table {
         schema,
@@ -146,6 +152,8 @@ fn table(c: &Cells<'_>) -> Result<Table, String> {
         full,
         delete_fires,
         update_fires,
+        alone,
+        acted,
     })
 }
 
@@ -173,6 +181,7 @@ fn column<'a>(c: &Cells<'_>, calls: &impl Fn(u32) -> (Default, &'a str)) -> Resu
         carries_oids: c.text_or_empty(12) == "t",
         floats: c.text_or_empty(13) == "t",
         intervals: c.text_or_empty(14) == "t",
+        integer: matches!(c.oid(2)?, 20 | 21 | 23),
         generated: c.flag(3)?,
         always: identity == "a",
         default,

@@ -109,6 +109,14 @@ impl<'a> Tokens<'a> {
         all.try_for_each(|i| self.is_fixed_at(i, catalogue, time))
     }
 
+    /// Nothing from there on looks at other rows or differs between nodes.
+    ///
+    /// # Errors
+    /// The first part that may.
+    pub(super) fn is_fixed_from(&self, from: usize, catalogue: &Catalogue) -> Result<(), Reason> {
+        (from..self.len()).try_for_each(|i| self.is_fixed_at(i, catalogue, false))
+    }
+
     /// A write that changes nothing but the rows that it is about, and sequences.
     ///
     /// # Errors

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::catalogue::Catalogue;
+use super::keys::Keyed;
 use super::tables::{Default, Sequence, Table};
 use super::tokens::Tokens;
 use crate::sql::reason::Reason;
@@ -79,6 +80,10 @@ pub struct Rows {
     pub change: Change,
     /// Sequences that inserted values came from.
     pub sequences: Vec<Follow>,
+    /// Which of the columns asked for are the key, and of what table; `None`: nobody can say which rows it writes.
+    pub row: Option<(Keyed, Vec<usize>)>,
+    /// Nobody reads rows of this table by their key alone.
+    pub unread: bool,
     /// Roles that may read what is asked for and do on a replica what becomes of it; any other's would be refused.
     pub roles: Arc<std::collections::HashSet<String>>,
 }
@@ -151,7 +156,7 @@ enum Conflict {
 
 /// Where a statement's parts stand, by token.
 #[derive(Debug)]
-struct Write {
+pub(super) struct Write {
     schema: Option<String>,
     table: String,
     /// What its columns may be qualified by.
@@ -174,7 +179,7 @@ struct Write {
 }
 
 /// `[schema .] name`, and the token behind it.
-fn name(t: &Tokens<'_>, at: usize) -> Option<(Option<String>, String, usize)> {
+pub(super) fn name(t: &Tokens<'_>, at: usize) -> Option<(Option<String>, String, usize)> {
     let first = t.plain_name(at)?;
     if t.is_char(at + 1, b'.') {
         return Some((Some(first), t.plain_name(at + 2)?, at + 3));
@@ -338,7 +343,7 @@ impl Write {
             Change::Update | Change::Delete if table.key.is_empty() => Err(Reason::NoKey(self.table.clone())),
             Change::Update | Change::Delete => {
                 let (from, to) = self.condition.ok_or(Reason::NoCondition)?;
-                self.names_key(table, t, from, to)
+                names_key(&self.alias, table, t, from, to).map(drop)
             }
         }
     }
@@ -356,44 +361,55 @@ impl Write {
         }
     }
 
-    /// The condition names each column of the key by equality with a literal or a parameter, and whatever else it says
-    /// only takes rows away.
-    fn names_key(&self, table: &Table, t: &Tokens<'_>, from: usize, to: usize) -> Result<(), Reason> {
-        const WORDS: [&str; 4] = ["or", "between", "case", "current"];
-        if let Some(word) = (from..to).find_map(|i| WORDS.iter().find(|w| t.is(i, w))) {
-            return Err(Reason::Condition((*word).to_owned()));
-        }
-        let mut found = vec![false; table.key.len()];
-        let mut start = from;
-        for i in from..=to {
-            if i < to && !(t.is(i, "and") && t.depth(i) == 0) {
-                continue;
-            }
-            if let Some(column) = self.equality(t, start, i) {
-                let place = table.key.iter().position(|k| table.columns[*k].name == column);
-                place.into_iter().for_each(|p| found[p] = true);
-            }
-            start = i + 1;
-        }
-        let missing = table.key.iter().zip(found).filter(|(_, found)| !found);
-        let missing: Vec<String> = missing.map(|(k, _)| table.columns[*k].name.clone()).collect();
-        if missing.is_empty() { Ok(()) } else { Err(Reason::KeyNotNamed(missing)) }
+    /// It is an INSERT.
+    pub(super) fn inserts(&self) -> bool {
+        self.change == Change::Insert
     }
 
-    /// `[alias .] column = literal`, in either order: the column.
-    fn equality(&self, t: &Tokens<'_>, from: usize, to: usize) -> Option<String> {
-        let column = |from: usize, to: usize| match to.checked_sub(from)? {
-            1 => t.plain_name(from),
-            3 if t.is_char(from + 1, b'.') && t.plain_name(from)? == self.alias => t.plain_name(from + 2),
-            _ => None,
+    /// Tokens that are the key's values, for each row that a keyed write names. `None`: it may write another.
+    pub(super) fn rows_named(&self, table: &Table, t: &Tokens<'_>) -> Option<Vec<Vec<usize>>> {
+        match self.change {
+            Change::Insert if self.conflict == Some(Conflict::Update) => None,
+            Change::Insert => self.rows_given(table, t),
+            Change::Update | Change::Delete => {
+                let is_key = |name: &String| table.key.iter().any(|k| table.columns[*k].name == *name);
+                if self.change == Change::Update && self.set.as_ref().is_none_or(|set| set.iter().any(is_key)) {
+                    return None;
+                }
+                let (from, to) = self.condition?;
+                Some(vec![names_key(&self.alias, table, t, from, to).ok()?])
+            }
+        }
+    }
+
+    /// The same of an INSERT's VALUES.
+    fn rows_given(&self, table: &Table, t: &Tokens<'_>) -> Option<Vec<Vec<usize>>> {
+        let place = |k: &usize| {
+            let column = &table.columns[*k].name;
+            self.named.as_ref().map_or(Some(*k), |n| n.iter().position(|name| name == column))
         };
-        if to >= from + 3 && t.is_operator(to - 2, "=") && t.is_literal(to - 1) {
-            return column(from, to - 2);
+        let places = table.key.iter().map(place).collect::<Option<Vec<usize>>>()?;
+        let mut at = t.at_top("values", 0)? + 1;
+        let mut rows = Vec::new();
+        for _ in 0..self.values {
+            let close = t.closing(at)?;
+            // Where each value begins, and behind the last.
+            let commas = (at + 1..close).filter(|i| t.is_char(*i, b',') && t.depth(*i) == t.depth(at) + 1);
+            let mut starts: Vec<usize> = std::iter::once(at + 1).chain(commas.map(|i| i + 1)).collect();
+            starts.push(close + 1);
+            let single = |p: &usize| {
+                let (start, next) = (*starts.get(*p)?, *starts.get(p + 1)?);
+                (next == start + 2 && t.is_literal(start)).then_some(start)
+            };
+            rows.push(places.iter().map(single).collect::<Option<Vec<usize>>>()?);
+            at = close + 2;
         }
-        if to >= from + 3 && t.is_literal(from) && t.is_operator(from + 1, "=") {
-            return column(from + 2, to);
-        }
-        None
+        Some(rows)
+    }
+
+    /// Tokens that are the key's values in the condition of a query.
+    pub(super) fn looks_at(table: &Table, alias: String, t: &Tokens<'_>, from: usize, to: usize) -> Option<Vec<usize>> {
+        names_key(&alias, table, t, from, to).ok()
     }
 
     /// Who may. What is set by an UPDATE the role has been seen to set on main.
@@ -501,7 +517,13 @@ impl Write {
             column.sequence.as_ref().filter(|_| draws).map(|s| Follow::new(at, s))
         };
         let sequences = asked.iter().enumerate().filter_map(follows).collect();
+        let acted = table.acted && self.change != Change::Insert;
+        let keyed = Keyed::of(table).filter(|_| !acted && self.conflict != Some(Conflict::Update));
+        // Behind the columns that are set, too, if there are any.
+        let places = table.key.iter().map(|k| asked.iter().rposition(|i| i == k)).collect::<Option<Vec<usize>>>();
         Ok(Rows {
+            row: keyed.zip(places),
+            unread: !acted && Keyed::of(table).is_none(),
             sequences,
             returning,
             returns: self.returns,
@@ -515,6 +537,46 @@ impl Write {
             roles: Arc::new(self.roles(table)),
         })
     }
+}
+
+/// The condition names each column of the key by equality with a literal or a parameter, and whatever else it says only takes
+/// rows away. The tokens that are these values, in the key's order.
+fn names_key(alias: &str, table: &Table, t: &Tokens<'_>, from: usize, to: usize) -> Result<Vec<usize>, Reason> {
+    const WORDS: [&str; 4] = ["or", "between", "case", "current"];
+    if let Some(word) = (from..to).find_map(|i| WORDS.iter().find(|w| t.is(i, w))) {
+        return Err(Reason::Condition((*word).to_owned()));
+    }
+    let mut found = vec![None; table.key.len()];
+    let mut start = from;
+    for i in from..=to {
+        if i < to && !(t.is(i, "and") && t.depth(i) == 0) {
+            continue;
+        }
+        if let Some((column, literal)) = equality(alias, t, start, i) {
+            let place = table.key.iter().position(|k| table.columns[*k].name == column);
+            place.into_iter().for_each(|p| found[p] = Some(literal));
+        }
+        start = i + 1;
+    }
+    let missing = table.key.iter().zip(&found).filter(|(_, found)| found.is_none());
+    let missing: Vec<String> = missing.map(|(k, _)| table.columns[*k].name.clone()).collect();
+    if missing.is_empty() { Ok(found.into_iter().flatten().collect()) } else { Err(Reason::KeyNotNamed(missing)) }
+}
+
+/// `[alias .] column = literal`, in either order: the column, and the literal's token.
+fn equality(alias: &str, t: &Tokens<'_>, from: usize, to: usize) -> Option<(String, usize)> {
+    let column = |from: usize, to: usize| match to.checked_sub(from)? {
+        1 => t.plain_name(from),
+        3 if t.is_char(from + 1, b'.') && t.plain_name(from)? == alias => t.plain_name(from + 2),
+        _ => None,
+    };
+    if to >= from + 3 && t.is_operator(to - 2, "=") && t.is_literal(to - 1) {
+        return Some((column(from, to - 2)?, to - 1));
+    }
+    if to >= from + 3 && t.is_literal(from) && t.is_operator(from + 1, "=") {
+        return Some((column(from + 2, to)?, from));
+    }
+    None
 }
 
 /// An identifier as it is written in any case.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::super::catalogue::Catalogue;
+use super::super::keys::{self, RowKey};
 use super::super::tables::Default as Value;
 use super::super::tokens::Tokens;
 use super::super::unclear;
@@ -19,11 +20,13 @@ pub struct Judged {
     pub not_keyed: Option<Reason>,
     /// Why not by its rows.
     pub not_rows: Option<Reason>,
+    /// Of a keyed one: the rows that it writes; `None`: nobody can say which.
+    pub rows: Option<Vec<RowKey>>,
 }
 
 impl Judged {
     fn image(reason: Reason) -> Judged {
-        Judged { form: Form::Image(reason.clone()), not_keyed: None, not_rows: Some(reason) }
+        Judged { form: Form::Image(reason.clone()), not_keyed: None, not_rows: Some(reason), rows: None }
     }
 }
 
@@ -91,7 +94,10 @@ fn table_write(tokens: &Tokens<'_>, class: &Class, catalogue: &Catalogue, time: 
         return Judged::image(Reason::ForeignKey(write.table));
     }
     let not_keyed = match write.is_keyed(table, tokens, catalogue, time) {
-        Ok(()) => return Judged { form: Form::Keyed, ..Judged::default() },
+        Ok(()) => {
+            let rows = keys::written(&write, table, tokens);
+            return Judged { form: Form::Keyed, rows, ..Judged::default() };
+        }
         Err(reason) => Some(reason),
     };
     let by_key = write.change != Change::Insert || write.conflict == Some(Conflict::Update);
@@ -100,7 +106,7 @@ fn table_write(tokens: &Tokens<'_>, class: &Class, catalogue: &Catalogue, time: 
         return Judged { not_keyed, not_rows: Some(Reason::NoKey(write.table)), ..Judged::default() };
     }
     match tokens.is_harmless_write(catalogue).and_then(|()| write.rows(table)) {
-        Ok(rows) => Judged { form: Form::Rows(Arc::new(rows)), not_keyed, not_rows: None },
+        Ok(rows) => Judged { form: Form::Rows(Arc::new(rows)), not_keyed, ..Judged::default() },
         Err(reason) => Judged { not_keyed, ..Judged::image(reason) },
     }
 }

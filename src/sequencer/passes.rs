@@ -9,6 +9,7 @@ use super::commits::Sequencer;
 use super::footprints::Footprint;
 use super::gate::{Class, GateFull, Place};
 use super::token::SnapshotToken;
+use crate::sim::planted::{Planted, is};
 
 /// A place at the gate, inside or not. Leaves it when dropped.
 pub struct Seat {
@@ -66,6 +67,18 @@ impl CommitPass {
         }
     }
 
+    fn unmark(&mut self) {
+        let marked = self.marked.take();
+        marked.into_iter().for_each(|m| self.seat.sequencer.footprints.unmark(&m));
+    }
+
+    /// Main has answered. The marks stay: nodes are still to commit.
+    pub fn main_has_answered(&mut self) {
+        if is(Planted::RowsTooEarly) {
+            self.unmark();
+        }
+    }
+
     /// The sequencer whose gate this is.
     #[must_use]
     pub fn sequencer(&self) -> &Arc<Sequencer> {
@@ -76,8 +89,7 @@ impl CommitPass {
 impl Drop for CommitPass {
     // The seat is dropped after this: whoever is let in finds no window open.
     fn drop(&mut self) {
-        let marked = self.marked.take();
-        marked.into_iter().for_each(|m| self.seat.sequencer.footprints.unmark(&m));
+        self.unmark();
         self.seat.sequencer.window.close();
     }
 }

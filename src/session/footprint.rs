@@ -8,7 +8,8 @@
 use super::Session;
 use super::route::Given;
 use super::rows::number;
-use crate::sequencer::RowHash;
+use crate::sequencer::{Footprint, RowHash};
+use crate::sim::planted::{Planted, is};
 use crate::sql::cache::Verdict;
 use crate::sql::proof::Rows;
 
@@ -16,6 +17,9 @@ impl Session {
     /// An entry of the script writes these rows; `None`: nobody can say which.
     pub(super) fn touches(&mut self, rows: Option<Vec<u64>>) {
         let Some(open) = self.tx.open_mut() else { return };
+        if is(Planted::LastRowsOnly) && rows.as_ref().is_some_and(|r| !r.is_empty()) {
+            open.footprint = Footprint::default();
+        }
         match rows {
             Some(rows) => rows.into_iter().for_each(|row| open.footprint.add(Some(RowHash(row)))),
             None => open.footprint.add(None),

@@ -130,6 +130,9 @@ impl Session {
                 }
                 commit.main_has = true;
                 commit.phase = Phase::Replicas;
+                if let Gate::Inside(pass, _) = &mut commit.gate {
+                    pass.main_has_answered();
+                }
                 if is(Planted::WindowTooLate) {
                     commit.is_in_gate(cx);
                 } else if is(Planted::WindowTooEarly) {

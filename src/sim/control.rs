@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::node::txn::Fate as XactFate;
 use super::node::{BackendId, BackendInfo, Node, Step};
+use super::workload::SCHEMA;
 use crate::cluster::control::{
     ControlQueue, Reply, Request, RoleRow, Rows, ShardHandle, ShardMessage, Standing, Ticket, ToControl,
 };
@@ -430,9 +431,11 @@ fn brief(reply: &Reply) -> String {
     }
 }
 
-/// What main would answer to the catalogue's queries: plain tables of built-in types, one deferrable constraint.
+/// What main would answer to the catalogue's queries: plain tables of built-in types, one deferrable constraint. `keyed`: it
+/// tells of their columns and keys, too, without which no statement is proved to name its rows. (No role may read them all:
+/// nothing goes by its rows here.)
 #[must_use]
-pub fn catalogue(tables: &[&str]) -> Vec<Rows> {
+pub fn catalogue(tables: &[&str], keyed: bool) -> Vec<Rows> {
     let row = |cells: &[&str]| cells.iter().map(|c| Some((*c).to_owned())).collect::<Vec<_>>();
     let builtins = vec![
         row(&["f", "count sum max min int4pl int4mi int8pl lower length"]),
@@ -440,6 +443,29 @@ pub fn catalogue(tables: &[&str]) -> Vec<Rows> {
         row(&["r", "pg_class"]),
         row(&["t", "int4 int8 text bool integer bigint numeric"]),
     ];
-    let relations = tables.iter().enumerate().map(|(i, t)| row(&[&(20_000 + i).to_string(), t, "r", "f", "20 23 25"]));
-    vec![builtins, vec![], vec![], relations.collect(), vec![], vec![], vec![], vec![row(&["t"])], vec![], vec![]]
+    let oid = |i: usize| (20_000 + i).to_string();
+    let relations = tables.iter().enumerate().map(|(i, t)| row(&[&oid(i), t, "r", "f", "20 23 25"]));
+    let (mut plain, mut columns) = (Vec::new(), Vec::new());
+    for (i, table) in tables.iter().enumerate().filter(|_| keyed) {
+        plain.push(row(&[&oid(i), "public", table, "t", "", "", "", "f", "f", "f", "", "t", "f"]));
+        for (name, place) in columns_of(table) {
+            let place = place.map(|p| p.to_string()).unwrap_or_default();
+            columns.push(row(&[&oid(i), &name, "20", "f", "", &place, "f", "f", "", "", "", "", "f", "f", "f"]));
+        }
+    }
+    vec![builtins, vec![], vec![], relations.collect(), vec![], vec![], vec![], vec![row(&["t"])], plain, columns]
+}
+
+/// A table's columns, in order, and their places in its primary key.
+fn columns_of(table: &str) -> Vec<(String, Option<usize>)> {
+    let start = format!("CREATE TABLE {table} (");
+    let parts = SCHEMA.iter().find_map(|sql| sql.strip_prefix(&start)?.strip_suffix(')')).unwrap_or_default();
+    let (parts, key) = parts.split_once(", PRIMARY KEY (").unwrap_or((parts, ""));
+    let key: Vec<&str> = key.trim_end_matches(')').split(", ").collect();
+    let column = |part: &str| {
+        let name = part.split(' ').next().unwrap_or_default();
+        let place = key.iter().position(|k| *k == name).map(|p| p + 1);
+        (name.to_owned(), place.or(part.contains("PRIMARY KEY").then_some(1)))
+    };
+    parts.split(", ").map(column).collect()
 }

@@ -34,6 +34,10 @@ pub(crate) enum Planted {
     WindowTooEarly,
     /// A commit leaves the gate, and its window closes, when one of several replicas has acknowledged it.
     WindowToFirst,
+    /// A commit takes back the marks of its rows when main has answered.
+    RowsTooEarly,
+    /// A commit marks only the rows of the last statement that wrote any.
+    LastRowsOnly,
     /// Whoever arrives at the gate joins its class's phase, whoever waits.
     ArrivalsJoin,
     /// A shard that is rung looks only at watermarks, and not at the gate.

@@ -122,7 +122,7 @@ const fn isolation(bug: Planted, most: u64, favour: Kind) -> Bound {
 /// is full in between; and [`Planted::EpochApart`], since a shard gives up its readers of a node before any commit is
 /// acknowledged without that node, so the epoch in the window word is a second lock on the same door. Unit tests find both
 /// (`session::snapshot`, `sequencer`).
-const BOUNDS: [Bound; 20] = [
+const BOUNDS: [Bound; 22] = [
     // First: this one is seen by a run that is stuck, which takes longest.
     bound(Planted::BelieveNever, 400, None).from(84),
     Bound { rough: true, ..bound(Planted::PoolTooEarly, 500, Some(Kind::Backend)).from(8) },
@@ -137,6 +137,8 @@ const BOUNDS: [Bound; 20] = [
     isolation(Planted::WindowTooLate, 400, Kind::Lag).from(64),
     isolation(Planted::WindowTooEarly, 400, Kind::Lag).from(7),
     isolation(Planted::WindowToFirst, 400, Kind::Lag).from(3),
+    Bound { only: Some(Only::Rows), ..isolation(Planted::RowsTooEarly, 400, Kind::Lag) },
+    Bound { only: Some(Only::Rows), ..isolation(Planted::LastRowsOnly, 400, Kind::Lag) },
     isolation(Planted::NoGate, 400, Kind::Lag).from(1),
     isolation(Planted::ArrivalsJoin, 400, Kind::Lag).from(41),
     isolation(Planted::DeafToRings, 400, Kind::Lag).from(5),
@@ -228,4 +230,18 @@ fn how_many_seeds_each_planted_bug_needs() {
         });
         println!("{:<18} [{}]; {shortest}", format!("{:?}", b.bug), needed.join(", "));
     });
+}
+
+/// Commits say which rows they write, and reads of one row mind only those.
+#[test]
+fn reads_of_one_row_beside_commits_of_others_hold() {
+    let usual = Options::default();
+    let options =
+        Options { only: Some(Only::Rows), mode: Some(Mode::SnapshotIsolation), transactions: 40, ..usual };
+    let lag = Options { favour: Some(Kind::Lag), faults: 30, nodes_stay: true, ..options };
+    for seed in 0..40 {
+        for options in [&options, &lag] {
+            run_seed(seed, options).unwrap_or_else(|f| panic!("seed {seed}: {}", f.what));
+        }
+    }
 }

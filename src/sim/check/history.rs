@@ -25,7 +25,7 @@ impl World {
         let mut transactions = Vec::new();
         for client in &self.clients {
             for (record, span) in client.records.iter().zip(&self.spans[client.number]) {
-                transactions.push(self.transaction(client, record, *span, &there));
+                transactions.push(self.transaction(client, record, *span, &there, &lists));
             }
         }
         let promise = if self.isolates() { Promise::OneServer } else { Promise::EachNode { main } };
@@ -38,6 +38,7 @@ impl World {
         record: &Record,
         (began, ended): (u64, u64),
         there: &BTreeSet<(i64, i64)>,
+        lists: &BTreeMap<i64, Vec<i64>>,
     ) -> Transaction {
         let number = i64::try_from(client.number).unwrap_or(-1);
         let effects = || record.plan.effects.iter();
@@ -47,9 +48,17 @@ impl World {
             Outcome::Failed => false,
             Outcome::Unknown => is_there(),
         };
+        // Whoever has read how long a list is has seen as much of it; of what is not there, something that nobody has made.
+        let seen = |r: &crate::sim::client::ListRead| match r.length.and_then(|n| usize::try_from(n).ok()) {
+            None => r.entries.clone(),
+            Some(n) => {
+                let all = lists.get(&r.list).into_iter().flatten().copied();
+                all.chain(std::iter::repeat(i64::MAX)).take(n + 1).collect()
+            }
+        };
         let read = |r: &crate::sim::client::ListRead| Read {
             list: r.list,
-            entries: r.entries.clone(),
+            entries: seen(r),
             place: self.witness.place(r.token),
             statement: record.tokens.iter().position(|t| *t == r.token).unwrap_or(0),
         };

@@ -253,15 +253,21 @@ impl Client {
     fn has_read(&mut self, read: Read, token: i64, rows: Vec<i64>) {
         let sum = rows.iter().sum::<i64>();
         let Some(f) = self.flights.front_mut() else { return };
+        // Of one row: other commits may be under way.
+        let of_one = matches!(read, Read::Length(_));
         if token > 0 {
             f.tokens.push(token);
+            f.of_one.extend(of_one.then_some(token));
         }
         match read {
-            Read::List(list) => f.lists.push(ListRead { list, entries: rows, token }),
+            Read::List(list) => f.lists.push(ListRead { list, entries: rows, length: None, token }),
             Read::Lists => f.lists.extend((1..=FEW).map(|list| {
                 let entries = rows.iter().filter(|n| *n / LIST == list).map(|n| n % LIST).collect();
-                ListRead { list, entries, token }
+                ListRead { list, entries, length: None, token }
             })),
+            Read::Length(list) => {
+                f.lists.push(ListRead { list, entries: Vec::new(), length: rows.first().copied(), token })
+            }
             Read::Account(k) => f.accounts.push((k, sum)),
             Read::Balance(k) | Read::Entries(k) => f.ledgers.push((k, sum)),
             Read::Accounts if rows.len() as i64 != ACCOUNTS || sum != ACCOUNTS * BALANCE => {

@@ -49,6 +49,8 @@ pub struct Record {
     pub lists: Vec<ListRead>,
     /// Numbers of the statements whose rows were read to their end.
     pub tokens: Vec<i64>,
+    /// Of these, reads of one row.
+    pub of_one: Vec<i64>,
     /// The number of the connection on which it was sent.
     pub connection: usize,
 }
@@ -60,6 +62,8 @@ pub struct ListRead {
     pub list: i64,
     /// The transactions that had appended to it, in order.
     pub entries: Vec<i64>,
+    /// How often it had been appended to, if that alone was read.
+    pub length: Option<i64>,
     /// The statement's number.
     pub token: i64,
 }
@@ -108,6 +112,7 @@ struct Flight {
     /// An account's balance.
     accounts: Vec<(i64, i64)>,
     tokens: Vec<i64>,
+    of_one: Vec<i64>,
 }
 
 /// One client.
@@ -250,6 +255,7 @@ impl Client {
                 ledgers: Vec::new(),
                 accounts: Vec::new(),
                 tokens: Vec::new(),
+                of_one: Vec::new(),
             });
             if !goes_on {
                 return;
@@ -347,8 +353,8 @@ impl Client {
                 self.speaker.names.clear();
             }
         }
-        let Flight { plan, lists, tokens, .. } = f;
-        self.records.push(Record { plan, outcome, snapshot, lists, tokens, connection: self.connections });
+        let Flight { plan, lists, tokens, of_one, .. } = f;
+        self.records.push(Record { plan, outcome, snapshot, lists, tokens, of_one, connection: self.connections });
         if self.flights.is_empty() {
             self.state = State::Idle;
         }

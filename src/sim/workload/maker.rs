@@ -17,13 +17,14 @@ pub struct Mix {
 }
 
 /// Kinds of transaction, by their numbers in `plan`, and how often each of them comes.
-const USUAL: [usize; 15] = [4, 2, 1, 2, 2, 2, 3, 2, 3, 4, 2, 2, 3, 1, 2];
+const USUAL: [usize; 16] = [4, 2, 1, 2, 2, 2, 3, 2, 3, 4, 2, 2, 3, 1, 2, 0];
 const APPEND: usize = 9;
 const SNAPSHOT: usize = 10;
 const ONE_READ: usize = 11;
 const READ_ONLY: usize = 12;
 const LEVEL: usize = 13;
 const VIEW: usize = 14;
+const LENGTH: usize = 15;
 
 /// A part of the workload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,6 +32,9 @@ pub enum Only {
     /// Transactions that append to lists, and that read all of them: what nodes show in another order is seen soonest
     /// there.
     Lists,
+    /// Transactions that append to lists, and reads of one row that says how long a list is. The nodes' catalogue names their
+    /// tables and keys, so that commits say which rows they write, and such reads mind only those.
+    Rows,
     /// Reads.
     Reads,
     /// Transactions that append to lists, and statements that see all lists at once: what two nodes show in different
@@ -45,8 +49,9 @@ impl std::str::FromStr for Only {
         match word {
             "lists" => Ok(Only::Lists),
             "reads" => Ok(Only::Reads),
+            "rows" => Ok(Only::Rows),
             "views" => Ok(Only::Views),
-            _ => Err("unknown part of the workload; known are lists, reads, views".into()),
+            _ => Err("unknown part of the workload; known are lists, reads, rows, views".into()),
         }
     }
 }
@@ -69,6 +74,7 @@ impl Mix {
             match only {
                 Only::Lists => (weights[APPEND], weights[SNAPSHOT]) = (2, 3),
                 Only::Views => (weights[APPEND], weights[VIEW]) = (1, 2),
+                Only::Rows => (weights[APPEND], weights[LENGTH], weights[VIEW]) = (2, 4, 1),
                 Only::Reads => (weights[ONE_READ], weights[READ_ONLY]) = (3, 1),
             }
         } else if random.percent(50) {
@@ -234,6 +240,10 @@ impl Maker {
                 let many = if self.random.percent(60) { 1 } else { self.random.between(2, 3) };
                 let body = (0..many).map(|_| self.view()).collect();
                 return self.pack("view", body, Shape::Any, &READS, Vec::new());
+            }
+            LENGTH => {
+                let body = (0..self.random.between(1, 3)).map(|_| self.length()).collect();
+                return self.pack("length", body, Shape::Any, &READS, Vec::new());
             }
             ONE_READ => {
                 let body = (0..self.random.between(1, 2)).map(|_| self.read()).collect();

@@ -86,6 +86,8 @@ pub enum Read {
     List(i64),
     /// The same of all lists at once: list * [`LIST`] + transaction.
     Lists,
+    /// The first column is how often this list was appended to: the row of a table, named by its key.
+    Length(i64),
     /// The first column is this ledger's balance.
     Balance(i64),
     /// The first columns are all entries of this ledger.

@@ -10,6 +10,12 @@ impl Maker {
         Statement { binary: false, ..self.rows(sql, "SELECT", &[k], 2, Read::List(k)) }
     }
 
+    /// How long a list is, from the one row that says so.
+    pub(super) fn length(&mut self) -> Statement {
+        let k = self.few();
+        self.rows("SELECT n, $2 FROM lists WHERE id = $1", "SELECT", &[k], 2, Read::Length(k))
+    }
+
     fn balance(&mut self, k: i64) -> Statement {
         self.rows("SELECT balance, $2 FROM ledgers WHERE id = $1", "SELECT", &[k], 2, Read::Balance(k))
     }

@@ -30,7 +30,7 @@ use crate::sim::faults::Faults;
 use crate::sim::node::{Node, NodeConfig};
 use crate::sim::run::Options;
 use crate::sim::schedule::{Random, Trace, readable};
-use crate::sim::workload::maker::Mix;
+use crate::sim::workload::maker::{Mix, Only};
 use crate::sim::workload::{SCHEMA, Sees, TABLES, first_rows};
 use crate::sql::cache::VerdictCache;
 use crate::telemetry::Recorder;
@@ -87,8 +87,14 @@ impl World {
         let make = |(number, port)| shared.shard(number, port, nodes.len(), &handle, &handles);
         let shards = ports.into_iter().enumerate().map(make).collect();
         let Shared { config, membership, sequencer, spilled, .. } = shared;
-        let control =
-            SimControl::new(queue, handles, membership.clone(), sequencer.clone(), catalogue(TABLES), nodes.len());
+        let control = SimControl::new(
+            queue,
+            handles,
+            membership.clone(),
+            sequencer.clone(),
+            catalogue(TABLES, options.only == Some(Only::Rows)),
+            nodes.len(),
+        );
         let clients = 1 + random.below(options.clients.max(1));
         let each = 1 + random.below(options.transactions.max(1));
         let usual = if mode == Mode::SnapshotIsolation { Sees::Snapshot } else { Sees::Statement };

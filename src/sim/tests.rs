@@ -236,8 +236,7 @@ fn how_many_seeds_each_planted_bug_needs() {
 #[test]
 fn reads_of_one_row_beside_commits_of_others_hold() {
     let usual = Options::default();
-    let options =
-        Options { only: Some(Only::Rows), mode: Some(Mode::SnapshotIsolation), transactions: 40, ..usual };
+    let options = Options { only: Some(Only::Rows), mode: Some(Mode::SnapshotIsolation), transactions: 40, ..usual };
     let lag = Options { favour: Some(Kind::Lag), faults: 30, nodes_stay: true, ..options };
     for seed in 0..40 {
         for options in [&options, &lag] {

@@ -33,6 +33,8 @@ pub struct Catalogue {
     /// Built-in functions that are immutable whatever their arguments, and whose names no other function has.
     immutable: Arc<HashSet<String>>,
     builtin_relations: Arc<HashSet<String>>,
+    /// Operators of users whose functions are not immutable: they may look at other rows.
+    unsteady: Arc<HashSet<String>>,
     /// Users' functions, and relations, that may write.
     doubtful: Arc<HashSet<String>>,
     tables: Arc<Tables>,
@@ -97,6 +99,10 @@ impl Catalogue {
         all.add_functions(&functions, &graph);
         let of = |key| (graph.effect(key), graph.cause(key));
         operators.iter().for_each(|o| join(&mut all.operators, &o.name, of(Key::Operator(o.oid))));
+        // Functions that are not listed are immutable built-ins.
+        let steady: HashMap<u32, bool> = functions.iter().map(|f| (f.oid, f.immutable)).collect();
+        let looks = operators.iter().filter(|o| steady.get(&o.function) == Some(&false));
+        all.unsteady = Arc::new(looks.map(|o| o.name.clone()).collect());
         for r in relations.iter().filter(|r| r.kind != 'c') {
             let known = of(Key::Relation(r.oid));
             if known.0 == Effect::Unknown {
@@ -225,6 +231,11 @@ impl Catalogue {
     /// What `row.name` does if it is no column.
     pub(super) fn attribute(&self, name: &str) -> Effect {
         self.attributes.get(name).map_or(Effect::Read, |known| known.0)
+    }
+
+    /// Some user's operator of this name, or function that may be called as `row.name`, may look at other rows.
+    pub(super) fn looks_elsewhere(&self, name: &str) -> bool {
+        self.unsteady.contains(name) || self.attributes.contains_key(name)
     }
 
     /// What operators of this name do.

@@ -65,6 +65,7 @@ pub(super) struct FunctionRow {
     schema: String,
     pub(super) name: String,
     volatile: bool,
+    pub(super) immutable: bool,
     /// It may be called with one argument.
     pub(super) takes_one: bool,
     pub(super) arguments: Vec<u32>,
@@ -80,6 +81,7 @@ impl FunctionRow {
             schema: c.text(1)?.to_owned(),
             name: c.text(2)?.to_owned(),
             volatile: c.letter(3)? == 'v',
+            immutable: c.letter(3)? == 'i',
             takes_one: c.flag(4)?,
             arguments: c.oids(5)?,
             results: c.oids(6)?,
@@ -117,7 +119,7 @@ pub(super) struct OperatorRow {
     pub(super) oid: u32,
     pub(super) name: String,
     /// 0 for one that is announced only (a commutator to come), which cannot be used.
-    function: u32,
+    pub(super) function: u32,
     types: [u32; 2],
 }
 

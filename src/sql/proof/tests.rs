@@ -539,3 +539,72 @@ fn a_write_says_why_it_goes_in_no_cheaper_form() {
         }
     }
 }
+
+#[test]
+fn a_read_of_one_row_names_it_and_looks_at_no_other() {
+    let mut a = Answers::with_tables();
+    let (whole, acted) = (["f", "f", "f", "", "t", "f"], ["f", "f", "f", "", "t", "t"]);
+    for (oid, name, more) in [("22000", "one", whole), ("22001", "parent", acted), ("22002", "texts", whole)] {
+        let key = if name == "texts" { "25" } else { "23" };
+        a.add(RELATIONS, &[oid, name, "r", "f", "23"])
+            .add(TABLES, &[&[oid, "public", name, "t", "app", "app", "app"][..], &more].concat())
+            .add(COLUMNS, &[oid, "id", key, "f", "", "1", "f"])
+            .add(COLUMNS, &[oid, "v", "23", "f", "", "", "f"]);
+    }
+    a.add(FUNCTIONS, &["20200", "public", "peeks", "s", "t", "23 23", "23", ""])
+        .add(OPERATORS, &["20201", "###", "20200", "23", "23"])
+        .add(FUNCTIONS, &["20202", "public", "peek", "s", "t", "22001", "23", ""]);
+    let catalogue = a.catalogue();
+    let read = |sql: &str| row_read(sql, true, &classify(sql, true), &catalogue);
+    for sql in [
+        "select v from one where id = 1",
+        "SELECT o.*, lower('x') FROM public.one AS o WHERE v > 3 AND 1 = o.id ORDER BY v LIMIT 1",
+        "select max(v) from one where id = $1 having max(v) > 0",
+        "select v from parent where id = 1",
+    ] {
+        assert!(read(sql).is_some(), "{sql}");
+    }
+    for sql in [
+        "select v from one",
+        "select v from one where id = 1 or v = 2",
+        "select v from one where id in (1)",
+        "select v from one where id = 1 for update",
+        "select v from one where id = 1 union select 2",
+        "select v from one where id = 1 and v = (select max(v) from one)",
+        "select v from one where id = 1 and exists (table one)",
+        "select v from one a(v, id) where id = 1",
+        "select v from one, parent where one.id = 1",
+        "select v from one join parent using (id) where id = 1",
+        "select v from one where id = 1 and peeks(1, 2) = 3",
+        "select v ### 1 from one where id = 1",
+        "select one.peek from one where id = 1",
+        "select now() from one where id = 1",
+        "select v from texts where id = '1'",
+        // Partitions, and what is none for certain.
+        "select a from plain where id = 1",
+        "select v from nowhere where id = 1",
+        "with x as (select 1) select v from one where id = 1",
+    ] {
+        assert!(read(sql).is_none(), "{sql}");
+    }
+    let written = |sql: &str| judged(sql, true, &classify(sql, true), &catalogue, true).rows.map(|r| r.len());
+    for (sql, rows) in [
+        ("update one set v = 3 where id = 1", Some(1)),
+        ("insert into one values (1, 2), (3, 4), ($1, 6)", Some(3)),
+        ("insert into one (v, id) values (1 + 1, 2)", Some(1)),
+        ("insert into one values (1, 2) on conflict do nothing", Some(1)),
+        ("insert into parent values (1, 2)", Some(1)),
+        // Nobody reads these by their key alone.
+        ("insert into texts values ('x', 2)", Some(0)),
+        ("insert into bare values (3)", Some(0)),
+        // Others may be written.
+        ("update one set id = 3 where id = 1", None),
+        ("insert into one values (1 + 1, 2)", None),
+        ("insert into one values (1, 2) on conflict (id) do update set v = 3", None),
+        ("update parent set v = 3 where id = 1", None),
+        ("delete from parent where id = 1", None),
+    ] {
+        assert_eq!(written(sql), rows, "{sql}");
+    }
+    assert!(matches!(a.form("update one set v = v ### 1 where id = 1"), Form::Rows(_)));
+}

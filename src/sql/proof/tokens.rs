@@ -154,7 +154,15 @@ impl<'a> Tokens<'a> {
         if let Some(reason) = self.token_effect(i, catalogue, &HashSet::new()).reason {
             return Err(reason);
         }
+        let text = self.tokens[i].text(self.sql);
+        if self.tokens[i].kind == Kind::Operator && catalogue.looks_elsewhere(text) {
+            return Err(Reason::Varies(text.to_owned()));
+        }
         let Some(name) = self.names[i].as_deref() else { return Ok(()) };
+        // A function as if it were a column.
+        if i > 0 && self.is_char(i - 1, b'.') && catalogue.looks_elsewhere(name) {
+            return Err(Reason::Varies(name.to_owned()));
+        }
         let calls = self.is_char(i + 1, b'(');
         let fixed = if builtin::is_time_function(name) {
             time || !(calls || builtin::is_keyword_function(name))

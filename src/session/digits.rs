@@ -128,14 +128,18 @@ impl Session {
     /// A row of main's answer: it is not about another setting.
     pub(super) fn digits_told(&mut self, row: &str) -> bool {
         let Some(value) = row.strip_prefix('=') else { return false };
-        let exact = value.trim().parse().is_ok_and(|n: i32| n >= 1);
+        self.digits_are(value.trim().parse().is_ok_and(|n: i32| n >= 1));
+        true
+    }
+
+    /// That is the answer to the question that was asked last.
+    fn digits_are(&mut self, exact: bool) {
         match self.digits.asked.take() {
             Some((changes, _)) if changes != self.digits.changes => {}
             Some((_, true)) => self.tx.open_mut().into_iter().for_each(|o| o.digits = InBlock::Told(exact)),
             Some((_, false)) => self.digits.exact = Some(exact),
             None => {}
         }
-        true
     }
 
     /// The same of the question of its own.
@@ -147,6 +151,8 @@ impl Session {
     /// That is answered.
     pub(super) fn digits_answered(&mut self, error: Option<Bytes>, cx: &mut Cx<'_>) {
         self.digits.waits = false;
+        // Without a value nothing is known to be exact; it is asked again behind what may change it.
+        self.digits_are(false);
         if let Some(raw) = error {
             self.question_failed(&raw);
         }

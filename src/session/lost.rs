@@ -88,6 +88,7 @@ impl Session {
     pub(super) fn lane_gone(&mut self, why: &str, cx: &mut Cx<'_>) {
         let Some(link) = self.lane.take() else { return };
         self.min_csn_unasked();
+        self.digits_unknown();
         if self.lane_was_dead(&link, cx) {
             return;
         }
@@ -203,6 +204,8 @@ impl Session {
         self.row_entries = super::rows::Told::default();
         self.settings_rows.clear();
         self.settings_dirty = true;
+        self.min_csn_unasked();
+        self.digits_unknown();
         self.steps_wait = false;
         self.everywhere = None;
         self.preparing = None;

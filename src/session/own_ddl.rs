@@ -53,6 +53,8 @@ const NAMES: [&str; 10] = [
     "_pgls_o9",
 ];
 
+const _: () = assert!(NAMES.len() == Catalogue::QUERIES.len(), "each question has a name");
+
 /// What statements of a transaction are judged by.
 #[derive(Debug, Default)]
 pub enum View {

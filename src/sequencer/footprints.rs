@@ -96,7 +96,7 @@ impl Footprints {
 
     fn slot(&self, row: RowHash) -> &AtomicU64 {
         // SLOTS is far below 2^32: each number of it is as likely as the next.
-        &self.slots[((row.0 >> 32) * SLOTS as u64 >> 32) as usize]
+        &self.slots[(((row.0 >> 32) * SLOTS as u64) >> 32) as usize]
     }
 
     /// COMMIT is about to be sent to main.

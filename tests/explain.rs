@@ -352,17 +352,26 @@ fn it_tells_of_the_session_as_it_is() {
     raw.run("BEGIN; INSERT INTO pair VALUES (1, 1, 1)");
     says(&mut raw, read, "On Main: this block runs there");
     raw.run("CREATE TABLE new (a int)");
-    says(&mut raw, "insert into plain (a) values (1)", "Not by Rows: this transaction has changed the catalogue");
+    says(&mut raw, "insert into plain (a) values (1)", "Write by rows");
+    says(
+        &mut raw,
+        "insert into plain (a) values (1)",
+        "Catalogue: judged as this transaction sees it, with what it has changed itself",
+    );
+    raw.run("CREATE RULE r AS ON INSERT TO plain DO ALSO NOTHING");
+    says(&mut raw, "insert into plain (a) values (1)", "Not by Rows: table plain has rule r");
     raw.run("ROLLBACK");
     // In a block on a replica, which it leaves there.
     raw.run("BEGIN READ ONLY");
     raw.run(read);
     says(&mut raw, read, "Runs On: the replica that this block reads on");
     raw.run("COMMIT");
+    raw.run("CREATE TABLE numbers (id serial PRIMARY KEY, x float8)");
     raw.run("SET extra_float_digits = 0");
+    says(&mut raw, "insert into plain (a) values (1)", "Write by rows");
     says(
         &mut raw,
-        "insert into plain (a) values (1)",
+        "insert into numbers (x) values (1)",
         "Not by Rows: extra_float_digits is below 1: numbers do not print exactly",
     );
     raw.run("RESET extra_float_digits");

@@ -163,7 +163,8 @@ impl Session {
     pub(super) fn digits_hold(&mut self, verdict: &Verdict, cx: &mut Cx<'_>) -> Holds {
         let by_floats = |v: &Verdict| matches!(v.form(), Form::Rows(rows) if rows.floats);
         let concerns = match &verdict.class {
-            Class::Prepare(_) => true,
+            // What it is about is not looked at here.
+            Class::Prepare(_) | Class::ExplainPglockstep => true,
             Class::Execute(name) => {
                 self.registry.statement(name).is_some_and(|p| by_floats(&self.known(p, cx).verdict))
             }

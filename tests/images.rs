@@ -60,6 +60,8 @@ const SCHEMA: &str = "
     CREATE TRIGGER m AFTER UPDATE ON made FOR EACH ROW EXECUTE FUNCTION audited();
     CREATE TABLE full_rows (a int, b text, j json); ALTER TABLE full_rows REPLICA IDENTITY FULL;
     CREATE TRIGGER f AFTER UPDATE ON full_rows FOR EACH ROW EXECUTE FUNCTION audited();
+    CREATE TABLE emptied (id int PRIMARY KEY);
+    CREATE TRIGGER e AFTER TRUNCATE ON emptied FOR EACH STATEMENT EXECUTE FUNCTION audited();
     CREATE SCHEMA \"Odd S\"; CREATE TABLE \"Odd S\".\"Ta\"\"b: x\" (\"Id [a]\" serial PRIMARY KEY, \"new-tuple\" mood, \"a\"\"b\" text);
     CREATE TRIGGER o AFTER INSERT ON \"Odd S\".\"Ta\"\"b: x\" FOR EACH ROW EXECUTE FUNCTION audited();
     CREATE FUNCTION place(n int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN
@@ -119,6 +121,8 @@ const BLOCKS: &[&str] = &[
     "BEGIN; SELECT place(1); TRUNCATE full_rows; INSERT INTO full_rows SELECT 1, 'x', '{}' FROM generate_series(1, 40); COMMIT",
     "BEGIN; SELECT place(1); ROLLBACK",
     "COPY accounts (v) FROM PROGRAM 'seq 1 60'",
+    "TRUNCATE emptied",
+    "BEGIN; TRUNCATE swapped; INSERT INTO swapped VALUES (1, 1); TRUNCATE emptied; COMMIT",
 ];
 
 fn start(config: &str, images: bool) -> Sandbox {

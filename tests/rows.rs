@@ -443,3 +443,22 @@ fn what_mains_file_says_of_printing_reaches_nobodys_rows() {
     }
     sandbox.assert_nodes_equal("postgres");
 }
+
+/// The OID of a table or type is each node's own. What a client fetches in binary holds main's.
+#[test]
+fn oids_that_a_client_fetches_in_binary_are_not_what_replicas_get() {
+    let sandbox = start("native_replication");
+    sandbox.psql_ok(&[
+        "-q",
+        "-c",
+        "CREATE DOMAIN relation AS regclass; CREATE TABLE named (id int PRIMARY KEY, r regclass, t regtype[], d relation)",
+    ]);
+    run(async {
+        let c = connect(&sandbox).await;
+        let insert = "INSERT INTO named SELECT $1, 'source', '{mood}', 'pairs' RETURNING *";
+        c.query(insert, &[&1]).await.unwrap();
+        c.query(insert, &[&2]).await.unwrap();
+        c.query("UPDATE named SET r = 'pairs' WHERE id > $1 RETURNING *", &[&1]).await.unwrap();
+    });
+    assert_equal(&sandbox);
+}

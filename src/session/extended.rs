@@ -343,7 +343,7 @@ impl Session {
             }
         }
         self.notice_custom(&given, &verdict);
-        let plan = self.plan(&given, &verdict, cx);
+        let plan = self.without_rows(self.plan(&given, &verdict, cx), &portal.bind, rows, &verdict, cx);
         match self.has_slot(&plan, &given.sql, cx) {
             Ok(true) => {}
             Ok(false) => return false,
@@ -401,11 +401,7 @@ impl Session {
                 let mut raw = frame.raw.clone();
                 if let Some(asked) = pending.asked.clone() {
                     pending.binary = bind_for(&portal.bind, &asked).1;
-                    if (rows > 0 && asked.returns) || (pending.binary && asked.text_only) {
-                        // What the client does not fetch would be missing; what it fetches is of no use.
-                        pending.by_rows = false;
-                        pending.image = self.may_image().then(|| verdict.clone());
-                    } else if rows > 0 {
+                    if rows > 0 && !asked.returns {
                         // A statement that returns nothing runs to its end, whatever limit Execute names.
                         let mut out = BytesMut::new();
                         front::execute(&mut out, name, 0);

@@ -20,6 +20,7 @@ use super::fallback::must_image;
 use super::io::{Answer, Cx, Question};
 use super::owed::{Asked, Own, Whose};
 use super::route::{Given, Plan};
+use super::rows::bind_for;
 use super::transaction::{Open, Target};
 use super::{Request, Session};
 use crate::cluster::images::Slot;
@@ -29,7 +30,7 @@ use crate::image::build::Step;
 use crate::script::entry::Room;
 use crate::script::{Digest, Entry, Expect, Script, Statement};
 use crate::sql::cache::Verdict;
-use crate::sql::proof::Form;
+use crate::sql::proof::{Form, Rows};
 use crate::wire::{PgError, front, literal};
 
 /// Prefix of the closing message.
@@ -136,9 +137,24 @@ impl Session {
         true
     }
 
-    /// What would go by its text can go by an image: there is a slot, and nothing stands against it.
-    pub(super) fn may_image(&self) -> bool {
-        self.wanted.slot.as_ref().is_some_and(Slot::is_ready) && self.tx.open().is_none_or(|o| !o.ddl)
+    /// The plan of a write whose rows main is asked for in vain: the client does not fetch all that it returns, or fetches
+    /// in binary what is each node's own there.
+    pub(super) fn without_rows(
+        &self,
+        plan: Plan,
+        bind: &[u8],
+        limit: u32,
+        verdict: &Arc<Verdict>,
+        cx: &Cx<'_>,
+    ) -> Plan {
+        let Plan::Write(mut p, writes) = plan else { return plan };
+        let vain = |asked: &Rows| (limit > 0 && asked.returns) || (asked.text_only && bind_for(bind, asked).1);
+        if !p.by_rows || !p.asked.as_deref().is_some_and(vain) {
+            return Plan::Write(p, writes);
+        }
+        p.by_rows = false;
+        p.image = Some(verdict.clone());
+        self.with_image(Plan::Write(p, writes), verdict, cx)
     }
 
     /// A database that is dropped must have no slot that is being read (dropdb in dbcommands.c): the one that it has is
@@ -278,8 +294,11 @@ pub(super) fn needs_image(given: &Given, verdict: &Verdict) -> bool {
 pub(super) fn reason(verdict: &Verdict) -> String {
     match verdict.form() {
         Form::Image(reason) => reason.to_string(),
-        _ => "its rows cannot be asked for: the role may not read them, or the session's settings change how they look"
-            .into(),
+        _ => {
+            "its rows cannot be asked for: the role may not read them, the session's settings change how they look, or \
+              the client fetches only some of them, or fetches OIDs in binary"
+                .into()
+        }
     }
 }
 

@@ -193,11 +193,17 @@ impl Schema {
         let (mut tables, mut rows, mut acts) = (PRELUDE.to_owned(), Vec::new(), TRIGGERS.to_owned());
         for (i, table) in self.tables.iter().enumerate() {
             tables.push_str(&self.create(i, table));
-            rows.push(format!(
-                "INSERT INTO t{i} ({}n) SELECT {}g FROM generate_series(1, 12) g",
-                if table.needs_key() { "k, " } else { "" },
-                if table.needs_key() { table.key_of("g") + ", " } else { String::new() }
-            ));
+            let (mut columns, mut values) = ("n".to_owned(), "g".to_owned());
+            if table.needs_key() {
+                columns.push_str(", k");
+                values.push_str(&format!(", {}", table.key_of("g")));
+            }
+            // Nobody knows what a user's function does: without images that is refused.
+            for (c, _) in table.columns.iter().enumerate().filter(|(_, kind)| KINDS[**kind as usize].1 == "stamp()") {
+                columns.push_str(&format!(", c{c}"));
+                values.push_str(", 'first'");
+            }
+            rows.push(format!("INSERT INTO t{i} ({columns}) SELECT {values} FROM generate_series(1, 12) g"));
             acts.push_str(&self.acts(i, table));
         }
         let t0 = &self.tables[0];

@@ -273,7 +273,7 @@ impl Out<'_> {
         self.add("UPDATE ").add(&name).add(" SET ");
         let columns = if name.starts_with('v') { 0 } else { table.columns.len() };
         match s.y % 6 {
-            0 => drop(self.add("n = n + 1")),
+            0 => forget(self.add("n = n + 1")),
             1 => {
                 self.add("n = ").number(s, u);
             }
@@ -284,7 +284,7 @@ impl Out<'_> {
             4 if columns > 0 => {
                 self.add("n = n, c0 = ").further(&table, 0, s.z);
             }
-            _ => drop(self.add(&format!("n = (SELECT coalesce(max(n), 0) FROM t{u}) % 89"))),
+            _ => forget(self.add(&format!("n = (SELECT coalesce(max(n), 0) FROM t{u}) % 89"))),
         }
         self.condition(&table, &name, u, s.x, s.v);
         self.returning(s);
@@ -400,7 +400,7 @@ impl Statement {
                 out.returning(self);
             }
             Kind::Copy => return vec![self.copy(t, table)],
-            Kind::Truncate => drop(
+            Kind::Truncate => forget(
                 out.add(
                     &format!(
                         "TRUNCATE t{t}{}{}",
@@ -429,7 +429,7 @@ impl Statement {
             Kind::Function => {
                 out.add(&format!("SELECT looks(n), peeks(5) FROM t{t}"));
             }
-            Kind::Call => drop(out.add("CALL settle(").value(&self.v.to_string()).add(")")),
+            Kind::Call => forget(out.add("CALL settle(").value(&self.v.to_string()).add(")")),
             Kind::Read => {
                 out.add(&format!("SELECT * FROM {name}"));
                 out.condition(table, &name, u, self.x, self.v);
@@ -451,11 +451,11 @@ impl Statement {
                 out.condition(table, &format!("t{t}"), u, self.x, self.v);
                 out.add([" FOR UPDATE", " FOR SHARE", " FOR UPDATE NOWAIT", " FOR KEY SHARE"][self.y as usize % 4]);
             }
-            Kind::Savepoint => drop(out.add("SAVEPOINT s")),
-            Kind::RollbackTo => drop(out.add("ROLLBACK TO s")),
-            Kind::Release => drop(out.add("RELEASE s")),
+            Kind::Savepoint => forget(out.add("SAVEPOINT s")),
+            Kind::RollbackTo => forget(out.add("ROLLBACK TO s")),
+            Kind::Release => forget(out.add("RELEASE s")),
             Kind::Fail => {
-                drop(out.add(["SELECT 1 / 0", "SELEC", "INSERT INTO nowhere VALUES (1)"][self.x as usize % 3]))
+                forget(out.add(["SELECT 1 / 0", "SELEC", "INSERT INTO nowhere VALUES (1)"][self.x as usize % 3]))
             }
             Kind::Cursor => {
                 return [
@@ -479,7 +479,7 @@ impl Statement {
                     Step::Simple("DEALLOCATE q".into()),
                 ];
             }
-            Kind::Set => drop(out.add(
+            Kind::Set => forget(out.add(
                 [
                     "SET TimeZone = 'Asia/Kolkata'",
                     "SET DateStyle = 'SQL, DMY'",
@@ -511,7 +511,7 @@ impl Statement {
                 out.add("EXPLAIN ANALYZE ");
                 self.write_update(&mut out);
             }
-            Kind::Notify => drop(out.add(["NOTIFY c, 'x'", "LISTEN c", "UNLISTEN *"][self.x as usize % 3])),
+            Kind::Notify => forget(out.add(["NOTIFY c, 'x'", "LISTEN c", "UNLISTEN *"][self.x as usize % 3])),
             Kind::CreateAs => {
                 let order = if self.y.is_multiple_of(2) { "" } else { " ORDER BY n" };
                 out.add(&format!("CREATE TABLE made_{} AS SELECT k, n FROM t{t}{order}", self.v));
@@ -525,8 +525,8 @@ impl Statement {
             Kind::AlterType => {
                 out.add(&format!("ALTER TABLE t{t} ALTER n TYPE {}", ["bigint", "int"][self.x as usize % 2]));
             }
-            Kind::Index => drop(out.add(&format!("CREATE INDEX ON t{t} (n, k)"))),
-            Kind::Setval => drop(out.add(&format!("SELECT setval('shared', {})", 3000 + u32::from(self.v)))),
+            Kind::Index => forget(out.add(&format!("CREATE INDEX ON t{t} (n, k)"))),
+            Kind::Setval => forget(out.add(&format!("SELECT setval('shared', {})", 3000 + u32::from(self.v)))),
             Kind::Several => {
                 let a = Statement { kind: Kind::Update, via: 0, ..self.clone() }.steps(schema, switches);
                 let b = Statement { kind: Kind::Insert, via: 0, t: self.u, view: false, ..self.clone() }
@@ -580,6 +580,9 @@ impl Out<'_> {
         }
     }
 }
+
+/// For arms that give nothing.
+fn forget(_: &mut Out<'_>) {}
 
 /// Ingredients of which the README says that they are not protected yet.
 #[derive(Clone, Copy, Default, Debug)]

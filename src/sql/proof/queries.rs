@@ -219,7 +219,9 @@ SELECT a.attrelid, a.attname, a.atttypid, a.attgenerated OPERATOR(pg_catalog.<>)
    WHERE pg_catalog.split_part(f, ' ', 1) OPERATOR(pg_catalog.=) ANY ('{funcid,opfuncid}'::pg_catalog.text[])),
  q.name, q.increment, q.start,
  t.oid OPERATOR(pg_catalog.>=) 16384 AND (t.typtype OPERATOR(pg_catalog.=) ANY ('{c,r,m,p}'::pg_catalog.\"char\"[])
-  OR t.typcategory OPERATOR(pg_catalog.=) 'A' OR t.typbasetype OPERATOR(pg_catalog.>=) 16384),
+  OR t.typcategory OPERATOR(pg_catalog.=) 'A' OR t.typbasetype OPERATOR(pg_catalog.>=) 16384)
+ OR EXISTS (SELECT FROM pg_catalog.pg_type b WHERE b.typname OPERATOR(pg_catalog.~) '^_?reg[a-z]+$'
+  AND b.oid OPERATOR(pg_catalog.<) 16384 AND b.oid OPERATOR(pg_catalog.=) ANY (ARRAY[t.oid, t.typbasetype])),
  o.own OR o.base OPERATOR(pg_catalog.=) ANY ('{700,701,600,601,602,603,604,628,718,1021,1022,1017,1018,1019,1020,1027,629,719}'::pg_catalog.oid[]),
  o.own OR o.base OPERATOR(pg_catalog.=) ANY ('{1186,1187}'::pg_catalog.oid[])
  FROM pg_catalog.pg_attribute a

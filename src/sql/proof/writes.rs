@@ -25,7 +25,7 @@ use bytes::Bytes;
 
 use super::catalogue::Catalogue;
 use super::keys::Keyed;
-use super::tables::{Default, Sequence, Table};
+use super::tables::{Column, Default, Sequence, Table};
 use super::tokens::Tokens;
 use crate::sql::reason::Reason;
 
@@ -429,8 +429,11 @@ impl Write {
     fn rows(&self, table: &Table) -> Result<Rows, Reason> {
         let is_key = |c: &str| table.key.iter().any(|k| table.columns[*k].name == c);
         let given: Vec<usize> = (0..table.columns.len()).filter(|i| !table.columns[*i].generated).collect();
+        let named = |c: &str| self.named.as_ref().is_some_and(|n| n.iter().any(|name| name == c));
+        // What is named and given a value has no default evaluated.
+        let takes_default = |c: &Column| self.draws || !named(&c.name);
         let asked: Vec<usize> = match self.change {
-            Change::Insert => match table.columns.iter().find(|c| c.default == Default::Unknown) {
+            Change::Insert => match table.columns.iter().find(|c| c.default == Default::Unknown && takes_default(c)) {
                 Some(c) => return Err(Reason::DoubtfulDefault(c.name.clone(), c.why())),
                 None => given.clone(),
             },
@@ -510,10 +513,9 @@ impl Write {
                 let _ = write!(statement, "DELETE FROM {target} WHERE {}", equal(1, &names, " AND "));
             }
         }
-        let given = |c: &str| self.named.as_ref().is_some_and(|n| n.iter().any(|name| name == c));
         let follows = |(at, i): (usize, &usize)| {
             let column = &table.columns[*i];
-            let draws = self.change == Change::Insert && (self.draws || !given(&column.name));
+            let draws = self.change == Change::Insert && takes_default(column);
             column.sequence.as_ref().filter(|_| draws).map(|s| Follow::new(at, s))
         };
         let sequences = asked.iter().enumerate().filter_map(follows).collect();

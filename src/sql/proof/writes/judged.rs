@@ -63,6 +63,7 @@ pub(in crate::sql::proof) fn judged(
             None => Judged::default(),
         },
         (Class::CopyFrom { .. }, Ok(tokens)) => copy_from(&tokens, catalogue),
+        (Class::Truncate, Ok(tokens)) => truncate(&tokens, catalogue),
         _ => Judged { not_rows: Some(Reason::Command), ..Judged::default() },
     }
 }
@@ -125,5 +126,29 @@ fn copy_from(t: &Tokens<'_>, catalogue: &Catalogue) -> Judged {
     match table.columns.iter().find(|c| !c.generated && !given(&c.name) && c.default != Value::Fixed) {
         Some(c) => Judged::image(Reason::Default(c.name.clone(), c.why())),
         None => Judged::default(),
+    }
+}
+
+/// TRUNCATE of plain tables does the same everywhere. Triggers fire at it, and with CASCADE those of tables that it does
+/// not name.
+fn truncate(t: &Tokens<'_>, catalogue: &Catalogue) -> Judged {
+    if t.has("cascade") {
+        return Judged::image(Reason::Word("cascade".into()));
+    }
+    let mut at = 1 + usize::from(t.is(1, "table"));
+    loop {
+        at += usize::from(t.is(at, "only"));
+        let Some((schema, named, behind)) = name(t, at) else { return Judged::image(Reason::Parts) };
+        let Some(table) = catalogue.table(schema.as_deref(), &named) else {
+            return Judged::image(Reason::Table(named));
+        };
+        if !table.plain {
+            return Judged::image(Reason::NotPlain(named, table.obstacles.clone()));
+        }
+        at = behind + usize::from(t.is_operator(behind, "*"));
+        if !t.is_char(at, b',') {
+            return Judged { not_rows: Some(Reason::Command), ..Judged::default() };
+        }
+        at += 1;
     }
 }

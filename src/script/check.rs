@@ -182,8 +182,10 @@ impl Checker {
 
     fn compare(&mut self, script: &[Entry], index: Option<usize>, tag: &str, rows: Digest) {
         let Some(index) = index else { return };
-        let Some(Expect::Same { tag: main, rows: main_rows }) = script.get(index).map(|e| &e.statement().expect) else {
-            return;
+        let (main, main_rows) = match script.get(index).map(|e| &e.statement().expect) {
+            Some(Expect::Same { tag, rows }) => (tag, Some(rows)),
+            Some(Expect::Tag(tag)) => (tag, None),
+            Some(Expect::Success) | None => return,
         };
         if self.difference.is_some() {
             return;
@@ -191,7 +193,7 @@ impl Checker {
         if tag.as_bytes() != &main[..] {
             let main = String::from_utf8_lossy(main).into_owned();
             self.difference = Some(Difference::Tag { index, main, replica: tag.to_owned() });
-        } else if rows != *main_rows {
+        } else if main_rows.is_some_and(|main| *main != rows) {
             self.difference = Some(Difference::Rows { index });
         }
     }

@@ -181,7 +181,11 @@ impl Session {
                 write.at_time(Now { micros: info.now }, std_strings);
             }
             open.opaque |= write.opaque;
-            let expect = if write.opaque { Expect::Success } else { Expect::Same { tag: tag.into(), rows } };
+            let expect = match &write.asked {
+                _ if write.opaque => Expect::Success,
+                Some(asked) if write.binary && asked.text_only => Expect::Tag(tag.into()),
+                _ => Expect::Same { tag: tag.into(), rows },
+            };
             if write.copy {
                 return open.script.copy_end(expect, room);
             }

@@ -53,6 +53,9 @@ fn play(world: &mut World, script: &Script, answers: &mut Answers) -> Result<(),
         }
         let word = sql.split_whitespace().take(if sql.starts_with("INSERT") { 1 } else { 2 });
         let word: Vec<&str> = word.collect();
+        // What is refused is worth a look: too much of it, and nothing is tried.
+        let refused = text.split("message: \"").nth(1).and_then(|t| t.split('"').next()).filter(|_| code == "0A000");
+        let code = refused.map_or(code.clone(), |message| format!("{code} {message}"));
         *answers.entry((word[0].to_owned(), code)).or_default() += 1;
     }
     if let Some(complaint) = world.complaints().first() {

@@ -593,6 +593,8 @@ pub struct Switches {
     pub frozen: bool,
     /// DDL in one transaction with writes: it goes by its text as a whole.
     pub ddl_in_blocks: bool,
+    /// CREATE TABLE AS, whose query each node runs on what it has committed by then: its rows are locked by nobody.
+    pub created_as: bool,
 }
 
 impl Work {
@@ -617,7 +619,10 @@ impl Transaction {
             _ => Some("BEGIN READ WRITE"),
         };
         let end = if self.rolls_back { "ROLLBACK" } else { "COMMIT" };
-        let drawn = self.statements.iter().filter(|s| begin.is_none() || switches.ddl_in_blocks || !s.kind.is_ddl());
+        let drawn = self.statements.iter().filter(|s| {
+            (begin.is_none() || switches.ddl_in_blocks || !s.kind.is_ddl())
+                && (switches.created_as || s.kind != Kind::CreateAs)
+        });
         let mut inner: Vec<Step> = drawn.flat_map(|s| s.steps(schema, switches)).collect();
         let Some(begin) = begin else { return steps.append(&mut inner) };
         if self.block == 2 && inner.iter().all(|s| matches!(s, Step::Simple(_))) {

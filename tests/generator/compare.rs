@@ -1,17 +1,27 @@
 //! What must hold after a case, on all nodes.
 
 use super::run::Failure;
-use super::world::{DATABASE, World};
+use super::world::World;
 use pglockstep::sandbox::client::Client;
-use pglockstep::sandbox::compare::compare_nodes;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-/// Differing rows that are shown of a table.
+/// Differing rows that are shown of a node.
 const SHOWN: usize = 12;
 
 /// A moment for backends that clients have just left.
 const GRACE: Duration = Duration::from_secs(10);
+
+const TABLES: &str =
+    "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'm')";
+
+/// What tables are made of.
+const COLUMNS: &str =
+    "SELECT concat_ws(' ', c.relname, 'has', a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+    pg_get_expr(d.adbin, d.adrelid)) FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE relnamespace = 'public'::regnamespace AND a.attnum > 0 AND NOT a.attisdropped";
 
 /// Serial and identity columns, as `table column sequence`.
 const OWNED: &str = "SELECT c.relname, a.attname, s.oid::regclass::text FROM pg_depend d
@@ -44,29 +54,35 @@ fn nothing_is_left(world: &World) -> Result<(), Failure> {
     }
 }
 
+/// All rows of all tables, and their columns, as lines.
 fn rows(world: &World) -> Result<(), Failure> {
-    let comparison = compare_nodes(&world.sandbox.nodes(), DATABASE).unwrap();
-    if comparison.is_equal() {
+    let all: Vec<BTreeMap<String, u64>> = world.on_all(lines);
+    if all.windows(2).all(|pair| pair[0] == pair[1]) {
         return Ok(());
     }
-    let mut text = comparison.to_text();
-    text.push('\n');
-    for table in comparison.tables.iter().filter(|t| !t.is_equal()) {
-        let all: Vec<Vec<String>> = world.nodes.iter().map(|n| rows_of(n, &table.name)).collect();
-        for (node, mine) in all.iter().enumerate() {
-            let odd = mine.iter().filter(|row| all.iter().any(|other| !other.contains(row)));
-            for row in odd.take(SHOWN) {
-                let _ = writeln!(text, "{} on node {node}: {row}", table.name);
-            }
+    let mut text = String::new();
+    for (node, mine) in all.iter().enumerate() {
+        let odd = mine.iter().filter(|(line, count)| all.iter().any(|other| other.get(*line) != Some(count)));
+        for (line, count) in odd.take(SHOWN) {
+            let _ = writeln!(text, "node {node}: {count} * {line}");
         }
     }
     Err(Failure { kind: "nodes differ".into(), text })
 }
 
-fn rows_of(node: &Client, table: &str) -> Vec<String> {
-    let rows =
-        node.rows(&format!("SET TimeZone = 'UTC'; SELECT t::text FROM ONLY {table} t ORDER BY 1")).unwrap_or_default();
-    rows.into_iter().filter_map(|mut r| r.pop().flatten()).collect()
+/// Each with how often it is there.
+fn lines(node: &Client) -> BTreeMap<String, u64> {
+    let names = node.rows(TABLES).unwrap();
+    let names: Vec<String> = names.into_iter().filter_map(|mut r| r.pop().flatten()).collect();
+    let mut sql = COLUMNS.to_owned();
+    for name in names {
+        let _ = write!(sql, " UNION ALL SELECT '{name} ' || t::text FROM ONLY {name} t");
+    }
+    let mut lines = BTreeMap::new();
+    for line in node.rows(&sql).unwrap().into_iter().filter_map(|mut r| r.pop().flatten()) {
+        *lines.entry(line).or_default() += 1;
+    }
+    lines
 }
 
 /// Where main's sequence is beyond the rows that came from it, so is each node's: whoever becomes main gives out no number

@@ -27,7 +27,8 @@ const UNLIKE: [&[&str]; 3] = [
 ];
 
 /// Writes every table's rows in another order, as nobody sees it.
-const SHUFFLE: &str = "DO $shuffle$ DECLARE r record; cols text; BEGIN
+const SHUFFLE: &str = "DO $shuffle$ DECLARE r record; cols text; zone text; BEGIN
+    SELECT reset_val INTO zone FROM pg_settings WHERE name = 'TimeZone';
     SET LOCAL session_replication_role = replica;
     FOR r IN SELECT oid, relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace LOOP
         SELECT string_agg(quote_ident(attname), ', ') INTO cols FROM pg_attribute
@@ -35,9 +36,15 @@ const SHUFFLE: &str = "DO $shuffle$ DECLARE r record; cols text; BEGIN
         EXECUTE format('CREATE TEMP TABLE shuffled ON COMMIT DROP AS SELECT * FROM %I', r.relname);
         EXECUTE format('DELETE FROM %I', r.relname);
         EXECUTE format('INSERT INTO %I (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM shuffled ORDER BY md5(shuffled::text || ''%s'')',
-            r.relname, cols, cols, current_setting('timezone'));
+            r.relname, cols, cols, zone);
         DROP TABLE shuffled;
+        IF zone LIKE 'America%' THEN EXECUTE format('ANALYZE %I', r.relname); END IF;
     END LOOP; END $shuffle$";
+
+/// For those who only look at a node.
+const WATCH: &str =
+    "SET enable_seqscan = on; SET enable_hashjoin = on; SET enable_indexscan = on; SET enable_bitmapscan = on;
+    SET enable_sort = on; SET TimeZone = 'UTC'";
 
 /// The servers.
 pub struct World {
@@ -54,7 +61,7 @@ impl World {
         let sandbox = Sandbox::start(Options { config: config.into(), ..Options::default() });
         for (node, settings) in UNLIKE.iter().enumerate() {
             let c = sandbox.connect_node(node, DATABASE);
-            for setting in ["fsync = off", "deadlock_timeout = '50ms'"].iter().chain(*settings) {
+            for setting in ["fsync = off", "jit = off", "deadlock_timeout = '50ms'"].iter().chain(*settings) {
                 c.rows(&format!("ALTER SYSTEM SET {setting}")).unwrap();
             }
             c.rows("SELECT pg_reload_conf()").unwrap();
@@ -63,7 +70,10 @@ impl World {
                 c.rows(&format!("CREATE TABLE junk_{i} (a int); DROP TABLE junk_{i}")).unwrap();
             }
         }
-        let nodes = (0..3).map(|n| sandbox.connect_node(n, DATABASE)).collect();
+        let nodes: Vec<Client> = (0..3).map(|n| sandbox.connect_node(n, DATABASE)).collect();
+        for node in &nodes {
+            node.rows(WATCH).unwrap();
+        }
         let mut world = World { sandbox, setting: Setting::default(), superuser: None, nodes, log_seen: 0 };
         world.superuser().rows("CREATE ROLE app LOGIN PASSWORD 'app'").unwrap();
         world
@@ -96,9 +106,6 @@ impl World {
     /// How a client logs in through the proxy.
     pub fn login(&self, plain_role: bool) -> tokio_postgres::Config {
         let mut config: tokio_postgres::Config = self.sandbox.url(DATABASE).parse().unwrap();
-        if std::env::var("DIRECT").is_ok() {
-            config = self.sandbox.nodes()[0].config(DATABASE);
-        }
         if plain_role {
             config.user("app").password("app");
         }
@@ -116,10 +123,19 @@ impl World {
 
     /// Gives the replicas' tables another physical order, and one of them statistics.
     pub fn make_unlike(&self) {
-        for node in &self.nodes[1..] {
-            node.rows(SHUFFLE).unwrap();
-        }
-        self.nodes[1].rows("ANALYZE").unwrap();
+        std::thread::scope(|scope| {
+            for node in &self.nodes[1..] {
+                scope.spawn(|| node.rows(SHUFFLE).unwrap());
+            }
+        });
+    }
+
+    /// Asks each node the same at the same time.
+    pub fn on_all<T: Send>(&self, ask: impl Fn(&Client) -> T + Sync) -> Vec<T> {
+        std::thread::scope(|scope| {
+            let all: Vec<_> = self.nodes.iter().map(|node| scope.spawn(|| ask(node))).collect();
+            all.into_iter().map(|t| t.join().unwrap()).collect()
+        })
     }
 
     /// What the log says since the last call that it should never say.

@@ -17,17 +17,20 @@ mod support;
 
 mod generator {
     pub mod compare;
+    pub mod kind;
     pub mod run;
     pub mod schema;
     pub mod script;
     pub mod statement;
+    pub mod transaction;
     pub mod world;
+    pub mod write;
 }
 
 use generator::run::{Answers, Failure, run};
 use generator::schema::{Schema, schema};
 use generator::script::{Script, Setting};
-use generator::statement::{Switches, Work, work};
+use generator::transaction::{Switches, Work, work};
 use generator::world::World;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};

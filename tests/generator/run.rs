@@ -123,7 +123,7 @@ async fn one(config: tokio_postgres::Config, client: Client) -> Told {
         if c.is_closed() {
             return told;
         }
-        if confused && let Some((c, connection)) = open.take() {
+        if let Some((c, connection)) = open.take_if(|_| confused) {
             drop(c);
             let _closed = connection.await;
         }

@@ -1,0 +1,93 @@
+//! Kinds of statements, and how often each is drawn.
+
+/// What a statement is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    Insert,
+    Update,
+    Delete,
+    InsertDefaults,
+    InsertSelect,
+    ConflictNothing,
+    ConflictUpdate,
+    UpdateKey,
+    Swap,
+    Merge,
+    WithMoves,
+    Queue,
+    Copy,
+    Truncate,
+    Do,
+    Place,
+    Call,
+    Read,
+    ReadVolatile,
+    Lock,
+    Savepoint,
+    RollbackTo,
+    Release,
+    Fail,
+    Cursor,
+    Execute,
+    Set,
+    Constraints,
+    Temporary,
+    Explain,
+    Notify,
+    CreateAs,
+    AddColumn,
+    AlterType,
+    Index,
+    Setval,
+    Several,
+    Function,
+}
+
+impl Kind {
+    /// It changes the catalogue.
+    pub fn is_ddl(self) -> bool {
+        matches!(self, Kind::CreateAs | Kind::AddColumn | Kind::AlterType | Kind::Index)
+    }
+}
+
+/// How often each is drawn. The first is what a failure shrinks to.
+pub const KINDS_DRAWN: &[(u32, Kind)] = &[
+    (12, Kind::Insert),
+    (12, Kind::Update),
+    (7, Kind::Delete),
+    (3, Kind::InsertDefaults),
+    (5, Kind::InsertSelect),
+    (3, Kind::ConflictNothing),
+    (4, Kind::ConflictUpdate),
+    (4, Kind::UpdateKey),
+    (2, Kind::Swap),
+    (3, Kind::Merge),
+    (3, Kind::WithMoves),
+    (3, Kind::Queue),
+    (3, Kind::Copy),
+    (1, Kind::Truncate),
+    (3, Kind::Do),
+    (3, Kind::Place),
+    (2, Kind::Call),
+    (4, Kind::Read),
+    (2, Kind::ReadVolatile),
+    (2, Kind::Lock),
+    (4, Kind::Savepoint),
+    (3, Kind::RollbackTo),
+    (1, Kind::Release),
+    (1, Kind::Fail),
+    (2, Kind::Cursor),
+    (2, Kind::Execute),
+    (2, Kind::Set),
+    (1, Kind::Constraints),
+    (1, Kind::Temporary),
+    (1, Kind::Explain),
+    (1, Kind::Notify),
+    (1, Kind::CreateAs),
+    (1, Kind::AddColumn),
+    (1, Kind::AlterType),
+    (1, Kind::Index),
+    (1, Kind::Setval),
+    (2, Kind::Several),
+    (1, Kind::Function),
+];

@@ -122,6 +122,7 @@ const BLOCKS: &[&str] = &[
     "BEGIN; SELECT place(1); ROLLBACK",
     "COPY accounts (v) FROM PROGRAM 'seq 1 60'",
     "TRUNCATE emptied",
+    "BEGIN; SELECT place(1); TRUNCATE swapped; SELECT place(1); COMMIT",
     "BEGIN; TRUNCATE swapped; INSERT INTO swapped VALUES (1, 1); TRUNCATE emptied; COMMIT",
 ];
 
@@ -297,7 +298,12 @@ fn what_no_image_can_tell_is_refused_and_leaves_nothing_behind() {
     sandbox.psql_ok(&["-q", "-c", IMAGELESS]);
     run(async {
         let c = connect(&sandbox).await;
-        for text in WITHOUT_IMAGE {
+        // A temporary table between two statements that may do anything is not their doing.
+        let between = [
+            "BEGIN; SELECT plain(1); CREATE TEMP TABLE mine (a int); SELECT plain(1); COMMIT",
+            "BEGIN; CREATE TEMP TABLE mine (a int); SELECT plain(1); DROP TABLE mine; SELECT plain(1); COMMIT",
+        ];
+        for text in WITHOUT_IMAGE.iter().chain(&between) {
             // What is refused leaves no temporary table behind, either.
             let text = text.replace("count(*) FROM mine", "set_config('a.b', 'c', false); LISTEN c");
             let e = c.batch_execute(&text).await.expect_err(&text);

@@ -409,6 +409,7 @@ impl Session {
                     }
                 }
                 self.mark_image(&pending);
+                self.counts_anew(&verdict.class);
                 if pending.opaque {
                     self.ask_baseline(true, cx);
                 }

@@ -401,6 +401,7 @@ impl Session {
 
     /// What PREPARE TRANSACTION will refuse to follow is remembered (PreCommit_Notify, PreCommit_Portals).
     pub(super) fn mark_unpreparable(&mut self, class: &Class) {
+        self.counts_anew(class);
         let refused =
             matches!(class, Class::Notify | Class::Listen | Class::Unlisten | Class::Declare | Class::CreateTemp);
         if let Some(open) = self.tx.open_mut().filter(|_| matches!(class, Class::RollbackTo(_))) {
@@ -412,7 +413,16 @@ impl Session {
         }
     }
 
-    /// What the lane's backend has written to catalogues, in front of the transaction's first opaque statement.
+    /// What changes the catalogue and is no DDL to the replicas (new storage, temporary tables) is not to be taken for the
+    /// next opaque statement's doing.
+    pub(super) fn counts_anew(&mut self, class: &Class) {
+        let Some(open) = self.tx.open_mut() else { return };
+        let changes = matches!(class, Class::Truncate | Class::CreateTemp | Class::Ddl | Class::Discard(_));
+        open.baseline_asked &= !changes;
+    }
+
+    /// What the lane's backend has written to catalogues, in front of the transaction's first opaque statement, or the
+    /// first one since these were changed otherwise.
     pub(super) fn ask_baseline(&mut self, extended: bool, cx: &mut Cx<'_>) {
         let Some(open) = self.tx.open_mut() else { return };
         if open.baseline_asked || open.failed {

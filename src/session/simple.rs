@@ -482,6 +482,7 @@ impl Session {
             _ => self.enter_block(cx),
         }
         self.mark_image(&pending);
+        self.counts_anew(class);
         if pending.opaque {
             self.ask_baseline(false, cx);
         }

@@ -23,6 +23,8 @@ pub struct NodeConfig {
     pub first_xid: Xid,
     /// So long does who waits for a lock wait before it looks for a deadlock.
     pub deadlock_timeout_us: i64,
+    /// Transactions can be prepared (max_prepared_transactions), and what they change can be decoded (wal_level).
+    pub logical: bool,
 }
 
 impl Default for NodeConfig {
@@ -36,6 +38,7 @@ impl Default for NodeConfig {
             physical_order_seed: 0,
             first_xid: 700,
             deadlock_timeout_us: 1_000_000,
+            logical: false,
         }
     }
 }

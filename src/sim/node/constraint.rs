@@ -47,6 +47,11 @@ fn with_key(table: &Rc<Table>, columns: &[usize], key: &[Value]) -> Matching {
 impl Session {
     /// Queues the checks that a row change needs.
     pub fn queue_checks(&mut self, table: &Rc<Table>, old: Option<&[Value]>, new: Option<(Tid, &[Value])>) {
+        // Neither users' triggers nor those of foreign keys fire there.
+        if self.settings.is("session_replication_role", "replica") {
+            return;
+        }
+        self.queue_audit(table, old, new.map(|(_, new)| new));
         let mut events = Vec::new();
         if let Some((tid, new)) = new {
             for (foreign, f) in table.foreigns.iter().enumerate() {
@@ -83,7 +88,7 @@ impl Session {
                 self.check(event).await?;
             }
         }
-        Ok(())
+        self.audit().await
     }
 
     /// COMMIT, or SET CONSTRAINTS ALL IMMEDIATE.

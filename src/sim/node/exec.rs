@@ -74,6 +74,7 @@ impl Session {
 
     /// Rows that the snapshot sees and that match, in physical order.
     pub fn matching(&mut self, m: &Matching, snapshot: &Snapshot) -> Res<Vec<(Tid, Row)>> {
+        self.tx().looked.insert(m.table.oid);
         let mut found = Vec::new();
         for (tid, row) in self.scan(m.table.oid, snapshot, key_of(&m.table, m.filter.as_ref())) {
             if self.holds(m.filter.as_ref(), &Env::row(&row))? {
@@ -234,6 +235,7 @@ impl Session {
                 Claim::Ok => {
                     let Some(new) = new else {
                         self.replace_version(table.oid, tid, command, Strength::Update, None);
+                        self.log_change(table, tid, Some(&old), None);
                         self.queue_checks(table, Some(&old), None);
                         return Ok(Some(old));
                     };

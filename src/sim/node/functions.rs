@@ -15,11 +15,18 @@ pub enum Function {
     CurrentSetting,
     SetConfig,
     Nextval,
+    /// `pg_logical_emit_message`.
+    EmitMessage,
+    /// What [`crate::sql::proof::follow`] does.
+    Follow,
 }
 
 type Entry = (&'static str, Function, &'static [Type], Type);
 
-const FUNCTIONS: [Entry; 8] = [
+/// No statement of a client can name it.
+pub const FOLLOW: &str = "(follow)";
+
+const FUNCTIONS: [Entry; 10] = [
     ("now", Function::Now, &[], Type::Timestamptz),
     ("clock_timestamp", Function::ClockTimestamp, &[], Type::Timestamptz),
     ("txid_current", Function::TxidCurrent, &[], Type::Int8),
@@ -28,6 +35,8 @@ const FUNCTIONS: [Entry; 8] = [
     ("current_setting", Function::CurrentSetting, &[Type::Text], Type::Text),
     ("set_config", Function::SetConfig, &[Type::Text, Type::Text, Type::Bool], Type::Text),
     ("nextval", Function::Nextval, &[Type::Text], Type::Int8),
+    ("pg_logical_emit_message", Function::EmitMessage, &[Type::Bool, Type::Text, Type::Text], Type::Text),
+    (FOLLOW, Function::Follow, &[Type::Text, Type::Int8], Type::Int8),
 ];
 
 /// A function by name and number of arguments: with their types, and the result's.
@@ -73,6 +82,10 @@ impl Session {
                 Value::Text(self.show(name)?)
             }
             (Function::Nextval, [Value::Text(name)]) => Value::Int(self.nextval(name)?),
+            (Function::EmitMessage, [Value::Bool(true), Value::Text(prefix), Value::Text(content)]) => {
+                self.log_message(prefix, content)
+            }
+            (Function::Follow, [Value::Text(name), Value::Int(to)]) => Value::Int(self.follow(name, *to)?),
             _ => return Err(unknown(format!("{f:?} of {args:?}"))),
         })
     }
@@ -93,9 +106,22 @@ impl Session {
         if self.look().sequences.get(name).ok_or_else(missing)?.will_log() {
             self.xid();
         }
+        if let Some(xid) = self.top_xid() {
+            self.server().log.draws(xid, name);
+        }
         let s = &mut *self.server();
         let sequence = s.sequences.get_mut(name).ok_or_else(missing)?;
         Ok(sequence.next(|| s.txns.log_other()))
+    }
+
+    /// As many calls of nextval() as are missing.
+    fn follow(&mut self, name: &str, to: i64) -> Res<i64> {
+        let mut calls = 0;
+        while self.look().sequences.get(name).ok_or_else(|| no_relation(name))?.last() < to {
+            self.nextval(name)?;
+            calls += 1;
+        }
+        Ok(calls)
     }
 
     /// A setting as SHOW has it.

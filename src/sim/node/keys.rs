@@ -11,6 +11,7 @@ impl Session {
     pub async fn insert_row(&mut self, table: &Table, row: &Row, command: u32) -> Res<Tid> {
         check_not_null(table, row)?;
         let tid = self.insert_version(table, row.clone(), command, Vec::new());
+        self.log_change(table, tid, None, Some(row));
         for i in 0..table.uniques.len() {
             self.insert_key(table, i, tid, row).await?;
         }
@@ -34,6 +35,7 @@ impl Session {
                 }
             }
             let tid = self.insert_version(table, row.clone(), command, Vec::new());
+            self.log_change(table, tid, None, Some(row));
             // Index by index, in their order; while another index is waited for an arbiter may be filled.
             for i in 0..table.uniques.len() {
                 if !arbiters.contains(&i) {
@@ -44,6 +46,7 @@ impl Session {
                     // A speculative insertion is withdrawn (heap_abort_speculative). Who waits for it waits, other
                     // than on a real server, for the end of its transaction.
                     self.server().heap_mut(table.oid).0.remove(tid);
+                    self.unlog(tid);
                     continue 'again;
                 }
             }

@@ -90,6 +90,12 @@ impl Locks {
         tags.into_iter().for_each(|t| self.wake(t));
     }
 
+    /// What the owner holds is another's from here on (PostPrepare_Locks in lock.c). The other one waits for nothing.
+    pub fn transfer(&mut self, owner: Owner, to: Owner) {
+        let held = self.locks.values_mut().flat_map(|l| &mut l.held);
+        held.filter(|(o, _)| *o == owner).for_each(|(o, _)| *o = to);
+    }
+
     /// Grants the front of the queue as far as nothing conflicts (ProcLockWakeup in proc.c).
     fn wake(&mut self, tag: Tag) {
         let Some(lock) = self.locks.get_mut(&tag) else { return };

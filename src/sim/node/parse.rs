@@ -14,6 +14,7 @@ use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 use sqlparser::tokenizer::{Token, Tokenizer};
 
+use super::simpler;
 use super::sql::*;
 use super::value::{Res, unknown};
 use super::words::Words;
@@ -56,12 +57,17 @@ pub fn parse(text: &str) -> Res<Vec<Statement>> {
     if text == crate::session::snapshot::DEFAULT {
         return Ok(vec![Statement::DefaultLevel]);
     }
-    let text = if text == crate::session::transaction::OPAQUE { OPAQUE_ANSWER } else { text };
-    let text = if text == crate::session::digits::ASK { DIGITS_ANSWER } else { text };
+    let follows = simpler::follows(text);
+    let text = match &follows {
+        Some(text) => text,
+        None if text == crate::session::transaction::OPAQUE => OPAQUE_ANSWER,
+        None if text == crate::session::digits::ASK => DIGITS_ANSWER,
+        None => text,
+    };
     let dialect = PostgreSqlDialect {};
     let syntax = |e: String| PgError::error("42601", format!("syntax error: {e}"));
     let tokens = Tokenizer::new(&dialect, text).tokenize().map_err(|e| syntax(e.to_string()))?;
-    let tokens: Vec<Token> = tokens.into_iter().filter(|t| !matches!(t, Token::Whitespace(_))).collect();
+    let tokens = simpler::tokens(tokens.into_iter().filter(|t| !matches!(t, Token::Whitespace(_))).collect());
     let mut statements = Vec::new();
     for part in tokens.split(|t| *t == Token::SemiColon).filter(|p| !p.is_empty()) {
         let mut words = Words { tokens: part, at: 0 };

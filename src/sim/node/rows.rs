@@ -241,6 +241,7 @@ impl Session {
         };
         let next = self.insert_version(table, new.clone(), command, lockers);
         self.replace_version(table.oid, tid, command, Self::update_strength(table, old, new), Some(next));
+        self.log_change(table, next, Some(old), Some(new));
         let changed = |i: usize| {
             let columns = &table.uniques[i].columns;
             (Table::key(columns, old) != Table::key(columns, new), Table::key(columns, new))

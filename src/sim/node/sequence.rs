@@ -22,6 +22,11 @@ impl Sequence {
         Sequence { last: 0, log_count: 0, records: vec![(at, 0)] }
     }
 
+    /// The last value that was given out; 0: none was.
+    pub fn last(&self) -> i64 {
+        self.last
+    }
+
     /// The next value would be logged.
     pub fn will_log(&self) -> bool {
         self.log_count < 1

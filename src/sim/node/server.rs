@@ -1,14 +1,17 @@
 //! What the backends of one node share: the data, the locks, and what each backend waits for.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bytes::BytesMut;
 
+use super::decoding::ChangeLog;
 use super::lock::Locks;
 use super::sequence::Sequence;
+use super::serializable::Judged;
 use super::table::{Heap, Oid, Table};
+use super::twophase::Prepared;
 use super::txn::{Transactions, Xid};
 use super::value::Res;
 use super::{Gone, NodeConfig, Why};
@@ -149,6 +152,14 @@ pub struct Server {
     pub backends: BTreeMap<u32, BackendState>,
     /// When the log writer flushes asynchronous commits.
     pub flush_at: Option<i64>,
+    /// Transactions that are prepared, by name.
+    pub prepared: BTreeMap<String, Prepared>,
+    /// Owners of prepared transactions' locks so far.
+    pub owners: u32,
+    pub log: ChangeLog,
+    pub judged: Judged,
+    /// Tables with the trigger that there is.
+    pub audited: BTreeSet<Oid>,
 }
 
 /// The first OID that a user's table gets (FirstNormalObjectId).
@@ -231,8 +242,14 @@ impl Server {
         self.locks = Locks::default();
         self.flush_at = None;
         let flushed = self.txns.flushed();
-        let lost = self.txns.crash();
-        self.heaps.values_mut().for_each(|h| h.crash(&lost));
+        self.keep_prepared(flushed);
+        let prepared = self.prepared.values().map(|p| p.xid).collect();
+        let lost = self.txns.crash(&prepared);
+        self.lock_prepared();
+        self.log.crash(&prepared);
+        self.judged.crash(&prepared);
+        let txns = &self.txns;
+        self.heaps.values_mut().for_each(|h| h.crash(&lost, txns));
         self.sequences.values_mut().for_each(|s| s.crash(flushed));
     }
 }

@@ -5,7 +5,7 @@
 //! in [`BackendState::wait`] of what it is for.
 
 use std::cell::{Ref, RefMut};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::task::Poll;
 
 use super::constraint::Event;
@@ -14,6 +14,8 @@ use super::portal::{Portal, PreparedStatement};
 use super::server::{BackendState, Server, Shared, Wait};
 use super::settings::Settings;
 use super::sql::{Isolation, Modes, Strength};
+use super::table::Oid;
+use super::trigger::Audit;
 use super::txn::{Fate, Snapshot, Xid};
 use super::value::Res;
 use crate::wire::{PgError, Severity};
@@ -55,7 +57,7 @@ pub struct Tx {
     /// now(): the node's clock at its first command.
     pub started_us: i64,
     /// REPEATABLE READ's only one.
-    snapshot: Option<Snapshot>,
+    pub snapshot: Option<Snapshot>,
     /// A snapshot has been taken: the isolation level is fixed.
     began: bool,
     pub command: u32,
@@ -63,6 +65,9 @@ pub struct Tx {
     pub deferred: Vec<Event>,
     /// SET CONSTRAINTS ALL: deferred or not.
     pub constraints: Option<bool>,
+    /// SERIALIZABLE: the tables that it has looked for rows in, and those that it has changed.
+    pub looked: BTreeSet<Oid>,
+    pub changed: BTreeSet<Oid>,
 }
 
 /// A backend.
@@ -76,6 +81,8 @@ pub struct Session {
     pub portals: BTreeMap<String, Portal>,
     /// Checks that this statement has made necessary.
     pub events: Vec<Event>,
+    /// Row changes that its triggers are to be told of.
+    pub audits: Vec<Audit>,
 }
 
 impl Session {
@@ -90,6 +97,7 @@ impl Session {
             statements: BTreeMap::new(),
             portals: BTreeMap::new(),
             events: Vec::new(),
+            audits: Vec::new(),
         }
     }
 
@@ -247,9 +255,9 @@ impl Session {
         Ok(())
     }
 
-    /// REPEATABLE READ.
+    /// REPEATABLE READ, SERIALIZABLE.
     pub fn one_snapshot(&self) -> bool {
-        self.tx.as_ref().is_some_and(|t| t.isolation == Isolation::RepeatableRead)
+        self.tx.as_ref().is_some_and(|t| t.isolation != Isolation::ReadCommitted)
     }
 
     /// What a statement that begins now sees (GetTransactionSnapshot in snapmgr.c).

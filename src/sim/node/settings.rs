@@ -37,7 +37,7 @@ const ON_OFF: Allowed = Allowed::These(&["on", "off"]);
 const ZERO: Allowed = Allowed::These(&["0"]);
 
 /// In the order of the login's ParameterStatus (BeginReportingGUCOptions sorts by name).
-const KNOWN: [Known; 22] = [
+const KNOWN: [Known; 27] = [
     known("R ", "application_name", "", Allowed::Anything),
     known("RQ", "client_encoding", "UTF8", Allowed::These(&["UTF8"])),
     known("RQ", "DateStyle", "ISO, MDY", Allowed::These(&["ISO, MDY", "ISO, DMY", "ISO, YMD"])),
@@ -50,7 +50,8 @@ const KNOWN: [Known; 22] = [
     known("R ", "server_version", "15.14", Allowed::Nothing),
     known("R ", "session_authorization", "", Allowed::Nothing),
     known("RQ", "standard_conforming_strings", "on", Allowed::These(&["on"])),
-    known("RQ", "TimeZone", "Etc/UTC", Allowed::These(&["Etc/UTC"])),
+    known("RQ", "TimeZone", "Etc/UTC", Allowed::These(&["Etc/UTC", "UTC"])),
+    known("  ", "array_nulls", "on", Allowed::These(&["on"])),
     // Its default is the node's own: NodeConfig::deadlock_timeout_us.
     known("  ", "deadlock_timeout", "1s", Allowed::Duration),
     known(
@@ -59,13 +60,17 @@ const KNOWN: [Known; 22] = [
         "read committed",
         Allowed::These(&["read committed", "repeatable read"]),
     ),
+    known("  ", "extra_float_digits", "1", Allowed::Anything),
     known("  ", "idle_in_transaction_session_timeout", "0", ZERO),
     known("  ", "idle_session_timeout", "0", ZERO),
+    known("  ", "lc_monetary", "C", Allowed::Anything),
     known("  ", "lock_timeout", "0", ZERO),
     known("  ", "role", "none", Allowed::Anything),
     known(" Q", "search_path", "\"$user\", public", Allowed::Anything),
+    known("  ", "session_replication_role", "origin", Allowed::These(&["origin", "replica"])),
     known("  ", "statement_timeout", "0", ZERO),
     known("  ", "synchronous_commit", "on", ON_OFF),
+    known("  ", "xmloption", "content", Allowed::Anything),
 ];
 
 /// Names of those that ParameterStatus tells of.

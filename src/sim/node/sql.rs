@@ -84,12 +84,13 @@ pub struct Modes {
     pub read_only: Option<bool>,
 }
 
-/// Isolation levels; SERIALIZABLE is refused: predicate locks are not modelled.
+/// Isolation levels.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Isolation {
     #[default]
     ReadCommitted,
     RepeatableRead,
+    Serializable,
 }
 
 impl Isolation {
@@ -98,6 +99,7 @@ impl Isolation {
         match self {
             Isolation::ReadCommitted => "read committed",
             Isolation::RepeatableRead => "repeatable read",
+            Isolation::Serializable => "serializable",
         }
     }
 }
@@ -119,10 +121,19 @@ pub enum Statement {
     },
     CreateTable(Box<ast::CreateTable>),
     CreateSequence(String),
+    /// The one trigger that there is ([`super::trigger`]), on this table.
+    CreateTrigger(String),
     /// With its tag: BEGIN, or START TRANSACTION.
     Begin(Modes, &'static str),
     Commit,
     Rollback,
+    /// PREPARE TRANSACTION.
+    PrepareTransaction(String),
+    /// COMMIT PREPARED, or ROLLBACK PREPARED.
+    FinishPrepared {
+        gid: String,
+        commit: bool,
+    },
     Savepoint(String),
     Release(String),
     RollbackTo(String),
@@ -146,12 +157,22 @@ pub enum Statement {
 impl Statement {
     /// COMMIT, ROLLBACK and kin: what a failed transaction still listens to (IsTransactionExitStmt in postgres.c).
     pub fn is_exit(&self) -> bool {
-        matches!(self, Statement::Commit | Statement::Rollback | Statement::RollbackTo(_))
+        matches!(
+            self,
+            Statement::Commit | Statement::Rollback | Statement::RollbackTo(_) | Statement::PrepareTransaction(_)
+        )
     }
 
     /// A statement that controls transactions (TransactionStmt).
     pub fn is_transaction(&self) -> bool {
-        self.is_exit() || matches!(self, Statement::Begin(..) | Statement::Savepoint(_) | Statement::Release(_))
+        self.is_exit()
+            || matches!(
+                self,
+                Statement::Begin(..)
+                    | Statement::Savepoint(_)
+                    | Statement::Release(_)
+                    | Statement::FinishPrepared { .. }
+            )
     }
 
     /// Planned statements, for whose analysis a snapshot is taken (analyze_requires_snapshot in analyze.c).

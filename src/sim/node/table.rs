@@ -217,12 +217,12 @@ impl Heap {
         }
     }
 
-    /// After a crash: what the lost transactions did is not there, and no row is locked.
-    pub fn crash(&mut self, lost: &BTreeSet<Xid>) {
+    /// After a crash: what the lost transactions did is not there, and rows are locked by prepared ones alone.
+    pub fn crash(&mut self, lost: &BTreeSet<Xid>, txns: &Transactions) {
         self.retain(|v| !lost.contains(&v.xmin));
         for v in self.versions.values_mut() {
             v.replaced = v.replaced.take().filter(|r| !lost.contains(&r.xid));
-            v.lockers.clear();
+            v.lockers.retain(|(x, _)| txns.fate(*x) == Fate::InProgress);
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What a real server cannot be asked to show on demand: crashes, delays, hanging, lost clients. What can be compared
 //! with one is in `tests/sim_node.rs`.
 
+mod prepared;
+
 use bytes::BytesMut;
 use proptest::prelude::*;
 

@@ -109,6 +109,22 @@ impl Transactions {
         at
     }
 
+    /// The record of a transaction that is prepared is written. Returns as [`Self::write_commit`] does.
+    pub fn write_prepare(&mut self, xid: Xid) -> Lsn {
+        self.log(xid);
+        self.written
+    }
+
+    /// The next id.
+    pub fn next(&self) -> Xid {
+        self.next
+    }
+
+    /// Ids of transactions that run.
+    pub fn running(&self) -> &BTreeSet<Xid> {
+        &self.running
+    }
+
     /// The log is on disk up to here, and all before it.
     pub fn flush(&mut self, to: Lsn) {
         self.flushed = self.flushed.max(to);
@@ -183,13 +199,16 @@ impl Transactions {
         xid < s.xmax && !s.running.contains(&xid) && self.fate(xid) == Fate::Committed
     }
 
-    /// Loses what is not on disk. Returns the ids that never were: whatever they wrote must go.
-    pub fn crash(&mut self) -> BTreeSet<Xid> {
+    /// Loses what is not on disk. Returns the ids that never were: whatever they wrote must go. `prepared`: transactions
+    /// that go on.
+    pub fn crash(&mut self, prepared: &BTreeSet<Xid>) -> BTreeSet<Xid> {
         let flushed = self.flushed;
         let durable = |l: Option<Lsn>| l.is_some_and(|l| l <= flushed);
         // A commit that is durable and not yet visible is one: recovery finds its record.
         let kept = |x: Xid, e: &Entry| {
-            e.fate == Fate::Aborted || durable(self.entries.get(&self.top(x)).and_then(|top| top.commit))
+            e.fate == Fate::Aborted
+                || prepared.contains(&self.top(x))
+                || durable(self.entries.get(&self.top(x)).and_then(|top| top.commit))
         };
         let mut lost: BTreeSet<Xid> = self.entries.iter().filter(|(x, e)| !kept(**x, e)).map(|(x, _)| *x).collect();
         let named = self.entries.iter().filter(|(_, e)| durable(e.logged)).map(|(x, _)| *x + 1).max();
@@ -197,14 +216,18 @@ impl Transactions {
         self.next = named.unwrap_or(first);
         // An id that will be given out again must not find the traces of its first life.
         lost.extend(self.entries.split_off(&self.next).into_keys());
+        let goes_on: BTreeSet<Xid> =
+            self.running.iter().copied().filter(|x| prepared.contains(&self.top(*x))).collect();
         for (x, e) in &mut self.entries {
             if lost.contains(x) {
                 e.fate = Fate::Aborted;
+            } else if goes_on.contains(x) {
+                e.commit = None;
             } else if e.fate == Fate::InProgress {
                 e.fate = Fate::Committed;
             }
         }
-        self.running = Rc::default();
+        self.running = Rc::new(goes_on);
         self.written = flushed;
         lost
     }
@@ -226,7 +249,7 @@ mod tests {
         t.write_commit(b);
         t.end(b, Fate::Committed);
         assert_eq!(t.known_fate(b), Some(Fate::Committed));
-        let lost = t.crash();
+        let lost = t.crash(&BTreeSet::new());
         assert_eq!(lost, BTreeSet::from([b, c]));
         assert_eq!(t.known_fate(a), Some(Fate::Committed));
         assert_eq!(t.known_fate(b), None);
@@ -240,7 +263,7 @@ mod tests {
         let at = t.write_commit(a);
         t.flush(at);
         assert_eq!(t.known_fate(a), Some(Fate::InProgress));
-        assert!(t.crash().is_empty());
+        assert!(t.crash(&BTreeSet::new()).is_empty());
         assert_eq!(t.known_fate(a), Some(Fate::Committed));
     }
 

@@ -23,6 +23,7 @@ impl Session {
         match statement {
             Statement::CreateTable(c) => self.create_table(c).await,
             Statement::CreateSequence(name) => self.create(name, "CREATE SEQUENCE").await,
+            Statement::CreateTrigger(table) => self.create_trigger(table).await,
             Statement::Set { name, value, local, tag } => {
                 if *local {
                     self.only_in_block("SET LOCAL", self.block != Block::Open);

@@ -53,6 +53,14 @@ impl Words<'_> {
             Statement::Begin(self.modes()?, "BEGIN")
         } else if self.take("start transaction") {
             Statement::Begin(self.modes()?, "START TRANSACTION")
+        } else if self.take("prepare transaction") {
+            Statement::PrepareTransaction(self.string()?)
+        } else if self.take("commit prepared") {
+            Statement::FinishPrepared { gid: self.string()?, commit: true }
+        } else if self.take("rollback prepared") {
+            Statement::FinishPrepared { gid: self.string()?, commit: false }
+        } else if self.take("create trigger") {
+            self.trigger()?
         } else if self.take("commit") || self.take("end") {
             self.noise();
             Statement::Commit
@@ -87,6 +95,25 @@ impl Words<'_> {
         }))
     }
 
+    fn string(&mut self) -> Res<String> {
+        match self.next() {
+            Some(Token::SingleQuotedString(s)) => Ok(s.clone()),
+            _ => Err(self.error()),
+        }
+    }
+
+    /// CREATE TRIGGER, of the only kind that is known.
+    fn trigger(&mut self) -> Res<Statement> {
+        self.name()?;
+        let known = self.take("after insert or update or delete on");
+        let table = self.name()?;
+        let known = known && self.take("for each row execute function audit");
+        if known && self.symbol(&Token::LParen) && self.symbol(&Token::RParen) {
+            return Ok(Statement::CreateTrigger(table));
+        }
+        Err(unknown("this trigger"))
+    }
+
     fn noise(&mut self) {
         let _word = self.take("transaction") || self.take("work");
     }
@@ -98,6 +125,8 @@ impl Words<'_> {
                 modes.isolation = Some(Isolation::RepeatableRead);
             } else if self.take("isolation level read committed") {
                 modes.isolation = Some(Isolation::ReadCommitted);
+            } else if self.take("isolation level serializable") {
+                modes.isolation = Some(Isolation::Serializable);
             } else if self.take("isolation level") {
                 return Err(unknown("this isolation level"));
             } else if self.take("read only") {

@@ -21,6 +21,8 @@ impl Session {
                 self.set_modes(*modes)?;
                 Ok(tag)
             }
+            Statement::PrepareTransaction(gid) => self.prepare(gid).await,
+            Statement::FinishPrepared { gid, commit } => self.finish_prepared(gid, *commit).await,
             Statement::Commit => self.end_block(true).await,
             Statement::Rollback => self.end_block(false).await,
             Statement::Savepoint(name) => {
@@ -103,6 +105,7 @@ impl Session {
     /// An error: what the failed (sub)transaction has done and locked goes at once (AbortCurrentTransaction).
     pub fn fail(&mut self) {
         self.events.clear();
+        self.audits.clear();
         self.portals.clear();
         match self.block {
             Block::None | Block::Failed => {}
@@ -126,13 +129,15 @@ impl Session {
         let Some(tx) = &self.tx else { return };
         self.settings = tx.levels[0].settings.clone();
         if let Some(xid) = self.top_xid() {
-            self.server().txns.end(xid, Fate::Aborted);
+            let s = &mut *self.server();
+            s.txns.end(xid, Fate::Aborted);
+            s.log.forget(xid);
         }
         self.leave();
     }
 
     /// Nobody waits for the transaction any more.
-    fn leave(&self) {
+    pub fn leave(&self) {
         self.server().locks.release(self.id, |_| true);
         let mut me = self.me();
         (me.xid, me.xmin) = (None, None);
@@ -144,7 +149,7 @@ impl Session {
         self.forget();
     }
 
-    fn forget(&mut self) {
+    pub fn forget(&mut self) {
         self.tx = None;
         self.block = Block::None;
         self.portals.clear();
@@ -157,6 +162,7 @@ impl Session {
         }
         self.run_deferred().await?;
         self.interrupts()?;
+        self.judge()?;
         // From here on nothing interrupts (HOLD_INTERRUPTS in CommitTransaction).
         if let Some(xid) = self.top_xid() {
             let lsn = self.server().txns.write_commit(xid);
@@ -168,7 +174,9 @@ impl Session {
                 let until = self.look().now_us + self.look().config.visible_us;
                 self.pause(Wait::Visible { until }).await;
             }
-            self.server().txns.end(xid, Fate::Committed);
+            let s = &mut *self.server();
+            s.tell(xid, &format!("COMMIT {xid}"));
+            s.txns.end(xid, Fate::Committed);
         }
         self.settings.end_transaction();
         self.leave();

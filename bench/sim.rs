@@ -60,6 +60,10 @@ struct Arguments {
     /// Only a part of the workload: lists, reads.
     #[arg(long)]
     only: Option<Only>,
+    /// Whether transactions go by images and two-phase commit where they need it (true, false); by default each seed
+    /// chooses.
+    #[arg(long)]
+    images: Option<bool>,
     /// The clustering mode of all runs: native (native_replication) or snapshot (snapshot_isolation); by default each
     /// seed chooses.
     #[arg(long, value_parser = mode)]
@@ -141,6 +145,7 @@ fn main() -> ExitCode {
         ranges: arguments.ranges,
         mode: arguments.mode,
         only: arguments.only,
+        images: arguments.images,
         favour: arguments.favour,
         nodes_stay: arguments.nodes_stay,
         trace: false,
@@ -270,8 +275,9 @@ fn command(seed: u64, o: &Options) -> String {
     let only = o.only.map(|o| format!(" --only {}", o.word())).unwrap_or_default();
     let word = MODES.iter().find(|(m, _)| Some(*m) == o.mode).map(|(_, w)| w);
     let mode = word.map(|w| format!(" --mode {w}")).unwrap_or_default();
+    let images = o.images.map(|i| format!(" --images {i}")).unwrap_or_default();
     format!(
-        "cargo run --release --example sim -- --seeds {seed} --clients {} --transactions {} --faults {}{favour}{ranges}{stay}{only}{mode} \
+        "cargo run --release --example sim -- --seeds {seed} --clients {} --transactions {} --faults {}{favour}{ranges}{stay}{only}{images}{mode} \
          --trace",
         o.clients, o.transactions, o.faults,
     )

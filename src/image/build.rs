@@ -13,6 +13,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::decode::{Change, Relation, Tuple, Value};
 use super::facts::{Facts, Identity, Sequence, Table};
 use super::{Refusal, quoted};
+use crate::sim::planted::{Planted, is};
 
 /// Inserted rows that become a statement each; more of one table in a row become a COPY.
 const ROWS_AS_STATEMENTS: usize = 32;
@@ -134,6 +135,9 @@ impl<'a> Builder<'a> {
     /// A row cannot be told.
     pub fn finish(mut self) -> Result<Vec<Step>, Refusal> {
         self.end_run()?;
+        if is(Planted::ImageReversed) {
+            self.steps[1..].reverse();
+        }
         Ok(self.steps)
     }
 

@@ -336,7 +336,8 @@ impl Session {
         if commit.phase == Phase::Constraints {
             commit.phase = Phase::Apply;
         }
-        if is(Planted::ApplyAfterMain) && matches!(commit.work, Work::Script(_)) {
+        let late = is(Planted::ApplyAfterMain) || (commit.image && is(Planted::ImageAfterMain));
+        if late && matches!(commit.work, Work::Script(_)) {
             commit.phase = Phase::Need;
             self.drop_replicas(cx);
             return self.commit_on_main(cx);

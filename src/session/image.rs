@@ -29,6 +29,7 @@ use crate::image::Refusal;
 use crate::image::build::Step;
 use crate::script::entry::Room;
 use crate::script::{Digest, Entry, Expect, Script, Statement};
+use crate::sim::planted::{Planted, is};
 use crate::sql::cache::Verdict;
 use crate::sql::proof::{Form, Rows};
 use crate::wire::{PgError, front, literal};
@@ -277,6 +278,9 @@ impl Session {
 
     /// The control plane rolls back what is prepared under this name, when the backend of this process id is gone.
     pub(super) fn undo(&self, gid: String, pid: u32, cx: &mut Cx<'_>) {
+        if is(Planted::LeavePrepared) {
+            return;
+        }
         let (node, database) = (Self::main_node(cx), self.database.to_string());
         cx.io.ask(Question::Undo { node, pid, database, gid });
     }

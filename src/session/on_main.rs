@@ -143,7 +143,8 @@ impl Session {
                     self.version.raise();
                 }
                 self.measure(Measured::Main, cx);
-                if is(Planted::ApplyAfterMain) && self.replicas.is_empty() {
+                let late = is(Planted::ApplyAfterMain) || is(Planted::ImageAfterMain);
+                if late && self.replicas.is_empty() {
                     self.take_over_early(cx);
                 }
                 self.commit_on_replicas(cx);

@@ -8,9 +8,10 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use super::decoder::SimDecoder;
+use super::node::twophase::Finished;
 use super::node::txn::Fate as XactFate;
 use super::node::{BackendId, BackendInfo, Node, Step};
-use super::workload::SCHEMA;
 use crate::cluster::control::{
     ControlQueue, Reply, Request, RoleRow, Rows, ShardHandle, ShardMessage, Standing, Ticket, ToControl,
 };
@@ -27,6 +28,8 @@ pub(super) const TIMEOUT_US: i64 = 10_000_000;
 const HEALTH_PERIOD_US: i64 = 3_000_000;
 /// Failed checks that are forgiven.
 const HEALTH_RETRIES: u32 = 1;
+/// Time between two tries to roll back what is prepared.
+const UNDO_AGAIN_US: i64 = 200_000;
 /// Time between a failed check and its retry.
 const RETRY_DELAY_US: i64 = 1_000_000;
 
@@ -61,7 +64,7 @@ impl SimNode {
         ends.chain(self.node.next_wakeup(now_us)).min()
     }
 
-    fn answers(&self) -> bool {
+    pub(super) fn answers(&self) -> bool {
         self.node.is_up() && !self.hung
     }
 
@@ -119,6 +122,8 @@ pub struct SimControl {
     pub detached: Vec<(usize, String)>,
     /// For each shard: what its inbox has no room for yet.
     outbox: Vec<RefCell<VecDeque<ShardMessage>>>,
+    /// Images.
+    pub(super) decoder: SimDecoder,
 }
 
 impl SimControl {
@@ -131,6 +136,7 @@ impl SimControl {
         sequencer: Arc<Sequencer>,
         catalogue: Vec<Rows>,
         nodes: usize,
+        decoder: SimDecoder,
     ) -> SimControl {
         let watch = Watch::new(Some("0".into()));
         let health = vec![Health { next_us: HEALTH_PERIOD_US, watch }; nodes];
@@ -147,6 +153,7 @@ impl SimControl {
             leaving: VecDeque::new(),
             detached: Vec::new(),
             outbox,
+            decoder,
         }
     }
 
@@ -157,6 +164,7 @@ impl SimControl {
         while let Some(message) = self.queue.next_message() {
             match message {
                 ToControl::Ask(ticket, request) => {
+                    self.decoder.asked(&request);
                     let not_before_us = now_us + delay(&request);
                     self.pending.push(Pending { ticket, request, asked_us: now_us, not_before_us, terminated: false });
                 }
@@ -179,6 +187,11 @@ impl SimControl {
         }
     }
 
+    /// What the slot tells is read.
+    pub fn read_slot(&mut self, now_us: i64, nodes: &mut [SimNode]) {
+        self.decoder.read(usize::from(self.membership.load().main.0), now_us, nodes);
+    }
+
     /// Nothing is asked.
     #[must_use]
     pub fn is_idle(&self) -> bool {
@@ -188,18 +201,19 @@ impl SimControl {
     /// Questions that could be answered now, by their place.
     pub fn ready<'a>(&'a self, now_us: i64, nodes: &'a [SimNode]) -> impl Iterator<Item = usize> + 'a {
         let ready =
-            move |p: &Pending| p.not_before_us <= now_us && Self::possible_at(p, nodes).is_some_and(|t| t <= now_us);
+            move |p: &Pending| p.not_before_us <= now_us && self.possible_at(p, nodes).is_some_and(|t| t <= now_us);
         self.pending.iter().enumerate().filter(move |(_, p)| ready(p)).map(|(i, _)| i)
     }
 
     /// When the question can be answered; `None`: something must happen first.
-    fn possible_at(p: &Pending, nodes: &[SimNode]) -> Option<i64> {
+    fn possible_at(&self, p: &Pending, nodes: &[SimNode]) -> Option<i64> {
         let late = |node: &NodeId| {
             let n = &nodes[usize::from(node.0)];
             if n.node.is_up() && n.hung { p.asked_us + TIMEOUT_US } else { p.not_before_us }
         };
         match &p.request {
-            Request::BackendGone { node, pid } => {
+            Request::Undo { node, .. } if self.membership.load().main != *node => Some(p.not_before_us),
+            Request::BackendGone { node, pid } | Request::Undo { node, pid, .. } => {
                 let n = &nodes[usize::from(node.0)];
                 if n.answers() && n.backend(*pid).is_some() {
                     return Some(p.asked_us + us(if p.terminated { GONE_WITHIN } else { TERMINATE_AFTER }));
@@ -210,6 +224,12 @@ impl SimControl {
             | Request::Probe { node, .. }
             | Request::TerminateBackend { node, .. }
             | Request::Stands { node } => Some(late(node)),
+            Request::Prepared { .. } => Some(late(&self.membership.load().main)),
+            Request::Slot { .. } | Request::Image { .. } if self.decoder.can_answer(&p.request) => {
+                Some(p.not_before_us)
+            }
+            Request::Slot { moment, .. } => Some(p.asked_us + self.decoder.patience(*moment)),
+            Request::Image { .. } => Some(p.asked_us + self.decoder.patience(false)),
             _ => Some(p.not_before_us),
         }
     }
@@ -217,7 +237,7 @@ impl SimControl {
     /// When time alone will bring the next answer or health check.
     #[must_use]
     pub fn next_wakeup(&self, now_us: i64, nodes: &[SimNode]) -> Option<i64> {
-        let times = self.pending.iter().filter_map(|p| Some(Self::possible_at(p, nodes)?.max(p.not_before_us)));
+        let times = self.pending.iter().filter_map(|p| Some(self.possible_at(p, nodes)?.max(p.not_before_us)));
         times.filter(|t| *t > now_us).min()
     }
 
@@ -229,7 +249,12 @@ impl SimControl {
 
     /// Answers one question; says what, for the trace.
     pub fn answer(&mut self, at: usize, now_us: i64, nodes: &mut [SimNode]) -> String {
-        if let Pending { request: Request::BackendGone { node, pid }, terminated: false, .. } = self.pending[at] {
+        let of_backend = match self.pending[at].request {
+            Request::BackendGone { node, pid } => Some((node, pid)),
+            Request::Undo { node, pid, .. } if self.membership.load().main == node => Some((node, pid)),
+            _ => None,
+        };
+        if let Some((node, pid)) = of_backend.filter(|_| !self.pending[at].terminated) {
             let n = &mut nodes[usize::from(node.0)];
             if let Some(b) = n.backend(pid).filter(|_| n.answers()) {
                 n.node.terminate(b.id);
@@ -256,11 +281,34 @@ impl SimControl {
                     Some(_) => Probe::Works,
                 })
             }
-            Request::Prepared { .. } => Reply::Prepared(Fate::Nothing),
-            // Nothing is ever prepared, and there are no slots.
-            Request::Undo { .. } => Reply::Terminated,
-            Request::Slot { .. } | Request::NoSlot { .. } => Reply::Slot(Err("there is none".into())),
-            Request::Image { .. } => Reply::Image(Err(crate::image::Refusal::Lost("there is none".into()))),
+            Request::Prepared { ref gid, commit, .. } => {
+                let n = &mut nodes[usize::from(self.membership.load().main.0)];
+                let finished = if n.answers() { n.node.finish_prepared(gid, commit) } else { Finished::Busy };
+                Reply::Prepared(match finished {
+                    Finished::Nothing => Fate::Nothing,
+                    Finished::Busy => Fate::Unknown,
+                    Finished::Done if commit => Fate::Committed,
+                    Finished::Done => Fate::Aborted,
+                })
+            }
+            Request::Undo { node, pid, ref gid, .. } => {
+                let n = &mut nodes[usize::from(node.0)];
+                let is_main = self.membership.load().main == node;
+                let asks = n.answers() && n.backend(pid).is_none();
+                if is_main && (!asks || n.node.finish_prepared(gid, false) == Finished::Busy) {
+                    let asked_us = now_us + UNDO_AGAIN_US;
+                    let again = Pending { ticket, request, asked_us, not_before_us: asked_us, terminated: false };
+                    self.pending.push(again);
+                    return format!("{said}: once more");
+                }
+                Reply::Terminated
+            }
+            Request::NoSlot { .. } => Reply::Slot(Ok(())),
+            Request::Slot { .. } => Reply::Slot(self.decoder.slot()),
+            Request::Image { ref gid, xid, .. } => {
+                let main = usize::from(self.membership.load().main.0);
+                Reply::Image(self.decoder.image(gid, xid, &nodes[main]))
+            }
             Request::TerminateBackend { node, pid } => {
                 let n = &mut nodes[usize::from(node.0)];
                 if let Some(b) = n.backend(pid).filter(|_| n.answers()) {
@@ -427,45 +475,7 @@ fn brief(reply: &Reply) -> String {
     match reply {
         Reply::Role(_) => "role".into(),
         Reply::Catalogue { .. } => "catalogue".into(),
+        Reply::Image(Ok(steps)) => format!("{} steps", steps.len()),
         other => format!("{other:?}"),
     }
-}
-
-/// What main would answer to the catalogue's queries: plain tables of built-in types, one deferrable constraint. `keyed`: it
-/// tells of their columns and keys, too, without which no statement is proved to name its rows. (No role may read them all:
-/// nothing goes by its rows here.)
-#[must_use]
-pub fn catalogue(tables: &[&str], keyed: bool) -> Vec<Rows> {
-    let row = |cells: &[&str]| cells.iter().map(|c| Some((*c).to_owned())).collect::<Vec<_>>();
-    let builtins = vec![
-        row(&["f", "count sum max min int4pl int4mi int8pl lower length"]),
-        row(&["o", "= <> < <= > >= ~~ !~~ ~~* !~~* ~ !~ + - * / ||"]),
-        row(&["r", "pg_class"]),
-        row(&["t", "int4 int8 text bool integer bigint numeric"]),
-    ];
-    let oid = |i: usize| (20_000 + i).to_string();
-    let relations = tables.iter().enumerate().map(|(i, t)| row(&[&oid(i), t, "r", "f", "20 23 25"]));
-    let (mut plain, mut columns) = (Vec::new(), Vec::new());
-    for (i, table) in tables.iter().enumerate().filter(|_| keyed) {
-        plain.push(row(&[&oid(i), "public", table, "t", "", "", "", "f", "f", "f", "", "t", "f"]));
-        for (name, place) in columns_of(table) {
-            let place = place.map(|p| p.to_string()).unwrap_or_default();
-            columns.push(row(&[&oid(i), &name, "20", "f", "", &place, "f", "f", "", "", "", "", "f", "f", "f"]));
-        }
-    }
-    vec![builtins, vec![], vec![], relations.collect(), vec![], vec![], vec![], vec![row(&["t"])], plain, columns]
-}
-
-/// A table's columns, in order, and their places in its primary key.
-fn columns_of(table: &str) -> Vec<(String, Option<usize>)> {
-    let start = format!("CREATE TABLE {table} (");
-    let parts = SCHEMA.iter().find_map(|sql| sql.strip_prefix(&start)?.strip_suffix(')')).unwrap_or_default();
-    let (parts, key) = parts.split_once(", PRIMARY KEY (").unwrap_or((parts, ""));
-    let key: Vec<&str> = key.trim_end_matches(')').split(", ").collect();
-    let column = |part: &str| {
-        let name = part.split(' ').next().unwrap_or_default();
-        let place = key.iter().position(|k| *k == name).map(|p| p + 1);
-        (name.to_owned(), place.or(part.contains("PRIMARY KEY").then_some(1)))
-    };
-    parts.split(", ").map(column).collect()
 }

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`node`] | the simulated PostgreSQL |
 //! | [`driver`] | a shard's operating system: queues of bytes |
-//! | [`control`] | the control plane's answers |
+//! | [`control`], [`decoder`], [`catalogue`] | the control plane's answers; images; what it says of the catalogue |
 //! | [`world`], [`schedule`] | what could happen next, and which of it does |
 //! | [`workload`], [`client`] | what clients ask, and what they must be answered |
 //! | [`faults`] | what goes wrong |
@@ -23,9 +23,11 @@
 //!
 //! Nothing here reads a clock, a socket or a random number: the seed decides what happens next, and when.
 
+pub mod catalogue;
 mod check;
 pub mod client;
 pub mod control;
+pub mod decoder;
 pub mod driver;
 pub mod faults;
 pub mod history;

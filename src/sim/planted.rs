@@ -50,6 +50,12 @@ pub(crate) enum Planted {
     LookAtParse,
     /// A READ ONLY block takes its snapshot on a replica outside the gate.
     NoGate,
+    /// The steps of an image are applied in reverse.
+    ImageReversed,
+    /// COMMIT PREPARED is sent to main, and the image is applied after it.
+    ImageAfterMain,
+    /// What main has prepared for a lost session is left behind.
+    LeavePrepared,
     /// A block that reads on a replica takes its snapshot on main with its first statement there, outside the gate.
     TwinOutside,
 }

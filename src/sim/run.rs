@@ -31,6 +31,8 @@ pub struct Options {
     pub mode: Option<Mode>,
     /// Only a part of the workload.
     pub only: Option<Only>,
+    /// Transactions go by images and two-phase commit where they need it; `None`: the seed chooses.
+    pub images: Option<bool>,
     /// A kind of fault that happens more often than the others.
     pub favour: Option<Kind>,
     /// No node crashes or hangs.
@@ -48,6 +50,7 @@ impl Default for Options {
             ranges: false,
             mode: None,
             only: None,
+            images: None,
             favour: None,
             nodes_stay: false,
             trace: false,
@@ -135,6 +138,10 @@ fn counted(world: &World) -> BTreeMap<&'static str, u64> {
     }
     all.insert("scripts spilled", world.spilled.load(Ordering::Relaxed));
     all.insert("nodes detached", world.control.detached.len() as u64);
+    for (name, n) in ["image slots made", "image slots lost", "images"].into_iter().zip(world.control.decoder.counts) {
+        all.insert(name, n);
+    }
+    all.insert("transactions prepared", world.nodes.iter().map(|n| n.node.prepares()).sum());
     all
 }
 

@@ -101,7 +101,7 @@ fn config(shape: u8) -> Config {
 
 fn catalogue(version: u64, config: &Config) -> Result<Catalogue, String> {
     static ROWS: OnceLock<Vec<crate::cluster::control::Rows>> = OnceLock::new();
-    let rows = ROWS.get_or_init(|| crate::sim::control::catalogue(crate::sim::workload::TABLES, false));
+    let rows = ROWS.get_or_init(|| crate::sim::catalogue::catalogue(crate::sim::workload::TABLES, false));
     let lists = (&config.load_balance.read_only_function_list[..], &config.load_balance.write_function_list[..]);
     Catalogue::from_rows(version, rows, lists.0, lists.1)
 }

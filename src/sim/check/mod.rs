@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use super::client::{Client, Outcome, Record, State};
 use super::node::value::Value;
+use super::workload::tracked::AUDITED_TABLES;
 use super::workload::{Effect, TABLES};
 use super::world::World;
 use crate::sequencer::NodeId;
@@ -104,7 +105,7 @@ impl World {
             (0..self.nodes.len()).filter(|i| membership.is_up(NodeId(u8::try_from(*i).unwrap_or(u8::MAX)))).collect();
         self.check_detached()?;
         for &n in up.iter().filter(|n| **n != self.main_number() && self.faults.tampered != Some(**n)) {
-            for table in TABLES {
+            for table in TABLES.iter().chain(AUDITED_TABLES) {
                 let (main, other) = (self.main().node.rows(table), self.nodes[n].node.rows(table));
                 if main != other {
                     let main: BTreeSet<String> = main.iter().map(|r| format!("{r:?}")).collect();
@@ -125,10 +126,17 @@ impl World {
                 }
             }
         }
+        for &n in &up {
+            let prepared = self.nodes[n].node.prepared();
+            if !prepared.is_empty() {
+                return Err(format!("left prepared on node {n}: {prepared:?}"));
+            }
+        }
         self.check_left_over()?;
         self.check_markers()?;
         self.check_counters()?;
         super::workload::check_sums(&self.main().node, self.records().map(|(c, r)| (c.number, r)))?;
+        super::workload::tracked::check(&self.main().node, self.records().map(|(c, r)| (c.number, r)))?;
         self.check_history()
     }
 

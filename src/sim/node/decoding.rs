@@ -11,9 +11,22 @@ use std::rc::Rc;
 use super::Node;
 use super::server::Server;
 use super::session::Session;
-use super::table::{Table, Tid};
+use super::table::{Column, Oid, Table, Tid};
 use super::txn::{Fate, Xid};
 use super::value::{Row, Type, Value};
+
+/// A table, for catalogues.
+#[derive(Clone, Debug)]
+pub struct TableInfo {
+    /// Its OID.
+    pub oid: Oid,
+    /// Its name.
+    pub name: String,
+    /// Name, type and place in the primary key (from 1) of its columns.
+    pub columns: Vec<(String, u32, Option<usize>)>,
+    /// It has a trigger.
+    pub fires: bool,
+}
 
 /// Something of a transaction.
 #[derive(Debug)]
@@ -176,14 +189,16 @@ impl Node {
         names.filter_map(|n| Some((n.clone(), s.sequences.get(n)?.last()))).collect()
     }
 
-    /// Tables, with the columns in their order, and which of these are part of the primary key.
+    /// Tables, for catalogues.
     #[must_use]
-    pub fn columns(&self) -> Vec<(String, Vec<(String, bool)>)> {
+    pub fn tables(&self) -> Vec<TableInfo> {
         let s = self.server.borrow();
         let of = |t: &Rc<Table>| {
             let key = key(t);
-            let columns = t.columns.iter().enumerate().map(|(i, c)| (c.name.clone(), key.contains(&i)));
-            (t.name.clone(), columns.collect())
+            let place = |i| key.iter().position(|k| *k == i).map(|p| p + 1);
+            let column = |(i, c): (usize, &Column)| (c.name.clone(), c.ty.oid(), place(i));
+            let columns = t.columns.iter().enumerate().map(column).collect();
+            TableInfo { oid: t.oid, name: t.name.clone(), columns, fires: s.audited.contains(&t.oid) }
         };
         s.tables().map(of).collect()
     }

@@ -43,7 +43,7 @@
 mod api;
 mod constraint;
 mod copy;
-mod decoding;
+pub mod decoding;
 mod eval;
 mod exec;
 mod expr;

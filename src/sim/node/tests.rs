@@ -309,7 +309,7 @@ fn what_is_not_known_is_an_error_and_never_a_guess() {
         "CREATE TABLE x (id int CHECK (id > 0))",
         "CREATE TABLE x (id numeric)",
         "CREATE INDEX i ON t (v)",
-        "BEGIN ISOLATION LEVEL SERIALIZABLE",
+        "BEGIN ISOLATION LEVEL READ UNCOMMITTED",
         "SET TimeZone = 'Europe/Berlin'",
         "SET statement_timeout = 5",
         "COPY t TO STDOUT",

@@ -164,6 +164,12 @@ impl Node {
         self.server.borrow().prepared.keys().cloned().collect()
     }
 
+    /// How many were prepared so far.
+    #[must_use]
+    pub fn prepares(&self) -> u64 {
+        u64::from(self.server.borrow().owners)
+    }
+
     /// COMMIT PREPARED or ROLLBACK PREPARED, from outside and at once.
     pub fn finish_prepared(&mut self, gid: &str, commit: bool) -> Finished {
         let s = &mut *self.server.borrow_mut();

@@ -14,10 +14,16 @@ pub struct Mix {
     pub hot: bool,
     /// In so many of a hundred places where one may stand, a Flush does.
     pub flushes: usize,
+    /// Some transactions write what needs an image, and some are SERIALIZABLE.
+    pub images: bool,
 }
 
 /// Kinds of transaction, by their numbers in `plan`, and how often each of them comes.
 const USUAL: [usize; 16] = [4, 2, 1, 2, 2, 2, 3, 2, 3, 4, 2, 2, 3, 1, 2, 0];
+/// In a run with images: so many of a hundred transactions are about the table with the trigger alone, so many of the
+/// others that write touch it too, and so many of those that have a BEGIN are SERIALIZABLE.
+const TRACKS: usize = 20;
+const SERIALIZABLE: usize = 20;
 const APPEND: usize = 9;
 const SNAPSHOT: usize = 10;
 const ONE_READ: usize = 11;
@@ -85,7 +91,7 @@ impl Mix {
             }
         }
         let flushes = [8, 8, 50][if only == Some(Only::Views) { 2 } else { random.below(3) }];
-        Mix { weights, ranges, hot, flushes }
+        Mix { weights, ranges, hot, flushes, images: false }
     }
 }
 
@@ -213,6 +219,13 @@ impl Maker {
         self.next += 1;
         let mut effects = vec![Effect::Marker(self.next)];
         let mut shape = Shape::Any;
+        if self.mix.images && self.random.percent(TRACKS) {
+            let mut body = self.tracked(&mut effects);
+            let at = self.random.below(body.len() + 1);
+            let marker = self.marker();
+            body.insert(at, marker);
+            return self.pack("tracked", body, shape, &WRITES, effects);
+        }
         let (kind, mut body) = match self.random.weighted(&self.mix.weights).unwrap_or(0) {
             0 => ("transfer", self.transfer()),
             1 => {
@@ -254,6 +267,12 @@ impl Maker {
                 return self.pack("read only", body, Shape::Block, &READS, Vec::new());
             }
         };
+        if self.mix.images && self.random.percent(TRACKS) {
+            // All the rest of it goes by the image too.
+            let at = if kind == "savepoint" { 0 } else { self.random.below(body.len() + 1) };
+            let touch = self.touch(&mut effects);
+            body.insert(at, touch);
+        }
         // Behind a savepoint it would be taken back with it.
         let at = if kind == "savepoint" { 0 } else { self.random.below(body.len() + 1) };
         let marker = self.marker();
@@ -293,7 +312,10 @@ impl Maker {
         effects: Vec<Effect>,
     ) -> Plan {
         let how = self.how();
-        let (begin, sees) = modes[self.random.below(modes.len())];
+        let (mut begin, mut sees) = modes[self.random.below(modes.len())];
+        if self.mix.images && modes == WRITES && self.random.percent(SERIALIZABLE) {
+            (begin, sees) = ("BEGIN ISOLATION LEVEL SERIALIZABLE", Sees::Snapshot);
+        }
         let way = if shape == Shape::Steps { 9 } else { self.random.below(10) };
         let id = self.client * 1000 + self.next;
         let mut plan = Plan { kind, requests: Vec::new(), early: false, sees, effects, id };

@@ -9,9 +9,11 @@
 //! |---|---|
 //! | [`maker`] | which transaction comes next, and in which requests it is sent |
 //! | `writes`, `loads`, `reads` | what stands in it |
+//! | [`tracked`] | what goes by an image: a table with a trigger, and what must hold for it |
 //! | `sums` | what must hold for loads and ledgers at the end |
 
 pub mod maker;
+pub mod tracked;
 
 mod loads;
 mod reads;
@@ -210,6 +212,8 @@ pub enum Effect {
     Counter(i64),
     /// An entry in a list.
     Append(i64),
+    /// This row of `tracked` is so much higher.
+    Tracked(i64, i64),
     /// So many rows in `loads` under this number.
     Load(i64, usize),
     /// The session's default level is this one from here on; [`Sees::Usual`]: that of a new session.

@@ -27,6 +27,7 @@ pub(super) enum Act {
 impl World {
     /// Lists what could happen.
     fn list(&mut self) {
+        self.control.read_slot(self.now_us, &mut self.nodes);
         let mut acts = std::mem::take(&mut self.acts);
         acts.clear();
         let now = self.now();

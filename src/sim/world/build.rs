@@ -12,8 +12,9 @@ use bytes::BytesMut;
 use super::witness::Witness;
 use super::{Largest, SimShard, World};
 use crate::cluster::control::{ControlHandle, ShardHandle};
+use crate::cluster::images::Slots;
 use crate::cluster::membership::{Membership, NodeStatus, SharedMembership, View};
-use crate::config::{BusyReads, Config, Mode, TransactionReads};
+use crate::config::{BusyReads, Config, Mode, TransactionReads, UnsafeStatements};
 use crate::script::Spill;
 use crate::script::store::MemorySpill;
 use crate::sequencer::{NodeId, Sequencer};
@@ -22,15 +23,18 @@ use crate::session::io::Env;
 use crate::shard::Shard;
 use crate::shard::core::Core;
 use crate::shard::driver::Driver;
+use crate::sim::catalogue;
 use crate::sim::check::gate::GateWatch;
 use crate::sim::client::Client;
-use crate::sim::control::{SimControl, SimNode, catalogue};
+use crate::sim::control::{SimControl, SimNode};
+use crate::sim::decoder::SimDecoder;
 use crate::sim::driver::{Port, SimDriver, node_address};
 use crate::sim::faults::Faults;
 use crate::sim::node::{Node, NodeConfig};
 use crate::sim::run::Options;
 use crate::sim::schedule::{Random, Trace, readable};
 use crate::sim::workload::maker::{Mix, Only};
+use crate::sim::workload::tracked::AUDITED;
 use crate::sim::workload::{SCHEMA, Sees, TABLES, first_rows};
 use crate::sql::cache::VerdictCache;
 use crate::telemetry::Recorder;
@@ -48,6 +52,10 @@ const SCRIPT_LIMITS: [u64; 2] = [300, 64 << 20];
 const MODE_SEED: u64 = 0x736e_6170;
 /// Makes where reads go in `snapshot_isolation` a choice of its own too.
 const READS_SEED: u64 = 0x7265_6164;
+/// Makes it a choice of its own whether there are images.
+const IMAGE_SEED: u64 = 0x696d_6167;
+/// In so many of a hundred runs there are.
+const IMAGES: usize = 30;
 /// Simulated time at which a run begins: late enough for every clock's skew.
 const START_US: i64 = 5_000_000;
 
@@ -61,8 +69,17 @@ impl World {
         let isolates = Random::new(seed ^ MODE_SEED).percent(50);
         let by_seed = if isolates { Mode::SnapshotIsolation } else { Mode::NativeReplication };
         let mode = options.mode.unwrap_or(by_seed);
-        let config = Arc::new(config(mode, &mut Random::new(seed ^ READS_SEED), &mut random)?);
-        let nodes = (0..config.nodes.len()).map(|i| node(i, &mut random)).collect::<Result<Vec<_>, _>>()?;
+        let mut config = config(mode, &mut Random::new(seed ^ READS_SEED), &mut random)?;
+        let mut of_images = Random::new(seed ^ IMAGE_SEED);
+        let images = of_images.percent(IMAGES);
+        let images = options.images.unwrap_or(images);
+        if images {
+            // Nothing may go by its text that leaves other rows elsewhere.
+            config.replication.unsafe_statements = UnsafeStatements::Refuse;
+        }
+        let config = Arc::new(config);
+        let slots = images.then(Arc::<Slots>::default);
+        let nodes = (0..config.nodes.len()).map(|i| node(i, images, &mut random)).collect::<Result<Vec<_>, _>>()?;
         let count = 1 + random.below(3);
         let sequencer = Arc::new(Sequencer::new(nodes.len(), WINDOWS[random.below(3)], 0));
         let up = Membership { epoch: 1, main: NodeId(0), status: vec![NodeStatus::Up; nodes.len()] };
@@ -83,22 +100,24 @@ impl World {
             versions: Arc::default(),
             logged_in: Arc::default(),
             spilled: Arc::default(),
+            slots: slots.clone(),
         };
         let make = |(number, port)| shared.shard(number, port, nodes.len(), &handle, &handles);
         let shards = ports.into_iter().enumerate().map(make).collect();
         let Shared { config, membership, sequencer, spilled, .. } = shared;
-        let control = SimControl::new(
-            queue,
-            handles,
-            membership.clone(),
-            sequencer.clone(),
-            catalogue(TABLES, options.only == Some(Only::Rows)),
-            nodes.len(),
-        );
+        let known = if images {
+            catalogue::whole(&nodes[0].node)
+        } else {
+            catalogue::catalogue(TABLES, options.only == Some(Only::Rows))
+        };
+        let decoder = SimDecoder::new(slots, &config, of_images);
+        let control =
+            SimControl::new(queue, handles, membership.clone(), sequencer.clone(), known, nodes.len(), decoder);
         let clients = 1 + random.below(options.clients.max(1));
         let each = 1 + random.below(options.transactions.max(1));
         let usual = if mode == Mode::SnapshotIsolation { Sees::Snapshot } else { Sees::Statement };
-        let mix = Mix::new(options.ranges, options.only, &mut random);
+        let mut mix = Mix::new(options.ranges, options.only, &mut random);
+        mix.images = images;
         let clients: Vec<Client> = (0..clients).map(|i| Client::new(i, each, mix, usual, random.split())).collect();
         let faults = Faults::new(options, &mut random);
         Ok(World {
@@ -139,6 +158,7 @@ struct Shared {
     versions: Arc<Versions>,
     logged_in: Arc<AtomicUsize>,
     spilled: Arc<AtomicU64>,
+    slots: Option<Arc<Slots>>,
 }
 
 impl Shared {
@@ -172,8 +192,8 @@ impl Shared {
             mock_secret: [0; 32],
             clients: self.logged_in.clone(),
             scram_verifiers: false,
-            can_prepare: false,
-            slots: None,
+            can_prepare: self.slots.is_some(),
+            slots: self.slots.clone(),
             board: Arc::new(crate::cluster::board::Board::new(self.config.nodes.len(), 1)),
             draining: std::cell::Cell::new(false),
         };
@@ -223,7 +243,7 @@ fn config(mode: Mode, reads: &mut Random, random: &mut Random) -> Result<Config,
 }
 
 /// A node with the workload's tables.
-fn node(i: usize, random: &mut Random) -> Result<SimNode, String> {
+fn node(i: usize, images: bool, random: &mut Random) -> Result<SimNode, String> {
     let id = u8::try_from(i).unwrap_or(u8::MAX);
     let config = NodeConfig {
         id,
@@ -232,13 +252,16 @@ fn node(i: usize, random: &mut Random) -> Result<SimNode, String> {
         visible_us: random.between(0, 200),
         physical_order_seed: random.next_u64(),
         first_xid: 700 + 1000 * u64::from(id),
+        logical: images,
         ..NodeConfig::default()
     };
     let mut node = Node::new(config);
     let b = node.connect().ok_or("a new node is down")?;
     let mut out = BytesMut::new();
     front::startup(&mut out, [("user", "postgres"), ("database", "d")]);
-    for sql in SCHEMA.iter().map(|s| (*s).to_owned()).chain(first_rows()) {
+    let more = if images { AUDITED } else { &[] };
+    let more = more.iter().map(|s| (*s).to_owned());
+    for sql in SCHEMA.iter().map(|s| (*s).to_owned()).chain(first_rows()).chain(more) {
         front::query(&mut out, sql.as_bytes());
     }
     out.extend_from_slice(front::TERMINATE);

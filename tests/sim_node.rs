@@ -17,10 +17,11 @@ mod script;
 use play::play;
 use script::{Script, read};
 
-const FILES: [(&str, &str); 8] = [
+const FILES: [(&str, &str); 9] = [
     ("rows", include_str!("sim_node/rows.script")),
     ("keys", include_str!("sim_node/keys.script")),
     ("transactions", include_str!("sim_node/transactions.script")),
+    ("prepared", include_str!("sim_node/prepared.script")),
     ("locks", include_str!("sim_node/locks.script")),
     ("backends", include_str!("sim_node/backends.script")),
     ("protocol", include_str!("sim_node/protocol.script")),

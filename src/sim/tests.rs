@@ -25,6 +25,21 @@ fn fifty_seeds_hold_and_each_replays_exactly() {
 }
 
 #[test]
+fn runs_with_images_and_two_phase_commit_hold() {
+    let options = Options { images: Some(true), ..Options::default() };
+    let mut reached = std::collections::BTreeMap::new();
+    for seed in 1000..1040 {
+        let report = run_seed(seed, &options).unwrap_or_else(|f| panic!("seed {seed}: {}", f.what));
+        for (what, n) in report.counted {
+            *reached.entry(what).or_insert(0) += n;
+        }
+    }
+    assert!(reached["images"] > 100 && reached["image slots lost"] > 0, "{reached:?}");
+    // SERIALIZABLE ones are prepared too.
+    assert!(reached["transactions prepared"] > reached["images"], "{reached:?}");
+}
+
+#[test]
 fn backends_that_never_learn_that_their_client_is_gone_hold_nobody_up() {
     // Not yet held: the last node that is left was to be given up since it lost its applier behind COMMIT.
     let options = Options { favour: Some(Kind::Lose), faults: 12, nodes_stay: true, ..Options::default() };
@@ -103,13 +118,15 @@ struct Bound {
     only: Option<Only>,
     /// In which mode; `None`: in both.
     mode: Option<Mode>,
+    /// Whether there are images; `None`: in some runs.
+    images: Option<bool>,
     /// The first seed: one that finds it in a short run. When the code has changed so that it no longer does, those that
     /// follow find it as well, only later; `how_many_seeds_each_planted_bug_needs` tells another.
     from: u64,
 }
 
 const fn bound(bug: Planted, most: u64, favour: Option<Kind>) -> Bound {
-    Bound { bug, most, favour, rough: false, only: None, mode: None, from: 0 }
+    Bound { bug, most, favour, rough: false, only: None, mode: None, images: None, from: 0 }
 }
 
 /// One of the gate or of what goes with it: seen where all lists are read at once beside writers, in `snapshot_isolation`.
@@ -118,11 +135,16 @@ const fn isolation(bug: Planted, most: u64, favour: Kind) -> Bound {
     Bound { rough: true, only: Some(Only::Views), mode: Some(Mode::SnapshotIsolation), ..seen }
 }
 
+/// One of images.
+const fn image(bug: Planted, most: u64, favour: Option<Kind>) -> Bound {
+    Bound { images: Some(true), ..bound(bug, most, favour) }
+}
+
 /// Not among them: [`Planted::LookAtParse`], since a server answers Parse and what proves a snapshot together unless its buffer
 /// is full in between; and [`Planted::EpochApart`], since a shard gives up its readers of a node before any commit is
 /// acknowledged without that node, so the epoch in the window word is a second lock on the same door. Unit tests find both
 /// (`session::snapshot`, `sequencer`).
-const BOUNDS: [Bound; 22] = [
+const BOUNDS: [Bound; 25] = [
     // First: this one is seen by a run that is stuck, which takes longest.
     bound(Planted::BelieveNever, 400, None).from(84),
     Bound { rough: true, ..bound(Planted::PoolTooEarly, 500, Some(Kind::Backend)).from(8) },
@@ -146,6 +168,9 @@ const BOUNDS: [Bound; 22] = [
     Bound { rough: false, ..isolation(Planted::NewMainAtOnce, 400, Kind::Crash).from(5) },
     Bound { rough: false, ..isolation(Planted::AckBeforeAll, 400, Kind::Crash).from(57) },
     Bound { rough: false, ..isolation(Planted::ForgetSent, 400, Kind::Crash).from(5_230) },
+    image(Planted::ImageReversed, 40, None),
+    image(Planted::ImageAfterMain, 200, None),
+    image(Planted::LeavePrepared, 100, Some(Kind::Backend)),
 ];
 
 /// How a bug was found.
@@ -172,6 +197,7 @@ impl Bound {
             nodes_stay: self.rough,
             only: self.only,
             mode: self.mode,
+            images: self.images,
             transactions: if self.only.is_some() { 40 } else { usual.transactions },
             ..usual
         };

@@ -25,6 +25,7 @@ impl Sessions {
             deadlock_timeout_us: 500_000,
             flush_us: 100,
             visible_us: 10,
+            logical: true,
             ..NodeConfig::default()
         };
         Sessions { node: Node::new(config), now_us: 0, backends: BTreeMap::new(), order: 0, ready: Vec::new() }

@@ -32,7 +32,7 @@ impl Server {
         make_clusters(&programs, &account, std::slice::from_ref(&data), "secret", &interrupt).unwrap();
         std::fs::write(data.join("pg_hba.conf"), "host all all 127.0.0.1/32 trust\n").unwrap();
         let mut conf = std::fs::OpenOptions::new().append(true).open(data.join("postgresql.conf")).unwrap();
-        conf.write_all(b"fsync = off\ndeadlock_timeout = 500ms\ntimezone = 'Etc/UTC'\nautovacuum = off\n").unwrap();
+        conf.write_all(b"fsync = off\ndeadlock_timeout = 500ms\ntimezone = 'Etc/UTC'\nautovacuum = off\nmax_prepared_transactions = 10\n").unwrap();
         let port = free_ports(1).unwrap()[0];
         let mut process = Process::new(0, port, data);
         process.spawn(&programs, &account).unwrap();

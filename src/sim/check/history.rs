@@ -64,7 +64,11 @@ impl World {
         };
         Transaction {
             id: record.plan.id,
-            level: if record.snapshot { Level::Snapshot } else { Level::Statement },
+            level: match record.snapshot {
+                _ if record.plan.is_serializable() => Level::Serializable,
+                true => Level::Snapshot,
+                false => Level::Statement,
+            },
             committed,
             began,
             ended: (record.outcome != Outcome::Unknown).then_some(ended),

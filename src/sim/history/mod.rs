@@ -22,6 +22,7 @@
 //! | ww, wr (program order, real time) | G1c |
 //! | one rw besides | G-single, read skew |
 //! | several rw, no two in a row | G-nonadjacent, the long fork among them |
+//! | any, all of SERIALIZABLE transactions | G2, write skew among them |
 //!
 //! **Mixed levels** (Adya's "mixing correct": each transaction counts with the edges that its own level obliges to): a
 //! REPEATABLE READ transaction is one snapshot. Of a READ COMMITTED one each *statement* is: its reads are nodes of
@@ -44,6 +45,7 @@
 mod cycle;
 mod direct;
 mod graph;
+mod serializable;
 #[cfg(test)]
 mod tests;
 
@@ -57,6 +59,8 @@ pub enum Level {
     Statement,
     /// REPEATABLE READ: all statements have one snapshot.
     Snapshot,
+    /// SERIALIZABLE: the same, and those of this level stand in some order.
+    Serializable,
 }
 
 /// A list as it was read.
@@ -134,6 +138,8 @@ pub enum Kind {
     GSingle,
     /// A cycle with several anti-dependencies, no two in a row.
     GNonadjacent,
+    /// A cycle of SERIALIZABLE transactions.
+    G2,
     /// A read that is no version of its list.
     NoVersion,
 }
@@ -160,6 +166,7 @@ impl History {
     /// The first anomaly that was found.
     pub fn check(&self, promise: Promise) -> Result<(), Anomaly> {
         self.check_entries()?;
+        self.check_serializable()?;
         for view in self.views(promise) {
             let graph = self.graph(view);
             // What needs no anti-dependency is named first: it is worse.

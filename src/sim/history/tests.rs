@@ -31,6 +31,10 @@ fn rr(id: i64, reads: &[(i64, &[i64])], appends: &[i64]) -> Transaction {
     tx(id, Level::Snapshot, reads, appends)
 }
 
+fn ser(id: i64, reads: &[(i64, &[i64])], appends: &[i64]) -> Transaction {
+    tx(id, Level::Serializable, reads, appends)
+}
+
 impl Transaction {
     fn at(mut self, node: usize) -> Transaction {
         self.reads.iter_mut().for_each(|r| r.place = Some(node));
@@ -168,6 +172,16 @@ fn a_lost_update_is_refused_at_repeatable_read_and_legal_at_read_committed() {
 fn write_skew_is_legal_at_repeatable_read() {
     let all = vec![rr(1, &[(1, &[]), (2, &[])], &[1]), rr(2, &[(1, &[]), (2, &[])], &[2])];
     assert_eq!(both(&history(&[(1, &[1]), (2, &[2])], all)), None);
+}
+
+#[test]
+fn write_skew_among_serializable_transactions_is_found_and_one_of_another_level_is_not_their_affair() {
+    let with = |level| vec![ser(1, &[(1, &[]), (2, &[])], &[1]), tx(2, level, &[(1, &[]), (2, &[])], &[2])];
+    let lists: &[(i64, &[i64])] = &[(1, &[1]), (2, &[2])];
+    assert_eq!(both(&history(lists, with(Level::Serializable))), Some(Kind::G2));
+    assert_eq!(both(&history(lists, with(Level::Snapshot))), None);
+    let failed = vec![ser(1, &[(1, &[]), (2, &[])], &[1]), ser(2, &[(1, &[]), (2, &[])], &[2]).failed()];
+    assert_eq!(both(&history(&[(1, &[1])], failed)), None);
 }
 
 #[test]

@@ -244,6 +244,12 @@ impl Plan {
         self.requests.first().is_some_and(|r| r.statements[0].tag == "BEGIN")
     }
 
+    /// Its BEGIN says SERIALIZABLE.
+    #[must_use]
+    pub fn is_serializable(&self) -> bool {
+        self.is_explicit() && self.requests[0].statements[0].sql.ends_with("SERIALIZABLE")
+    }
+
     /// Whatever fails in it, it leaves no block behind: another transaction may be sent behind it at once.
     #[must_use]
     pub fn ends_by_itself(&self) -> bool {

@@ -207,6 +207,9 @@ impl World {
         let kind = self.random.weighted(&self.faults.weights)?;
         let n = self.random.below(self.nodes.len());
         let n = if matches!(kind, 3 | 4) && self.isolates() { self.choose_lost(n)? } else { n };
+        // While something is prepared, main is missed most.
+        let prepared = matches!(kind, 1 | 3 | 4) && !self.main().node.prepared().is_empty();
+        let n = if prepared && self.random.percent(60) { self.main_number() } else { n };
         match kind {
             0 | 1 => self.choose_backend(n, kind == 0),
             2 | 9 => {

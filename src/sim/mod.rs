@@ -35,6 +35,7 @@ pub mod node;
 pub(crate) mod planted;
 pub mod run;
 pub mod schedule;
+mod sim_node;
 #[cfg(test)]
 mod tests;
 pub mod workload;

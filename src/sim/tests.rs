@@ -118,7 +118,7 @@ struct Bound {
     only: Option<Only>,
     /// In which mode; `None`: in both.
     mode: Option<Mode>,
-    /// Whether there are images; `None`: in some runs.
+    /// Whether there are images. Without, runs take less time.
     images: Option<bool>,
     /// The first seed: one that finds it in a short run. When the code has changed so that it no longer does, those that
     /// follow find it as well, only later; `how_many_seeds_each_planted_bug_needs` tells another.
@@ -126,7 +126,7 @@ struct Bound {
 }
 
 const fn bound(bug: Planted, most: u64, favour: Option<Kind>) -> Bound {
-    Bound { bug, most, favour, rough: false, only: None, mode: None, images: None, from: 0 }
+    Bound { bug, most, favour, rough: false, only: None, mode: None, images: Some(false), from: 0 }
 }
 
 /// One of the gate or of what goes with it: seen where all lists are read at once beside writers, in `snapshot_isolation`.

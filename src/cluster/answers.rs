@@ -10,8 +10,8 @@ use crate::sequencer::NodeId;
 use crate::session::io::{Fate, Probe};
 use crate::wire::literal;
 
-/// Between two tries to roll back what is prepared.
-const UNDO_AGAIN: Duration = Duration::from_millis(200);
+/// Between two tries to end what is prepared.
+const RESOLVE_AGAIN: Duration = Duration::from_millis(200);
 
 impl Plane {
     pub(super) async fn answer(self: Arc<Self>, ticket: Ticket, request: Request) {
@@ -24,8 +24,8 @@ impl Plane {
             Request::Image { database, gid, xid, version } => {
                 Reply::Image(self.image(&database, &gid, xid, version).await)
             }
-            Request::Undo { node, pid, database, gid } => {
-                self.undo(node, pid, &database, &gid).await;
+            Request::Resolve { node, pid, database, gid, commit } => {
+                self.resolve(node, pid, &database, &gid, commit).await;
                 Reply::Terminated
             }
             request => self.ask(request).await,
@@ -71,7 +71,7 @@ impl Plane {
             | Request::Slot { .. }
             | Request::NoSlot { .. }
             | Request::Image { .. }
-            | Request::Undo { .. } => Reply::Terminated,
+            | Request::Resolve { .. } => Reply::Terminated,
         }
     }
 
@@ -142,15 +142,15 @@ impl Plane {
         })
     }
 
-    /// Rolls back what a lost session has prepared, or what its backend may still prepare: tried until it is done, or the
+    /// Rolls back, or commits, what a lost session has prepared, or what its backend may still prepare: tried until it is done, or the
     /// node is main no more (then it is stale, and what it has prepared is rolled back at the next start).
-    async fn undo(&self, node: NodeId, pid: u32, database: &str, gid: &str) {
+    async fn resolve(&self, node: NodeId, pid: u32, database: &str, gid: &str, commit: bool) {
         while self.membership.load().main == node {
             let gone = async { backend_gone(&*self.kept(node).await?, pid).await };
-            if gone.await.unwrap_or(false) && self.prepared(database, gid, false).await != Fate::Unknown {
+            if gone.await.unwrap_or(false) && self.prepared(database, gid, commit).await != Fate::Unknown {
                 return;
             }
-            tokio::time::sleep(UNDO_AGAIN).await;
+            tokio::time::sleep(RESOLVE_AGAIN).await;
         }
     }
 

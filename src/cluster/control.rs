@@ -120,8 +120,8 @@ pub enum Request {
     Probe { node: NodeId, pid: u32 },
     /// Commit or roll back what main has prepared.
     Prepared { database: String, gid: String, commit: bool },
-    /// Roll back what this backend of main may have prepared, or may still prepare, however long it takes.
-    Undo { node: NodeId, pid: u32, database: String, gid: String },
+    /// End (by ROLLBACK PREPARED, or COMMIT) what this backend of main may have prepared, or may still prepare, however long it takes.
+    Resolve { node: NodeId, pid: u32, database: String, gid: String, commit: bool },
     /// There is to be a slot for images of this database; `moment`: nobody waits for it long.
     Slot { database: String, moment: bool },
     /// There is to be no slot of these databases any more.
@@ -168,7 +168,7 @@ pub enum Reply {
     Slot(Result<(), String>),
     /// To [`Request::Image`].
     Image(Result<Vec<Step>, Refusal>),
-    /// To [`Request::TerminateBackend`] and [`Request::Undo`].
+    /// To [`Request::TerminateBackend`] and [`Request::Resolve`].
     Terminated,
     /// To [`Request::XactStatus`]: `committed`, `aborted`, or nobody knows.
     XactStatus(Option<String>),

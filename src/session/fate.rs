@@ -90,6 +90,11 @@ impl Session {
             cx.env.sequencer.acknowledge(cx.env.membership.load().main, csn);
         }
         commit.unknown = true;
+        // What it has prepared, and stays prepared behind a crash, would hold its locks for ever.
+        if let Some(gid) = commit.gid.clone() {
+            let (pid, judged) = (if self.lane.is_none() { commit.pid } else { 0 }, !commit.unjudged);
+            self.resolve(gid, pid, judged, cx);
+        }
         self.survivors_commit(cx);
     }
 

@@ -278,11 +278,16 @@ impl Session {
 
     /// The control plane rolls back what is prepared under this name, when the backend of this process id is gone.
     pub(super) fn undo(&self, gid: String, pid: u32, cx: &mut Cx<'_>) {
+        self.resolve(gid, pid, false, cx);
+    }
+
+    /// The same; `commit`: it commits it.
+    pub(super) fn resolve(&self, gid: String, pid: u32, commit: bool, cx: &mut Cx<'_>) {
         if is(Planted::LeavePrepared) {
             return;
         }
         let (node, database) = (Self::main_node(cx), self.database.to_string());
-        cx.io.ask(Question::Undo { node, pid, database, gid });
+        cx.io.ask(Question::Resolve { node, pid, database, gid, commit });
     }
 }
 

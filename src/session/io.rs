@@ -44,8 +44,9 @@ pub enum Question {
     Probe { node: NodeId, pid: u32 },
     /// Commit (or roll back) what main has prepared under this name.
     Prepared { database: String, gid: String, commit: bool },
-    /// Roll back what this backend of main has prepared, or may still prepare; nobody waits for the answer.
-    Undo { node: NodeId, pid: u32, database: String, gid: String },
+    /// End (by ROLLBACK PREPARED, or COMMIT) what this backend of main has prepared, or may still prepare; nobody waits for
+    /// the answer.
+    Resolve { node: NodeId, pid: u32, database: String, gid: String, commit: bool },
     /// A slot for images of this database is wanted; `moment`: it may not be needed, and is not waited for as long.
     Slot { database: String, moment: bool },
     /// There is to be no slot of these databases any more: they are about to be dropped. Answered as [`Self::Slot`].

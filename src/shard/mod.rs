@@ -351,7 +351,9 @@ impl<D: Driver> Shard<D> {
             Question::Blocks { node, pid } => Request::Blocks { node, pid },
             Question::Probe { node, pid } => Request::Probe { node, pid },
             Question::Prepared { database, gid, commit } => Request::Prepared { database, gid, commit },
-            Question::Undo { node, pid, database, gid } => Request::Undo { node, pid, database, gid },
+            Question::Resolve { node, pid, database, gid, commit } => {
+                Request::Resolve { node, pid, database, gid, commit }
+            }
             Question::Slot { database, moment } => Request::Slot { database, moment },
             Question::NoSlot { databases } => Request::NoSlot { databases },
             Question::Image { database, gid, xid, version } => Request::Image { database, gid, xid, version },

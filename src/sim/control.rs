@@ -28,8 +28,8 @@ pub(super) const TIMEOUT_US: i64 = 10_000_000;
 const HEALTH_PERIOD_US: i64 = 3_000_000;
 /// Failed checks that are forgiven.
 const HEALTH_RETRIES: u32 = 1;
-/// Time between two tries to roll back what is prepared.
-const UNDO_AGAIN_US: i64 = 200_000;
+/// Time between two tries to end what is prepared.
+const RESOLVE_AGAIN_US: i64 = 200_000;
 /// Time between a failed check and its retry.
 const RETRY_DELAY_US: i64 = 1_000_000;
 
@@ -170,8 +170,8 @@ impl SimControl {
             if n.node.is_up() && n.hung { p.asked_us + TIMEOUT_US } else { p.not_before_us }
         };
         match &p.request {
-            Request::Undo { node, .. } if self.membership.load().main != *node => Some(p.not_before_us),
-            Request::BackendGone { node, pid } | Request::Undo { node, pid, .. } => {
+            Request::Resolve { node, .. } if self.membership.load().main != *node => Some(p.not_before_us),
+            Request::BackendGone { node, pid } | Request::Resolve { node, pid, .. } => {
                 let n = &nodes[usize::from(node.0)];
                 if n.answers() && n.backend(*pid).is_some() {
                     return Some(p.asked_us + us(if p.terminated { GONE_WITHIN } else { TERMINATE_AFTER }));
@@ -209,7 +209,7 @@ impl SimControl {
     pub fn answer(&mut self, at: usize, now_us: i64, nodes: &mut [SimNode]) -> String {
         let of_backend = match self.pending[at].request {
             Request::BackendGone { node, pid } => Some((node, pid)),
-            Request::Undo { node, pid, .. } if self.membership.load().main == node => Some((node, pid)),
+            Request::Resolve { node, pid, .. } if self.membership.load().main == node => Some((node, pid)),
             _ => None,
         };
         if let Some((node, pid)) = of_backend.filter(|_| !self.pending[at].terminated) {
@@ -249,12 +249,12 @@ impl SimControl {
                     Finished::Done => Fate::Aborted,
                 })
             }
-            Request::Undo { node, pid, ref gid, .. } => {
+            Request::Resolve { node, pid, ref gid, commit, .. } => {
                 let n = &mut nodes[usize::from(node.0)];
                 let is_main = self.membership.load().main == node;
                 let asks = n.answers() && n.backend(pid).is_none();
-                if is_main && (!asks || n.node.finish_prepared(gid, false) == Finished::Busy) {
-                    let asked_us = now_us + UNDO_AGAIN_US;
+                if is_main && (!asks || n.node.finish_prepared(gid, commit) == Finished::Busy) {
+                    let asked_us = now_us + RESOLVE_AGAIN_US;
                     let again = Pending { ticket, request, asked_us, not_before_us: asked_us, terminated: false };
                     self.pending.push(again);
                     return format!("{said}: once more");

@@ -434,7 +434,7 @@ impl World {
                 Answer::Gone(how % 4 != 3)
             }
             // There is no slot in this world.
-            Question::Undo { .. } => return Ok(()),
+            Question::Resolve { .. } => return Ok(()),
             Question::Slot { .. } | Question::NoSlot { .. } => Answer::Slot(Err("there is none".into())),
             Question::Image { .. } => Answer::Image(Err(crate::image::Refusal::Lost("there is none".into()))),
             Question::Terminate { pid, .. } => return self.end_backend(pid),

@@ -23,7 +23,8 @@ const COPY_PIECE: usize = 64 * 1024;
 
 /// What the decoder's session has too, in libpq's `options`: how values are written down.
 pub const DECODER_OPTIONS: &str = "-c datestyle=ISO,YMD -c intervalstyle=postgres -c timezone=UTC \
-     -c extra_float_digits=3 -c bytea_output=hex -c lc_monetary=C -c xmloption=content -c quote_all_identifiers=off";
+     -c extra_float_digits=3 -c bytea_output=hex -c lc_monetary=C -c xmloption=content -c quote_all_identifiers=off \
+     -c search_path=pg_catalog";
 
 /// What replicas set in front of an image, and how they read values. `encoding`: the database's.
 #[must_use]

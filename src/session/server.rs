@@ -317,6 +317,7 @@ impl Session {
                 let counted = Columns::new(&row).into_iter().flatten().nth(1).flatten();
                 if let Some(open) = self.tx.open_mut() {
                     open.baseline = counted.map(<[u8]>::to_vec);
+                    open.counted = None;
                 }
             }
             Own::Opaque => {

@@ -71,20 +71,32 @@ impl Batch {
         self.open = false;
     }
 
+    /// It is under way on a reader.
+    pub(super) fn goes_to_reader(&self) -> bool {
+        self.open && self.target == Some(Target::Reader)
+    }
+
+    /// Half of it has been answered by a reader that is lost, and main goes on with its block: so does the other half.
+    pub(super) fn moves(&mut self) {
+        if self.target == Some(Target::Reader) {
+            (self.open, self.sent) = (false, false);
+        }
+    }
+
     /// A batch that is run again. `overtaken`: its snapshot on a replica could not be used; else main must do it.
     pub(super) fn run_again(overtaken: bool) -> Batch {
         Batch { force_main: !overtaken, again: overtaken, ..Batch::default() }
     }
 
-    /// Main was lost. `open`: a transaction was.
-    pub(super) fn lose(&mut self, open: bool) -> LostBatch {
+    /// The connection of this target was lost. `open`: a transaction was.
+    pub(super) fn lose(&mut self, of: Target, open: bool) -> LostBatch {
         let owes = std::mem::take(&mut self.owes);
-        if self.open && self.target == Some(Target::Lane) && !(self.asks || self.skipping || owes) {
-            // Main has heard nothing of it: what comes next decides anew where it goes.
+        if self.open && self.target == Some(of) && !(self.asks || self.skipping || owes) {
+            // It has heard nothing of it: what comes next decides anew where it goes.
             (self.open, self.sent) = (false, false);
             return LostBatch::GoesOn;
         }
-        if !self.open || self.target == Some(Target::Reader) || !(self.sent || open || owes) {
+        if !self.open || self.target.is_some_and(|t| t != of) || !(self.sent || open || owes) {
             return LostBatch::GoesOn;
         }
         self.sent = false;

@@ -302,7 +302,8 @@ impl Session {
                 if let Some(link) = &mut link {
                     self.lose_batches(link, implicit && !failed, failed, gone, cx);
                 }
-                match self.batch.lose(open.is_some()) {
+                let of = if gone == Gone::Reader { Target::Reader } else { Target::Lane };
+                match self.batch.lose(of, open.is_some()) {
                     LostBatch::GoesOn => {}
                     LostBatch::Fails => {
                         let error = self.lost_error(gone, failed);

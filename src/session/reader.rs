@@ -178,7 +178,10 @@ impl Session {
             return self.rolled_back(cx);
         }
         let moves = self.tx.open().is_some_and(|o| o.only_reads()) && self.may_leave();
-        if moves && !link.owed.owes_client() {
+        // What the batch has bound there main has not.
+        let bound = self.batch.goes_to_reader() && self.registry.has_servers_portals();
+        if moves && !bound && !link.owed.owes_client() {
+            self.batch.moves();
             self.leave_reader(cx);
             return self.pump_requests(cx);
         }

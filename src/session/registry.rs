@@ -289,6 +289,12 @@ impl Registry {
         self.portals.retain(|_, p| p.statement.verdict.class.is_block_control());
     }
 
+    /// A server has a portal of the client's.
+    #[must_use]
+    pub fn has_servers_portals(&self) -> bool {
+        self.portals.values().any(|p| !p.statement.verdict.class.is_block_control())
+    }
+
     /// Portals end with their transaction.
     pub fn drop_portals(&mut self) {
         self.portals.clear();

@@ -7,7 +7,7 @@
 //!
 //! | known | by what | then |
 //! |---|---|---|
-//! | while it runs | a NOTIFY or a large object in its own statements; a shape that main has refused before | its script, as if nothing needed an image |
+//! | while it runs | a NOTIFY or a large object in its own statements; a shape that main has refused before; no slot | its script, as if nothing needed an image |
 //! | at COMMIT | [`PREPARABLE`], asked where the session has temporary tables or a cursor WITH HOLD | the same |
 //! | when main is told to prepare it | main's refusal | 40001, once for each shape of statement: the next time it is known |
 //! | when its rows have come | [`crate::image::Refusal::Unsupported`] | replicas apply its script, and main commits what it has prepared |
@@ -41,11 +41,12 @@ pub const PREPARABLE: &str = "SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_locks
 impl Session {
     /// A statement that needs an image is sent.
     pub(super) fn mark_image(&mut self, write: &PendingWrite) {
+        let ready = self.wanted.is_ready();
         let Some(open) = self.tx.open_mut() else { return };
         open.large_objects |= write.large_objects;
         let Some(verdict) = &write.image else { return };
         open.image = true;
-        open.imageless |= verdict.is_unpreparable();
+        open.imageless |= !ready || verdict.is_unpreparable();
         if open.imaged.len() < IMAGED_MAX && !open.imaged.iter().any(|v| Arc::ptr_eq(v, verdict)) {
             open.imaged.push(verdict.clone());
         }

@@ -2,7 +2,7 @@
 //!
 //! | when | what |
 //! |---|---|
-//! | the first statement that needs it | a slot is waited for, which must be there before the transaction begins to write; without one in time, or if it writes already: 40001. A block that begins to write while one is being made waits a moment |
+//! | the first statement that needs it | a slot is waited for, which must be there before the transaction begins to write; without one in time, or if it writes already: 40001, or its text where `unsafe_statements` allows that. A block that begins to write while one is being made waits a moment |
 //! | COMMIT | a closing message, so that a transaction without rows is told of too, and PREPARE TRANSACTION |
 //! | main has prepared | the rows are asked for; they become the script that replicas apply, as `apply_user` |
 //! | the replicas have applied | in the gate, with its number: COMMIT PREPARED on main, then COMMIT on the replicas |
@@ -50,6 +50,11 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
+    /// There is one.
+    pub(super) fn is_ready(&self) -> bool {
+        self.slot.as_ref().is_some_and(Slot::is_ready)
+    }
+
     /// A slot is awaited.
     pub(super) fn waits(&self) -> bool {
         self.asked.is_some()
@@ -107,13 +112,17 @@ impl Session {
         if p.image.is_none() {
             return Ok(!(slot.is_being_made() && self.awaits_making(cx)));
         }
+        // Without one, replicas get its text where that is allowed.
         if let Some(why) = self.wanted.missing.take() {
-            return Err(Box::new(no_slot(why)));
+            return if must_image(cx) { Err(Box::new(no_slot(why))) } else { Ok(true) };
         }
         if self.wanted.asked.is_none() {
             let token = cx.io.ask(Question::Slot { database: self.database.to_string(), moment: false });
             // A slot waits for all that write, this transaction among them.
             if self.tx.open().is_some_and(|o| o.info_asked || o.xid().is_some()) {
+                if !must_image(cx) {
+                    return Ok(true);
+                }
                 return Err(Box::new(no_slot(
                     "The transaction had begun to write before there was a slot for it.".into(),
                 )));

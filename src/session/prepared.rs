@@ -24,6 +24,7 @@ use super::transaction::Target;
 use crate::script::{EXECUTED_NAME, Expect, Prepare, Statement};
 use crate::sql::cache::portable;
 use crate::sql::class::Class;
+use crate::sql::lexer::mentions;
 use crate::sql::prepare::{executed, prepared_statement};
 use crate::wire::{PgError, front, read_u16, read_u32};
 
@@ -111,6 +112,12 @@ impl Session {
         if self.registry.is_empty() {
             return;
         }
+        if mentions(sql, "pg_prepared_statements", VIEWED) {
+            // What only readers were sent so far is the session's all the same.
+            for (name, statement) in self.registry.named() {
+                self.prepare_as_given(&name, &statement, cx);
+            }
+        }
         let name = match class {
             Class::Prepare(name) | Class::Deallocate(Some(name)) => Some(name.clone()),
             Class::Execute(_) | Class::Explain { .. } | Class::Ddl => {
@@ -174,6 +181,9 @@ pub(super) fn no_statement(name: &str) -> PgError {
         _ => PgError::error("26000", format!("prepared statement \"{name}\" does not exist")),
     }
 }
+
+/// So far into a text it is looked for the view of prepared statements.
+const VIEWED: usize = 4096;
 
 /// The proxy's own statements and portals on the client's backends begin like this.
 const RESERVED: &str = "_pgls";

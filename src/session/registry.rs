@@ -196,6 +196,12 @@ impl Registry {
         true
     }
 
+    /// All statements that have names.
+    #[must_use]
+    pub fn named(&self) -> Vec<(Arc<str>, Arc<Prepared>)> {
+        self.statements.iter().map(|(n, s)| (n.clone(), s.clone())).collect()
+    }
+
     /// Number of named statements.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -121,7 +121,7 @@ pub struct Open {
     pub image: bool,
     /// The shapes of such statements, a few of them.
     pub imaged: Vec<Arc<Verdict>>,
-    /// One of them is known to do what main does not prepare.
+    /// One of them is known to do what main does not prepare, or was sent while there was no slot.
     pub imageless: bool,
     /// On a reader it has something that main has not: a savepoint, a SET, a portal.
     pub pinned: bool,

@@ -48,7 +48,7 @@ pub struct Verdict {
     timed: Option<(Bytes, usize)>,
     /// How a write reaches the replicas.
     form: Form,
-    /// Main has refused to prepare a transaction of it: no image of it can be had.
+    /// It calls pg_notify(), or main has refused to prepare a transaction of it: no image of it can be had.
     unpreparable: AtomicBool,
     /// The rows that a keyed write names, or the one that a read looks at; `None`: nobody can say which.
     rows: Option<Vec<RowKey>>,
@@ -140,7 +140,8 @@ impl Verdict {
             parameterised: parameterise(sql, std_strings, &class),
             leaves_state: leaves_state(sql, std_strings, &class),
             timed,
-            unpreparable: AtomicBool::new(false),
+            // What functions do inside shows when main refuses.
+            unpreparable: AtomicBool::new(identifiers(sql, std_strings).iter().any(|n| n == "pg_notify")),
             class,
         }
     }

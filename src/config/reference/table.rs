@@ -334,7 +334,7 @@ const REPLICATION: &[Key] = &[
         time(Milliseconds, 100, DAY, None),
         r#""10s""#,
         "",
-        "How long a client waits for the replication slot that images need, or for one image, before its transaction ends with SQLSTATE 40001. A slot that is being made waits for all transactions that are writing.",
+        "How long a client waits for the replication slot that images need, or for one image, before its transaction ends with SQLSTATE 40001, or goes by its text where unsafe_statements allows that. A slot that is being made waits for all transactions that are writing.",
     ),
     reloaded(
         "image_limit",

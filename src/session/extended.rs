@@ -376,7 +376,7 @@ impl Session {
                     Some(w) => self.local(w.encode(), Asked::Execute, Note::Nothing, cx),
                     None => {}
                 }
-                self.mark_unpreparable(&verdict.class);
+                self.mark_unpreparable(&verdict);
                 self.pin(&verdict.class, rows > 0);
                 // A batch that a reader will refuse (its Parse names what there is already) asks nothing of the lane.
                 let on_lane = self.target() == Target::Lane;

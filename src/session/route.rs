@@ -400,10 +400,12 @@ impl Session {
     }
 
     /// What PREPARE TRANSACTION will refuse to follow is remembered (PreCommit_Notify, PreCommit_Portals).
-    pub(super) fn mark_unpreparable(&mut self, class: &Class) {
+    pub(super) fn mark_unpreparable(&mut self, verdict: &Verdict) {
+        let class = &verdict.class;
         self.counts_anew(class);
         let refused =
-            matches!(class, Class::Notify | Class::Listen | Class::Unlisten | Class::Declare | Class::CreateTemp);
+            matches!(class, Class::Notify | Class::Listen | Class::Unlisten | Class::Declare | Class::CreateTemp)
+                || verdict.is_unpreparable();
         if let Some(open) = self.tx.open_mut().filter(|_| matches!(class, Class::RollbackTo(_))) {
             open.unsure = true;
         }

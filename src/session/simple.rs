@@ -416,7 +416,7 @@ impl Session {
             Holds::Waits => return self.step_waits(),
             Holds::Never(e) => return self.refuse(&e, cx),
         }
-        self.mark_unpreparable(&verdict.class);
+        self.mark_unpreparable(verdict);
         self.pin(&verdict.class, false);
         self.send_named(note, &verdict.class, None, cx)
     }

@@ -77,7 +77,7 @@ fn a_large_transaction_is_on_the_replicas_before_it_commits_and_goes_from_there_
 /// Hazard 64: an early applier holds what main does not, since it saw a newer row than main's snapshot had.
 #[test]
 fn an_early_applier_never_makes_a_committing_transaction_wait() {
-    let sandbox = sandbox("");
+    let sandbox = sandbox("[replication]\nimages = false\n");
     // Not a plain table: its writes go as the statements that they are, which may lock what main has not.
     sandbox.psql_ok(&["-q", "-c", "ALTER TABLE t ENABLE ROW LEVEL SECURITY"]);
     let (early, other) = (sandbox.connect("postgres"), sandbox.connect("postgres"));

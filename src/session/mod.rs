@@ -5,8 +5,8 @@
 //! run the same code.
 //!
 //! Where to look:
-//! - [`startup`]: start-up packets, passwords, the lane's login; [`reader`]: the backends for reads; [`recycle`]: how
-//!   backends are had and given back;
+//! - `event`: what can happen; [`startup`]: start-up packets, passwords, the lane's login; [`reader`]: the backends for
+//!   reads; [`recycle`]: how backends are had and given back;
 //! - `inbox`: the client's messages until their turn comes; `send`: what leaves for a backend;
 //! - [`simple`], [`extended`]: what the client asks, by either protocol; [`strings`]: several statements at once;
 //!   `batch`: what a batch is and where it goes, `survey`: what it holds; `copy`: COPY data; [`function`]: calls by OID;
@@ -19,13 +19,14 @@
 //!   `on_main`: COMMIT there; `fate`: main did not answer it; `window`: a commit's place at the gate; `overdue`: nodes that
 //!   do not answer in time; `ended`: what follows;
 //! - [`lifecycle`]: how requests and sessions end; `lost`: what becomes of them when the lane is lost, or main;
+//! - [`catalogue`]: what statements are judged by;
 //! - [`registry`], [`settings`]: what the session has prepared and set; `names`: which backend knows it; [`prepared`]:
 //!   by SQL;
-//! - `explain`: `EXPLAIN (PGLOCKSTEP)`; `treatment`: what it answers;
+//! - `explain`: `EXPLAIN (PGLOCKSTEP)`; `treatment`: what it answers; `show`: `SHOW POOL_NODES` and its kin;
 //! - `rows`: writes that reach the replicas by the rows that main tells of; `digits`: whether these print exactly;
 //!   `conflict`: single statements that are run again after 40001;
 //! - [`own_ddl`]: what is judged behind DDL of the same transaction;
-//! - `image`: transactions that reach the replicas by what main's WAL tells of them;
+//! - `image`: transactions that reach the replicas by what main's WAL tells of them; `fallback`: those that cannot;
 //! - `snapshot`: `snapshot_isolation`'s reads on replicas, and isolation levels; `tokens`: what clients can ask about it;
 //! - `footprint`: which rows a transaction writes, and a read looks at;
 //! - `elsewhere`: reads that a replica could not serve are run again; `leave`: blocks that began on a replica and need
@@ -51,6 +52,7 @@ mod done;
 pub mod early;
 mod elsewhere;
 mod ended;
+mod event;
 mod explain;
 pub mod extended;
 mod fallback;
@@ -104,7 +106,7 @@ use bytes::{Bytes, BytesMut};
 
 use self::catalogue::Version;
 use self::commit::{After, Commit};
-use self::io::{Answer, Cx, Question, TimerKind};
+use self::io::{Answer, Cx, TimerKind};
 use self::link::Link;
 use self::out::ClientOut;
 use self::reader::Reader;
@@ -500,102 +502,6 @@ impl Session {
         self.cancel_key
     }
 
-    /// Something has happened.
-    pub fn event(&mut self, event: Event, cx: &mut Cx<'_>) {
-        match event {
-            Event::Client(bytes) => self.client_bytes(bytes, cx),
-            Event::ClientDrained => self.client_drained(cx),
-            Event::ClientGone => {
-                self.client_gone = true;
-                self.end(cx);
-            }
-            Event::Connected(conn) => self.server_connected(conn, cx),
-            Event::Server(conn, bytes) => self.server_bytes(conn, bytes, cx),
-            Event::ServerDrained => {
-                if self.commit.is_some() {
-                    self.feed_replicas(cx);
-                }
-                self.pump(cx);
-            }
-            Event::ServerGone(conn, why) => self.server_gone(conn, &why, cx),
-            Event::Timer(kind) => self.timer(kind, cx),
-            Event::Answer(token, answer) => self.answered(token, answer, cx),
-            Event::Watermarks => {
-                self.advance_commit(cx);
-                self.gate_moved(cx);
-                self.main_caught_up(cx);
-                self.min_csn_moved(false, cx);
-            }
-            Event::Turn => self.turn_came(cx),
-            Event::Confirm { main_lost } => self.confirmed(main_lost, cx),
-            Event::Go => self.go(cx),
-            Event::Cancel => self.cancel_running(cx),
-            Event::CancelDone => {
-                self.cancels = self.cancels.saturating_sub(1);
-                self.pump(cx);
-            }
-            Event::MakeRoom => self.make_room(cx),
-            Event::Drain => self.draining = true,
-            Event::Stop => self.shut_down(cx),
-        }
-        self.early(cx);
-        self.drain_if_idle(cx);
-        self.settle_gate();
-        self.flush(cx);
-    }
-
-    fn timer(&mut self, kind: TimerKind, cx: &mut Cx<'_>) {
-        match kind {
-            TimerKind::Authentication if !self.admitted && !matches!(self.stage, Stage::Over) => {
-                self.authentication_timed_out(cx);
-            }
-            TimerKind::Replica(node) => self.replica_timer(node, cx),
-            TimerKind::RightOfWay => self.right_of_way(cx),
-            TimerKind::Commit => self.commit_timer(cx),
-            TimerKind::Idle => self.idle_timer(cx),
-            TimerKind::Queue => self.queue_timer(cx),
-            TimerKind::Reset => self.reset_timer(cx),
-            TimerKind::Cut => self.cut_timer(cx),
-            TimerKind::MinCsn => self.min_csn_moved(true, cx),
-            TimerKind::Cancel => {
-                self.cancels = 0;
-                self.pump(cx);
-            }
-            TimerKind::Authentication => {}
-        }
-    }
-
-    fn answered(&mut self, token: u64, answer: Answer, cx: &mut Cx<'_>) {
-        if self.catalogue_asked.is_some_and(|(t, _)| t == token) {
-            let asked = self.catalogue_asked.take();
-            if let Answer::Catalogue(Err(error)) = &answer {
-                tracing::warn!(database = %self.database, error, "no catalogue: nothing is proved to be a read");
-                self.catalogue_missing = asked.map(|(_, version)| version);
-            }
-            // A commit may have waited for it.
-            self.advance_commit(cx);
-        }
-        match self.stage {
-            Stage::Secret { token: t } if t == token => {
-                self.secret_found(answer, cx);
-                return self.pump(cx);
-            }
-            Stage::Catalogue if self.catalogue_asked.is_none() => {
-                self.begin_queries(cx);
-                return self.pump(cx);
-            }
-            _ => {}
-        }
-        if self.slot_answered(token, &answer, cx) {
-            return self.pump(cx);
-        }
-        let limbo = matches!(&answer, Answer::Stands(standing) if self.lane_probed(token, standing, cx));
-        if !limbo {
-            self.commit_answer(token, &answer, cx);
-        }
-        self.pump_requests(cx);
-    }
-
     /// The link of a target, if it is ready.
     pub(super) fn link(&mut self, target: Target) -> Option<&mut Link> {
         match target {
@@ -626,15 +532,6 @@ impl Session {
             Tx::Open(o) if o.failed => TxStatus::Failed,
             Tx::Open(_) => TxStatus::InBlock,
         }
-    }
-
-    /// The whole catalogue check of a transaction that wrote: is any constraint deferrable?
-    fn deferrable_constraints(&self, cx: &Cx<'_>) -> bool {
-        let catalogues = cx.env.catalogues.borrow();
-        // Unknown counts as yes: the cost is one statement, the other way is a COMMIT that waits inside the window.
-        catalogues
-            .get(&self.database)
-            .is_none_or(|c| c.has_deferrable_constraints || c.version < self.version.current())
     }
 
     /// A SET that outlives its transaction: readers must have it too.
@@ -678,21 +575,6 @@ impl Session {
                 }
             }
         }
-    }
-
-    /// The catalogue is fresh (or cannot be had): statements can be judged. Otherwise it is asked for, and the client's
-    /// messages wait for the answer: judged without it, every read would count as a write.
-    pub(super) fn has_catalogue(&mut self, cx: &mut Cx<'_>) -> bool {
-        let current = self.version.current();
-        let fresh = cx.env.catalogues.borrow().get(&self.database).is_some_and(|c| c.version >= current);
-        if fresh || self.catalogue_missing == Some(current) {
-            return true;
-        }
-        if self.catalogue_asked.is_none() {
-            let token = cx.io.ask(Question::Catalogue { database: self.database.to_string() });
-            self.catalogue_asked = Some((token, current));
-        }
-        false
     }
 
     /// The node a link is connected to, for messages.

@@ -189,6 +189,8 @@ pub struct Skipped {
 #[derive(Debug, Default)]
 pub struct OwedQueue {
     queue: VecDeque<Owed>,
+    /// An error has come: the server ignores everything up to the next Sync, and has nothing more to say before it.
+    skipping: bool,
 }
 
 impl OwedQueue {
@@ -295,9 +297,13 @@ impl OwedQueue {
         let ends_ready = matches!(head.asked, Query | Function | Sync);
         let next = match (head.asked, head.reply, tag) {
             (Query | Function, _, b'Z') if head.failed => return Fits::Completes,
-            (Query | Function, Complete, b'Z') | (Sync, _, b'Z') => return Fits::Completes,
+            (Query | Function, Complete, b'Z') => return Fits::Completes,
+            (Sync, _, b'Z') => {
+                self.skipping = false;
+                return Fits::Completes;
+            }
             // Only ReadyForQuery may follow an error.
-            _ if head.failed => return Fits::Not,
+            _ if head.failed || self.skipping => return Fits::Not,
             (_, _, b'E') if ends_ready => {
                 // An error at a Sync comes from ending the implicit transaction; its ReadyForQuery follows.
                 head.failed = true;
@@ -345,6 +351,7 @@ impl OwedQueue {
     /// After an error: drops the head, and everything up to the next Sync, as the server does.
     pub fn skip_to_sync(&mut self) -> Skipped {
         self.queue.pop_front();
+        self.skipping = true;
         let mut skipped = Skipped::default();
         while let Some(head) = self.queue.front() {
             if head.asked == Asked::Sync && !matches!(head.whose, Whose::Local(..)) {
@@ -364,6 +371,7 @@ impl OwedQueue {
     /// Forgets everything (the connection is gone).
     pub fn clear(&mut self) {
         self.queue.clear();
+        self.skipping = false;
     }
 }
 
@@ -412,6 +420,21 @@ mod tests {
         assert_eq!(q.fits(b'G'), Fits::Part);
         q.copy_ends();
         assert_eq!((q.fits(b'C'), q.fits(b'Z')), (Fits::Part, Fits::Completes));
+    }
+
+    #[test]
+    fn behind_an_error_a_server_says_nothing_but_that_it_is_ready() {
+        let mut q = OwedQueue::default();
+        q.push(Asked::Parse, client());
+        q.push(Asked::Sync, client());
+        q.push(Asked::Sync, client());
+        assert_eq!(q.fits(b'E'), Fits::FailsToSync);
+        assert!(q.skip_to_sync().sync_sent);
+        assert_eq!(q.fits(b'E'), Fits::Not);
+        assert_eq!(q.fits(b'Z'), Fits::Completes);
+        q.pop();
+        // This one ends an implicit transaction, which may fail.
+        assert_eq!(q.fits(b'E'), Fits::Fails);
     }
 
     #[test]

@@ -32,8 +32,9 @@ use differential::run::{Difference, run};
 use differential::shrink::shrink;
 use differential::world::World;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use support::cases::{Played, folder, keep, played};
 
 /// Time for random cases in a short run.
 const SHORT: Duration = Duration::from_secs(20);
@@ -70,43 +71,18 @@ impl Runner {
     }
 }
 
-fn kept() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/differential/cases")
-}
-
-fn files() -> Vec<PathBuf> {
-    if let Ok(file) = std::env::var("DIFFERENTIAL_CASE") {
-        return vec![file.into()];
-    }
-    let mut files: Vec<PathBuf> = std::fs::read_dir(kept()).unwrap().map(|e| e.unwrap().path()).collect();
-    files.sort();
-    files
-}
-
-fn seeds() -> (std::ops::Range<u64>, Duration) {
-    if std::env::var("DIFFERENTIAL_CASE").is_ok() {
-        return (0..0, SHORT);
-    }
-    match std::env::var("DIFFERENTIAL_SEEDS") {
-        Ok(range) => {
-            let (from, to) = range.split_once("..").expect("DIFFERENTIAL_SEEDS is FROM..TO");
-            (from.parse().unwrap()..to.parse().unwrap(), Duration::MAX)
-        }
-        Err(_) => (SHORT_SEEDS, SHORT),
-    }
-}
-
 #[test]
 fn every_sequence_of_messages_is_answered_as_a_server_alone_answers_it() {
     let mut runner = Runner { world: None };
     let mut failures: BTreeMap<String, String> = BTreeMap::new();
-    for file in files() {
+    let kept = folder("differential/cases");
+    let Played { files, seeds, limit } = played(&kept, "DIFFERENTIAL_CASE", "DIFFERENTIAL_SEEDS", SHORT_SEEDS, SHORT);
+    for file in files {
         let case = Case::read(&std::fs::read_to_string(&file).unwrap()).unwrap();
         if let Some(d) = runner.run(&case, PATIENCE) {
             failures.insert(file.display().to_string(), format!("{}\n{}{}", file.display(), d.text, case.text()));
         }
     }
-    let (seeds, limit) = seeds();
     let (started, mut count) = (Instant::now(), 0);
     for seed in seeds {
         if started.elapsed() > limit {
@@ -116,7 +92,9 @@ fn every_sequence_of_messages_is_answered_as_a_server_alone_answers_it() {
         if let Some((kind, text)) = runner.examine(&format!("seed {seed}"), &generate::case(seed)) {
             println!("{text}\n");
             if !failures.contains_key(&kind) {
-                keep(seed, &text);
+                // It is tried in every run from now on.
+                let directory = std::env::var("DIFFERENTIAL_KEEP").map_or_else(|_| kept.clone(), PathBuf::from);
+                keep(&directory, seed, "case", &text);
             }
             failures.entry(kind).or_insert(text);
         }
@@ -126,14 +104,5 @@ fn every_sequence_of_messages_is_answered_as_a_server_alone_answers_it() {
     assert!(all.is_empty(), "{} kinds of differences:\n{}", all.len(), all.join("\n"));
     if let Some(world) = runner.world {
         world.sandbox.assert_nothing_in_transaction();
-    }
-}
-
-/// A failure becomes a file, so that it is tried in every run from now on.
-fn keep(seed: u64, text: &str) {
-    let directory = std::env::var("DIFFERENTIAL_KEEP").map_or_else(|_| kept(), PathBuf::from);
-    let file = directory.join(format!("seed-{seed}.case"));
-    if let Err(e) = std::fs::write(&file, text) {
-        println!("{} cannot be written: {e}", file.display());
     }
 }

@@ -35,8 +35,9 @@ use generator::world::World;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
+use support::cases::{Played, folder, keep, played};
 
 /// Time for random cases in a short run.
 const SHORT: Duration = Duration::from_secs(40);
@@ -96,39 +97,19 @@ fn again(world: &mut World, script: &Script, first: &Failure) -> Option<Failure>
     run(world, script, &mut Answers::new()).filter(|f| f.kind == first.kind)
 }
 
-fn kept() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/generator/cases")
-}
-
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|v| v.parse().expect("a number"))
 }
 
-fn scripts() -> Vec<PathBuf> {
-    if let Ok(file) = std::env::var("GENERATOR_SCRIPT") {
-        return vec![file.into()];
-    }
-    let mut files: Vec<PathBuf> = std::fs::read_dir(kept()).unwrap().map(|e| e.unwrap().path()).collect();
-    files.sort();
-    files
-}
-
-/// Which seeds, and for how long.
-fn seeds() -> (std::ops::Range<u64>, Duration) {
-    if std::env::var("GENERATOR_SCRIPT").is_ok() {
-        return (0..0, SHORT);
-    }
+/// What is played, and for how long.
+fn what() -> Played {
+    let kept = folder("generator/cases");
+    let mut what = played(&kept, "GENERATOR_SCRIPT", "GENERATOR_SEEDS", SHORT_SEEDS, SHORT);
     if let Some(minutes) = number("GENERATOR_MINUTES") {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-        return (now * 1_000_000..u64::MAX, Duration::from_secs(60 * minutes));
+        (what.seeds, what.limit) = (now * 1_000_000..u64::MAX, Duration::from_secs(60 * minutes));
     }
-    match std::env::var("GENERATOR_SEEDS") {
-        Ok(range) => {
-            let (from, to) = range.split_once("..").expect("GENERATOR_SEEDS is FROM..TO");
-            (from.parse().unwrap()..to.parse().unwrap(), Duration::MAX)
-        }
-        Err(_) => (SHORT_SEEDS, SHORT),
-    }
+    what
 }
 
 #[test]
@@ -136,7 +117,8 @@ fn whatever_clients_do_at_once_all_nodes_hold_the_same() {
     let mut world = World::start();
     let mut answers = Answers::new();
     let mut failures: BTreeMap<String, String> = BTreeMap::new();
-    for file in scripts() {
+    let Played { files, seeds, limit } = what();
+    for file in files {
         let script = Script::read(&std::fs::read_to_string(&file).unwrap());
         for _ in 0..number("GENERATOR_TIMES").unwrap_or(3) {
             if let Some(f) = run(&mut world, &script, &mut answers) {
@@ -145,7 +127,6 @@ fn whatever_clients_do_at_once_all_nodes_hold_the_same() {
             }
         }
     }
-    let (seeds, limit) = seeds();
     let (started, mut count) = (Instant::now(), 0);
     for seed in seeds {
         if started.elapsed() > limit {
@@ -155,7 +136,7 @@ fn whatever_clients_do_at_once_all_nodes_hold_the_same() {
         if let Some((kind, text)) = examine(&mut world, seed, &mut answers) {
             println!("{text}\n");
             if let Ok(directory) = std::env::var("GENERATOR_KEEP") {
-                std::fs::write(Path::new(&directory).join(format!("seed-{seed}.sql")), &text).unwrap();
+                keep(Path::new(&directory), seed, "sql", &text);
             }
             failures.entry(kind).or_insert(text);
         }

@@ -214,8 +214,7 @@ fn whatever_clients_do_to_each_other_the_nodes_stay_identical() {
     eprintln!("{} commits acknowledged, {failed} errors, {ended} backends terminated", acknowledged.len());
     sandbox.assert_nothing_in_transaction();
     sandbox.assert_nodes_equal("postgres");
-    let log = std::fs::read_to_string(sandbox.dir().join("pglockstep.log")).unwrap();
-    assert!(!log.contains("node is out"), "a node was lost:\n{}", sandbox.log());
+    sandbox.assert_no_node_lost();
     let there: std::collections::HashSet<String> = sandbox
         .connect("postgres")
         .rows("SELECT client || '/' || n FROM done")

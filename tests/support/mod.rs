@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // every test file uses another part of it
 
+pub mod cases;
 pub mod random;
 pub mod raw;
 pub mod relay;
@@ -111,6 +112,21 @@ impl Sandbox {
         let comparison = compare_nodes(&self.nodes(), database).unwrap();
         assert!(comparison.is_equal(), "the nodes differ in {database}:\n{}", comparison.to_text());
         assert!(!comparison.tables.is_empty(), "there is no table in {database}");
+    }
+
+    /// Fails if the proxy has given a node up, by a session or by a health check.
+    pub fn assert_no_node_lost(&self) {
+        let log = self.whole_log();
+        assert!(!log.contains("node is out") && !log.contains("node taken out"), "a node was lost:\n{log}");
+    }
+
+    /// What must be so behind any work: the same on all nodes, nothing left open or prepared, no node given up.
+    pub fn assert_sound(&self, database: &str) {
+        self.assert_nodes_equal(database);
+        self.assert_nothing_in_transaction();
+        self.assert_no_node_lost();
+        let prepared = self.on_nodes("postgres", "SELECT count(*) FROM pg_prepared_xacts");
+        assert!(prepared.iter().all(|n| n == "0"), "left prepared: {prepared:?}");
     }
 
     /// Fails if a backend of the proxy is left inside a transaction on any node, after a moment's grace.

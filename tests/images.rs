@@ -241,6 +241,65 @@ fn a_slot_that_keeps_back_too_much_wal_is_given_up_and_made_anew() {
     sandbox.assert_sound("postgres");
 }
 
+const WRITES_BY_FUNCTION: &str = "CREATE TABLE w (a int PRIMARY KEY);
+    CREATE FUNCTION puts(a int) RETURNS int LANGUAGE sql AS 'INSERT INTO w VALUES (a) RETURNING a'";
+
+/// A block that writes, and then needs an image.
+fn block(c: &pglockstep::sandbox::client::Client) -> Result<(), String> {
+    for sql in ["BEGIN", "INSERT INTO w VALUES (1)", "SELECT puts(2)", "COMMIT"] {
+        c.rows(sql).map_err(|e| e.to_string())?;
+    }
+    Ok(())
+}
+
+/// The slot of a new database is made when its catalogue is read, which its first write waits for. It waits for all who
+/// write, so that without a moment's patience not one of these blocks could be had.
+#[test]
+fn a_block_that_begins_to_write_while_a_slot_is_made_waits_for_it() {
+    let sandbox = start("[replication]\nunsafe_statements = \"refuse\"\n", false);
+    let mut done = 0;
+    for i in 0..5 {
+        let database = format!("fresh_{i}");
+        sandbox.psql_ok(&["-q", "-c", &format!("CREATE DATABASE {database}")]);
+        let c = sandbox.connect(&database);
+        c.rows(WRITES_BY_FUNCTION).unwrap();
+        match block(&c) {
+            Ok(()) => done += 1,
+            // On a busy machine it may take longer.
+            Err(e) => assert!(e.contains("main's WAL is not read for this database yet"), "{e}"),
+        }
+        sandbox.assert_nodes_equal(&database);
+    }
+    assert!(done > 0, "no block waited:\n{}", sandbox.log());
+    assert!(!sandbox.whole_log().contains("replicas run its statements"));
+}
+
+/// Somebody's open transaction keeps the slot from being made.
+#[test]
+fn without_a_slot_the_policy_decides_about_a_block_that_has_begun_to_write() {
+    for policy in ["refuse", "allow"] {
+        let sandbox = start(&format!("[replication]\nunsafe_statements = \"{policy}\"\n"), false);
+        sandbox.psql_ok(&["-q", "-c", "CREATE DATABASE fresh"]);
+        let holds = sandbox.connect_node(0, "fresh");
+        holds.rows("BEGIN; SELECT txid_current()").unwrap();
+        let c = sandbox.connect("fresh");
+        c.rows(WRITES_BY_FUNCTION).unwrap();
+        let told = block(&c);
+        holds.rows("ROLLBACK").unwrap();
+        let rows = if policy == "refuse" {
+            let e = told.unwrap_err();
+            assert!(e.contains("main's WAL is not read for this database yet"), "{e}");
+            c.rows("ROLLBACK").unwrap();
+            "0"
+        } else {
+            told.unwrap();
+            "2"
+        };
+        assert_eq!(sandbox.on_nodes("fresh", "SELECT count(*) FROM w"), [rows; 3]);
+        sandbox.assert_sound("fresh");
+    }
+}
+
 #[test]
 fn row_security_decides_on_main_and_replicas_get_what_came_of_it() {
     let sandbox = in_mode("snapshot_isolation");

@@ -252,8 +252,8 @@ fn block(c: &pglockstep::sandbox::client::Client) -> Result<(), String> {
     Ok(())
 }
 
-/// The slot of a new database is made when its catalogue is read, which its first write waits for. It waits for all who
-/// write, so that without a moment's patience not one of these blocks could be had.
+/// The slot of a new database is begun when its catalogue is read, and waits for somebody's open transaction. If the block
+/// wrote meanwhile, the slot would wait for it, too, and be of no use to it.
 #[test]
 fn a_block_that_begins_to_write_while_a_slot_is_made_waits_for_it() {
     let sandbox = start("[replication]\nunsafe_statements = \"refuse\"\n", false);
@@ -261,11 +261,20 @@ fn a_block_that_begins_to_write_while_a_slot_is_made_waits_for_it() {
     for i in 0..5 {
         let database = format!("fresh_{i}");
         sandbox.psql_ok(&["-q", "-c", &format!("CREATE DATABASE {database}")]);
+        let holds = sandbox.connect_node(0, &database);
+        holds.rows("BEGIN; SELECT txid_current()").unwrap();
         let c = sandbox.connect(&database);
         c.rows(WRITES_BY_FUNCTION).unwrap();
-        match block(&c) {
+        let told = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(std::time::Duration::from_millis(300));
+                holds.rows("ROLLBACK").unwrap();
+            });
+            block(&c)
+        });
+        match told {
             Ok(()) => done += 1,
-            // On a busy machine it may take longer.
+            // On a busy machine it may take longer than a moment.
             Err(e) => assert!(e.contains("main's WAL is not read for this database yet"), "{e}"),
         }
         sandbox.assert_nodes_equal(&database);

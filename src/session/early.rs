@@ -148,8 +148,7 @@ impl Session {
         }
     }
 
-    /// Where the script's bytes may go.
-    /// With something of which nobody can say which rows it writes.
+    /// Adds to the script something of which nobody can say which rows it writes. `None`: no transaction is on the lane.
     pub(super) fn with_script<T>(
         &mut self,
         cx: &mut Cx<'_>,
@@ -159,7 +158,7 @@ impl Session {
         self.with_noted(cx, write)
     }
 
-    /// With something whose rows have been noted.
+    /// Adds something whose rows have been noted.
     pub(super) fn with_noted<T>(
         &mut self,
         cx: &mut Cx<'_>,

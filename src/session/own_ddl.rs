@@ -52,6 +52,7 @@ const NAMES: [&str; 10] = [
     "_pgls_o0", "_pgls_o1", "_pgls_o2", "_pgls_o3", "_pgls_o4", "_pgls_o5", "_pgls_o6", "_pgls_o7", "_pgls_o8",
     "_pgls_o9",
 ];
+const _: () = assert!(NAMES.len() == Catalogue::QUERIES.len());
 
 const _: () = assert!(NAMES.len() == Catalogue::QUERIES.len(), "each question has a name");
 
